@@ -1,0 +1,66 @@
+import type { DomainStatus, Policy, ProtectionEvent } from '../protection/model.ts';
+
+/** A domain by name, UUID or id, as in virsh. */
+export type DomainName = string;
+
+/** What an action of the API takes, in the words of the commands (`virt-cdp ACTION DOMAIN ...`). */
+export interface ActionArguments {
+  protect: {
+    disk: string;
+    /** A URI or path; exactly one of `mirror` and `mirrorXml`. */
+    mirror?: string;
+    /** A libvirt `<disk>` element. */
+    mirrorXml?: string;
+    policy?: Policy;
+    /** Create the mirror with the disk's size. */
+    create?: boolean;
+    /** The mirror holds data that may be overwritten. */
+    overwriteMirror?: boolean;
+    /** Where later rebuilds put the new primary: a path with {domain}, {dev} and {n}. */
+    rebuildTo?: string;
+  };
+  unprotect: { disk?: string; keep?: 'mirror' };
+  hold: Record<never, never>;
+  release: Record<never, never>;
+  failover: { disk?: string; acceptDataLoss?: boolean };
+  rebuild: { disk?: string; to?: string; toXml?: string; format?: 'raw' | 'qcow2' };
+  resync: { disk?: string; full?: boolean };
+  start: { acceptDataLoss?: boolean };
+}
+
+export type Action = keyof ActionArguments;
+
+/** What an action answers once it is accepted: what it did at once, and what still goes on by itself. */
+export interface ActionResult {
+  message: string;
+  /** Things the user should know though the action was taken, e.g. that protection begins at the next start. */
+  warnings: string[];
+  status: DomainStatus | null;
+}
+
+/** What libvirt's hook tells the agent; the agent answers from memory. */
+export interface HookCall {
+  operation: string;
+  subOperation: string;
+  extra: string;
+  /** The XML that libvirt gave the hook on stdin. */
+  domainXml: string;
+}
+
+export interface HookAnswer {
+  /** Refuse the operation, with a message for the user. */
+  refuse: { message: string } | null;
+}
+
+/** What the server offers; the agent implements it. Errors are CdpErrors. */
+export interface AgentApi {
+  /** Protected domains; with `all` also undeclared ones, with no disks. */
+  domains(all: boolean): Promise<DomainStatus[]>;
+  domain(name: DomainName): Promise<DomainStatus>;
+  act<A extends Action>(domain: DomainName, action: A, args: ActionArguments[A]): Promise<ActionResult>;
+  hook(call: HookCall): HookAnswer;
+  /** Past events with seq > since, oldest first. */
+  eventsSince(since: number): ProtectionEvent[];
+  /** Calls back for each later event until the returned function is called. */
+  followEvents(listener: (event: ProtectionEvent) => void): () => void;
+}

@@ -1,0 +1,108 @@
+/** The words in which virt-cdp speaks of a domain's protection; `virt-cdp status --json` has the same shape. */
+
+/** From best to worst; a domain's state is its worst disk's. `stopped` is a domain that does not run. */
+export const diskStates = [
+  'stopped',
+  'protected',
+  'rebuilding',
+  'failed-over',
+  'syncing',
+  'exposed',
+  'held',
+  'waiting',
+  'broken',
+] as const;
+
+export type DiskState = (typeof diskStates)[number];
+
+export type Policy = 'available' | 'strict';
+
+/** Which of a disk's two copies. */
+export type Side = 'primary' | 'mirror';
+
+export interface CopyStatus {
+  /** As the user names it: a path or a URI. */
+  source: string;
+  /** Holds every acknowledged write. */
+  current: boolean;
+  /** What the last probe or I/O said; null when nobody has looked yet. */
+  reachable: boolean | null;
+  /** ISO time as of which a stale copy is whole; null if it is current, or a mixture of times. */
+  consistentAsOf: string | null;
+  /** Present and true while a stale copy holds blocks of different times. */
+  mixture?: true;
+}
+
+export interface JobStatus {
+  kind: 'full-sync' | 'delta-sync' | 'rebuild';
+  /** Bytes. */
+  done: number;
+  /** Bytes. */
+  total: number;
+}
+
+export interface DiskStatus {
+  dev: string;
+  state: DiskState;
+  /** ISO time at which the state began. */
+  since: string;
+  /** Why a disk is `waiting`, `exposed` or `broken`, as a sentence; null when there is nothing to say. */
+  reason: string | null;
+  primary: CopyStatus;
+  mirror: CopyStatus;
+  runningOn: 'both' | Side | 'none';
+  exposedSince: string | null;
+  exposedBytes: number | null;
+  job: JobStatus | null;
+}
+
+export interface DomainStatus {
+  domain: string;
+  uuid: string;
+  running: boolean;
+  state: DiskState;
+  policy: Policy;
+  engine: 'quorum';
+  guarantee: 'strict-ack';
+  disks: DiskStatus[];
+}
+
+/** One line of `virt-cdp events`. */
+export interface ProtectionEvent {
+  /** Grows by one with each event of this host; `events --since N` goes on from one. */
+  seq: number;
+  time: string;
+  domain: string;
+  disk: string | null;
+  event: EventName;
+  from: DiskState | null;
+  to: DiskState | null;
+  detail: Record<string, unknown>;
+}
+
+export const eventNames = [
+  'declared',
+  'undeclared',
+  'armed',
+  'protected',
+  'mirror-lost',
+  'primary-lost',
+  'failed-over',
+  'exposed',
+  'waiting',
+  'broken',
+  'held',
+  'released',
+  'resync-started',
+  'resync-finished',
+  'rebuild-started',
+  'rebuild-finished',
+  'started',
+  'stopped',
+  'start-refused',
+  'damage-found',
+  'record-not-durable',
+  'step-failed',
+] as const;
+
+export type EventName = (typeof eventNames)[number];
