@@ -13,6 +13,7 @@ await build({
   sourcemap: true,
   banner: { js: '#!/usr/bin/env node' },
   logLevel: 'warning',
+  logOverride: { 'empty-import-meta': 'silent' },
 });
 
 // The bundles are CommonJS so that they run wherever they are copied; in this checkout the package is an ES module.

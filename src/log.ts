@@ -7,9 +7,8 @@ export type LogLevel = 'error' | 'warn' | 'info' | 'debug';
 
 /** A log that writes one JSON object a line to stderr, where journald picks it up. */
 export function createLog(level: LogLevel): Log {
-  return winston.createLogger({
-    level,
-    format: winston.format.combine(winston.format.timestamp(), winston.format.json()),
-    transports: [new winston.transports.Console({ stderrLevels: ['error', 'warn', 'info', 'debug'] })],
-  });
+  const { format } = winston;
+  const log = winston.createLogger({ level, format: format.combine(format.timestamp(), format.json()) });
+  log.pipe(new winston.transports.Stream({ stream: process.stderr }));
+  return log;
 }

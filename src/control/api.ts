@@ -1,4 +1,5 @@
-import type { DomainStatus, Policy, ProtectionEvent } from '../protection/model.ts';
+import type { Policy } from '../domain/declaration.ts';
+import type { DomainStatus, ProtectionEvent } from '../protection/model.ts';
 
 /** A domain by name, UUID or id, as in virsh. */
 export type DomainName = string;
@@ -20,8 +21,8 @@ export interface ActionArguments {
     rebuildTo?: string;
   };
   unprotect: { disk?: string; keep?: 'mirror' };
-  hold: Record<never, never>;
-  release: Record<never, never>;
+  hold: Record<string, never>;
+  release: Record<string, never>;
   failover: { disk?: string; acceptDataLoss?: boolean };
   rebuild: { disk?: string; to?: string; toXml?: string; format?: 'raw' | 'qcow2' };
   resync: { disk?: string; full?: boolean };
@@ -63,4 +64,14 @@ export interface AgentApi {
   eventsSince(since: number): ProtectionEvent[];
   /** Calls back for each later event until the returned function is called. */
   followEvents(listener: (event: ProtectionEvent) => void): () => void;
+}
+
+/** What `GET /v1/version` answers. */
+export interface AgentVersion {
+  version: string;
+}
+
+/** The body of every answer that is not a success. */
+export interface ErrorAnswer {
+  error: { code: string; message: string; hint: string | null };
 }

@@ -1,3 +1,5 @@
+import type { Policy } from '../domain/declaration.ts';
+
 /** The words in which virt-cdp speaks of a domain's protection; `virt-cdp status --json` has the same shape. */
 
 /** From best to worst; a domain's state is its worst disk's. `stopped` is a domain that does not run. */
@@ -14,8 +16,6 @@ export const diskStates = [
 ] as const;
 
 export type DiskState = (typeof diskStates)[number];
-
-export type Policy = 'available' | 'strict';
 
 /** Which of a disk's two copies. */
 export type Side = 'primary' | 'mirror';
@@ -102,6 +102,7 @@ export const eventNames = [
   'start-refused',
   'damage-found',
   'record-not-durable',
+  'rebuild-failed',
   'step-failed',
 ] as const;
 

@@ -1,0 +1,93 @@
+import { parseArgs } from 'node:util';
+import { defaultConfigPath, loadConfig, type Config } from '../config/config.ts';
+import { watchConfig } from '../config/watch.ts';
+import { startServer } from '../control/server.ts';
+import { version } from '../control/version.ts';
+import { CdpError, errorText } from '../errors.ts';
+import { LibvirtSession } from '../libvirt/session.ts';
+import { createLog } from '../log.ts';
+import { Host } from '../protection/host.ts';
+import type { ProtectionEvent } from '../protection/model.ts';
+import { domainRecordSchema } from '../protection/record.ts';
+import { EventLog } from '../store/event-log.ts';
+import { RecordStore } from '../store/record-store.ts';
+import { agentApi } from './api.ts';
+
+const usage = 'usage: virt-cdpd [--config FILE] [--check] [--version]';
+
+/** virt-cdpd: runs in the foreground until SIGTERM or SIGINT. Guests stay as they are, protected or not, when it ends. */
+async function main(): Promise<number> {
+  const { values } = parseArgs({
+    options: {
+      config: { type: 'string', default: defaultConfigPath },
+      check: { type: 'boolean', default: false },
+      version: { type: 'boolean', default: false },
+      help: { type: 'boolean', default: false },
+    },
+  });
+  if (values.help || values.version) {
+    process.stdout.write(values.help ? `${usage}\n` : `${version}\n`);
+    return 0;
+  }
+  const config = await loadConfig(values.config);
+  if (values.check) {
+    process.stdout.write(`${values.config}: valid\n`);
+    return 0;
+  }
+  await runUntilSignal(values.config, config);
+  return 0;
+}
+
+async function runUntilSignal(configPath: string, initial: Config): Promise<void> {
+  let config = initial;
+  const log = createLog(config.log.level);
+  const unwatch = await watchConfig(configPath, {
+    onChange: (changed) => {
+      config = changed;
+      log.level = changed.log.level;
+      log.info('configuration reloaded', { path: configPath });
+    },
+    onBroken: (error) => log.error('configuration not reloaded; the former one holds', { error: error.message }),
+  });
+  const session = LibvirtSession.start({
+    socketPath: config.libvirt.socket,
+    log: (message, detail) => log.info(message, withErrorText(detail)),
+  });
+  const host = new Host({
+    session,
+    store: await RecordStore.open(config.store, domainRecordSchema),
+    events: new EventLog<ProtectionEvent>(config.store),
+    log,
+    config: () => config,
+  });
+  await host.start();
+  const server = await startServer({ socketPath: config.socket, api: agentApi(host), log, version });
+  log.info('virt-cdpd is up', { version, socket: config.socket, libvirt: config.libvirt.socket });
+  const signal = await nextSignal();
+  log.info('virt-cdpd ends; guests stay as they are', { signal });
+  await server.close();
+  await host.close();
+  await session.close();
+  await unwatch();
+}
+
+function nextSignal(): Promise<NodeJS.Signals> {
+  return new Promise((resolve) => {
+    for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => resolve(signal));
+  });
+}
+
+function withErrorText(detail: Record<string, unknown>): Record<string, unknown> {
+  return 'error' in detail ? { ...detail, error: errorText(detail['error']) } : detail;
+}
+
+main().then(
+  (code) => {
+    process.exitCode = code;
+  },
+  (error: unknown) => {
+    const hint = error instanceof CdpError && error.hint !== undefined ? `\nhint: ${error.hint}` : '';
+    process.stderr.write(`virt-cdpd: ${errorText(error)}${hint}\n`);
+    process.exitCode = 1;
+  },
+);

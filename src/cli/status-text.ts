@@ -1,0 +1,89 @@
+import type { CopyStatus, DiskState, DiskStatus, DomainStatus } from '../protection/model.ts';
+import { formatBytes, formatDuration, formatShare, formatTable, formatTime } from './format.ts';
+import type { Output, Style } from './output.ts';
+
+/** One domain for a reader who was woken by it: what is wrong first, then where everything is. */
+export function statusLines(status: DomainStatus, out: Output, nowMs: number): string[] {
+  const name = out.style('bold', status.domain);
+  const run = status.running ? 'running' : 'not running';
+  if (status.disks.length === 0) return [`${name}  not protected (${run})`];
+  const head = `${name}  ${styledState(status.state, out)}  (${run}, policy ${status.policy})`;
+  return [head, ...status.disks.flatMap((disk) => diskLines(disk, out, nowMs).map((line) => `  ${line}`))];
+}
+
+/** The state in the colour of its urgency. */
+export function styledState(state: DiskState, out: Output): string {
+  return out.style(stateStyles[state], state);
+}
+
+const stateStyles: Record<DiskState, Style> = {
+  stopped: 'dim',
+  protected: 'green',
+  rebuilding: 'yellow',
+  'failed-over': 'yellow',
+  syncing: 'yellow',
+  exposed: 'red',
+  held: 'yellow',
+  waiting: 'yellow',
+  broken: 'red',
+};
+
+function diskLines(disk: DiskStatus, out: Output, nowMs: number): string[] {
+  const lasting = formatDuration(nowMs - Date.parse(disk.since));
+  const lines = [`${disk.dev}  ${styledState(disk.state, out)} since ${formatTime(disk.since)}, for ${lasting}`];
+  if (disk.reason !== null) lines.push(`     why: ${disk.reason}`);
+  lines.push(`     ${runText(disk)}`);
+  const copies = [copyCells('primary', disk.primary), copyCells('mirror', disk.mirror)];
+  lines.push(...formatTable(copies).map((line) => `     ${line}`));
+  if (disk.exposedSince !== null) lines.push(`     ${exposedText(disk, disk.exposedSince, nowMs)}`);
+  if (disk.job !== null) {
+    const { kind, done, total } = disk.job;
+    lines.push(`     ${kind}: ${formatShare(done, total)}, ${formatBytes(done)} of ${formatBytes(total)}`);
+  }
+  return lines;
+}
+
+function runText(disk: DiskStatus): string {
+  switch (disk.runningOn) {
+    case 'both':
+      return 'the guest runs on both copies';
+    case 'primary':
+    case 'mirror':
+      return disk.state === 'broken'
+        ? `the guest is paused on the ${disk.runningOn}`
+        : `the guest runs on the ${disk.runningOn} alone`;
+    case 'none':
+      return disk.state === 'stopped' ? 'the guest does not run' : 'the guest runs on neither copy';
+  }
+}
+
+function copyCells(side: string, copy: CopyStatus): string[] {
+  return [side, currencyText(copy), reachabilityText(copy), copy.source];
+}
+
+/** Whether a copy holds everything, or as of when it does. */
+export function currencyText(copy: CopyStatus): string {
+  if (copy.current) return 'current';
+  if (copy.consistentAsOf !== null) return `STALE, whole as of ${formatTime(copy.consistentAsOf)}`;
+  return copy.mixture ? 'STALE, a mixture of times' : 'STALE';
+}
+
+function reachabilityText(copy: CopyStatus): string {
+  if (copy.reachable === null) return 'not looked at';
+  return copy.reachable ? 'reachable' : 'UNREACHABLE';
+}
+
+function exposedText(disk: DiskStatus, since: string, nowMs: number): string {
+  const size = disk.exposedBytes === null ? 'an unknown amount' : formatBytes(disk.exposedBytes);
+  return `exposed since ${formatTime(since)}, for ${formatDuration(nowMs - Date.parse(since))}: ${size} on one copy only`;
+}
+
+/** Which copies of all of a domain's disks are current: `both`, `primary`, `mirror`, `none`, or `mixed`. */
+export function currentCopies(status: DomainStatus): string {
+  const words = status.disks.map(({ primary, mirror }) => {
+    if (primary.current) return mirror.current ? 'both' : 'primary';
+    return mirror.current ? 'mirror' : 'none';
+  });
+  const [first = '-', ...rest] = new Set(words);
+  return rest.length === 0 ? first : 'mixed';
+}

@@ -1,0 +1,106 @@
+import { existsSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
+import { parse } from 'smol-toml';
+import { z } from 'zod';
+import { errorText, UsageError } from '../errors.ts';
+
+export const defaultConfigPath = '/etc/virt-cdp/virt-cdp.toml';
+
+export interface Config {
+  /** libvirt's unix socket. */
+  libvirt: { socket: string };
+  /** The folder of the durable records; must not lie on protected storage. */
+  store: string;
+  /** The agent's own unix socket. */
+  socket: string;
+  log: { level: 'error' | 'warn' | 'info' | 'debug' };
+  /** How long an `available` domain may wait for its mirror. */
+  mirror: { timeoutMs: number };
+  /** How long a hook's question may take. */
+  hook: { deadlineMs: number };
+  /** 0 is unlimited. */
+  resync: { maxBytesPerS: number };
+  /** Begin a rebuild without being asked, where the declaration says nothing of it. */
+  rebuild: { auto: boolean };
+}
+
+const path = z.string().regex(/^\/[^\0]*$/, 'must be an absolute path');
+
+const millisecondsUpTo = (most: number): z.ZodNumber => z.number().int().min(1).max(most);
+
+const schema = z
+  .strictObject({
+    libvirt: z.strictObject({ socket: path.optional() }).default({}),
+    store: path.default('/var/lib/virt-cdp'),
+    socket: path.default('/run/virt-cdp/virt-cdp.sock'),
+    log: z.strictObject({ level: z.enum(['error', 'warn', 'info', 'debug']).default('info') }).prefault({}),
+    mirror: z.strictObject({ timeout_ms: millisecondsUpTo(600_000).default(5000) }).prefault({}),
+    // A hook holds libvirt's lock of the domain, and listing all domains waits for it: never longer than a second.
+    hook: z.strictObject({ deadline_ms: millisecondsUpTo(1000).default(1000) }).prefault({}),
+    resync: z.strictObject({ max_bytes_per_s: z.number().int().min(0).default(0) }).prefault({}),
+    rebuild: z.strictObject({ auto: z.boolean().default(false) }).prefault({}),
+  })
+  .transform(
+    ({ libvirt, store, socket, log, mirror, hook, resync, rebuild }): Config => ({
+      libvirt: { socket: libvirt.socket ?? defaultLibvirtSocket() },
+      store,
+      socket,
+      log,
+      mirror: { timeoutMs: mirror.timeout_ms },
+      hook: { deadlineMs: hook.deadline_ms },
+      resync: { maxBytesPerS: resync.max_bytes_per_s },
+      rebuild,
+    }),
+  );
+
+/** The modular daemon's socket if this host has it, else the monolithic daemon's (libvirt's docs/daemons). */
+function defaultLibvirtSocket(): string {
+  const modular = '/run/libvirt/virtqemud-sock';
+  return existsSync(modular) ? modular : '/run/libvirt/libvirt-sock';
+}
+
+/**
+ * Reads the text of a configuration; `name` is what errors call it.
+ * @throws UsageError `config-invalid`, with a line for each key that is wrong.
+ */
+export function parseConfig(toml: string, name: string): Config {
+  let document: unknown;
+  try {
+    document = parse(toml);
+  } catch (error) {
+    throw invalid(name, errorText(error), error);
+  }
+  const outcome = schema.safeParse(document);
+  if (outcome.success) return outcome.data;
+  throw invalid(name, z.prettifyError(outcome.error), outcome.error);
+}
+
+/**
+ * Reads the configuration file. Without a file at the default path the defaults hold; a path given explicitly must exist.
+ * @throws UsageError `config-missing`, `config-unreadable`, `config-invalid`.
+ */
+export async function loadConfig(file: string = defaultConfigPath): Promise<Config> {
+  let toml: string;
+  try {
+    toml = await readFile(file, 'utf8');
+  } catch (error) {
+    const missing = (error as NodeJS.ErrnoException).code === 'ENOENT';
+    if (missing && file === defaultConfigPath) return parseConfig('', file);
+    throw new UsageError({
+      code: missing ? 'config-missing' : 'config-unreadable',
+      message: `the configuration ${file} could not be read: ${missing ? 'there is no such file' : errorText(error)}`,
+      hint: missing ? `name another file, or leave it out for ${defaultConfigPath}` : 'see its permissions',
+      cause: error,
+    });
+  }
+  return parseConfig(toml, file);
+}
+
+function invalid(name: string, why: string, cause: unknown): UsageError {
+  return new UsageError({
+    code: 'config-invalid',
+    message: `the configuration ${name} is invalid:\n${why.trim()}`,
+    hint: 'correct it, and check it with virt-cdpd --check',
+    cause,
+  });
+}

@@ -1,0 +1,146 @@
+import { UsageError } from '../errors.ts';
+import { DECLARATION_URI, declarationFromElement, type Declaration, type ErrorPolicies } from './declaration.ts';
+import { readDiskImage } from './disk-image.ts';
+import type { Image } from './image.ts';
+import { STATUS_URI, statusFromElement, type LiveStatus } from './live-status.ts';
+import { attributeOf, childOf, childrenOf, readXml, type XmlElement } from './xml.ts';
+
+/** What virt-cdp wants to know of a libvirt domain, live or persistent. */
+export interface Domain {
+  name: string;
+  uuid: string;
+  /** Null in the XML of a domain that does not run. */
+  id: number | null;
+  disks: DomainDisk[];
+  /** Null if there is none, or none that can be read. */
+  declaration: Declaration | null;
+  /** Why the declaration that is there can't be read: it must not pass for an undeclared domain. */
+  declarationProblem: UsageError | null;
+  /** The live metadata's status; null if there is none. It may be of another QEMU instance. */
+  status: LiveStatus | null;
+}
+
+export interface DomainDisk extends ErrorPolicies {
+  /** The target's name, e.g. `vda`. */
+  dev: string;
+  /** `virtio`, `scsi`, ...; '' if the XML does not say. */
+  bus: string;
+  /** `disk`, `cdrom`, `lun`, `floppy`. */
+  device: string;
+  readOnly: boolean;
+  shareable: boolean;
+  transient: boolean;
+  /** Null if there is none, or of a kind that virt-cdp can't deal with. */
+  image: Image | null;
+  /** Why it can't be protected, as a sentence; null if it can. */
+  unsupported: string | null;
+  /** E.g. `virtio-disk0`; null in a persistent XML. */
+  alias: string | null;
+  /** N of libvirt's node names libvirt-N-format and libvirt-N-storage; null unless the domain runs. */
+  sourceIndex: number | null;
+  copyOnRead: boolean;
+  /** As far as this XML tells: libvirt looks up a chain only when the domain starts. */
+  hasBackingChain: boolean;
+}
+
+/**
+ * Reads a libvirt domain XML.
+ * @throws UsageError `xml-invalid` if it is not one.
+ */
+export function parseDomain(xml: string): Domain {
+  const root = readXml(xml);
+  const name = childOf(root, 'name')?.text ?? '';
+  const uuid = childOf(root, 'uuid')?.text.trim() ?? '';
+  if (root.name !== 'domain' || name === '') {
+    throw new UsageError({ code: 'xml-invalid', message: 'the XML is not a libvirt domain: it has no <domain> or <name>' });
+  }
+  const devices = childOf(root, 'devices');
+  const metadata = childOf(root, 'metadata')?.children ?? [];
+  const status = metadata.find(({ namespace }) => namespace === STATUS_URI);
+  return {
+    name,
+    uuid,
+    id: integer(attributeOf(root, 'id')),
+    disks: devices === null ? [] : childrenOf(devices, 'disk').map((disk) => readDisk(disk, devices)),
+    ...readDeclaration(metadata.find(({ namespace }) => namespace === DECLARATION_URI)),
+    status: status === undefined ? null : statusFromElement(status),
+  };
+}
+
+/**
+ * Both a failed write and a failed read pause the domain. Without rerror_policy libvirt gives QEMU's rerror the value
+ * of error_policy (qemuBuildDiskGetErrorPolicy in qemu/qemu_command.c; tried on 9.0).
+ */
+export function hasStopPolicy({ errorPolicy, readErrorPolicy }: ErrorPolicies): boolean {
+  return errorPolicy === 'stop' && (readErrorPolicy ?? errorPolicy) === 'stop';
+}
+
+function readDeclaration(element: XmlElement | undefined): Pick<Domain, 'declaration' | 'declarationProblem'> {
+  if (element === undefined) return { declaration: null, declarationProblem: null };
+  try {
+    return { declaration: declarationFromElement(element), declarationProblem: null };
+  } catch (error) {
+    if (error instanceof UsageError) return { declaration: null, declarationProblem: error };
+    throw error;
+  }
+}
+
+function readDisk(element: XmlElement, devices: XmlElement): DomainDisk {
+  const target = childOf(element, 'target');
+  const driver = childOf(element, 'driver');
+  const outcome = readDiskImage(element);
+  return {
+    dev: attributeOf(target, 'dev') ?? '',
+    bus: attributeOf(target, 'bus') ?? '',
+    device: attributeOf(element, 'device') ?? 'disk',
+    readOnly: childOf(element, 'readonly') !== null,
+    shareable: childOf(element, 'shareable') !== null,
+    transient: childOf(element, 'transient') !== null,
+    image: 'image' in outcome ? outcome.image : null,
+    unsupported: whyUnsupported(element, devices, 'unsupported' in outcome ? outcome.unsupported : null),
+    errorPolicy: attributeOf(driver, 'error_policy'),
+    readErrorPolicy: attributeOf(driver, 'rerror_policy'),
+    alias: attributeOf(childOf(element, 'alias'), 'name'),
+    sourceIndex: integer(attributeOf(childOf(element, 'source'), 'index')),
+    copyOnRead: attributeOf(driver, 'copy_on_read') === 'on',
+    hasBackingChain: attributeOf(childOf(element, 'backingStore'), 'type') !== null,
+  };
+}
+
+/** The devices under which the block graph was changed in trials; the others' device models may not bear it. */
+const supportedBuses = ['virtio', 'scsi'];
+
+function whyUnsupported(disk: XmlElement, devices: XmlElement, sourceProblem: string | null): string | null {
+  const dev = attributeOf(childOf(disk, 'target'), 'dev') ?? 'it';
+  const device = attributeOf(disk, 'device') ?? 'disk';
+  const bus = attributeOf(childOf(disk, 'target'), 'bus') ?? '';
+  if (device !== 'disk') return `${dev} is a ${device}, and only ordinary disks can be protected`;
+  if (childOf(disk, 'readonly') !== null) return `${dev} is read-only: there are no writes to protect`;
+  if (childOf(disk, 'shareable') !== null) return `${dev} is shareable: other domains' writes would miss the mirror`;
+  if (childOf(disk, 'transient') !== null) return `${dev} is transient: its writes are meant to be dropped`;
+  if (!supportedBuses.includes(bus)) return `${dev} is on the bus '${bus}', and only virtio and scsi are supported`;
+  if (sourceProblem !== null) return `${dev} can't be protected: ${sourceProblem}`;
+  const driver = childOf(disk, 'driver');
+  if (driver !== null && childOf(driver, 'iothreads') !== null) {
+    return `${dev} is served by several iothreads, under which QEMU can't change the block graph safely`;
+  }
+  if (bus === 'scsi' && hasIothread(scsiController(disk, devices))) {
+    return `${dev} is on a virtio-scsi controller with an iothread, under which QEMU can't change the block graph`;
+  }
+  return null;
+}
+
+function scsiController(disk: XmlElement, devices: XmlElement): XmlElement | null {
+  const index = attributeOf(childOf(disk, 'address'), 'controller') ?? '0';
+  const controllers = childrenOf(devices, 'controller').filter((other) => attributeOf(other, 'type') === 'scsi');
+  return controllers.find((other) => (attributeOf(other, 'index') ?? '0') === index) ?? null;
+}
+
+function hasIothread(controller: XmlElement | null): boolean {
+  const driver = controller === null ? null : childOf(controller, 'driver');
+  return driver !== null && (driver.attributes.has('iothread') || childOf(driver, 'iothreads') !== null);
+}
+
+function integer(text: string | null): number | null {
+  return text !== null && /^\d{1,15}$/.test(text) ? Number(text) : null;
+}

@@ -1,0 +1,54 @@
+/**
+ * The names of our nodes, jobs and bitmaps inside a QEMU. They are the only marks we leave there, and everything is
+ * found again by them after a crash of the agent.
+ */
+export interface DiskNames {
+  /** The quorum node: the two-copy writer. */
+  quorum: string;
+  /** The mirror's topmost node, as large as the disk. */
+  mirror: string;
+  mirrorStorage: string;
+  /** A node on which every I/O fails with EIO, and the null node under it. */
+  park: string;
+  parkNull: string;
+  /** An idle null node of the disk's size, from which a flush job copies nothing. */
+  nothing: string;
+  flushJob: string;
+  /** The job that brings a stale copy up to date, and the filter node that it inserts. */
+  syncJob: string;
+}
+
+export function diskNames(dev: string): DiskNames {
+  const prefix = `cdp-${dev}`;
+  return {
+    quorum: prefix,
+    mirror: `${prefix}-mirror`,
+    mirrorStorage: `${prefix}-mirror-storage`,
+    park: `${prefix}-park`,
+    parkNull: `${prefix}-park-null`,
+    nothing: `${prefix}-nothing`,
+    flushJob: `${prefix}-flush`,
+    syncJob: `${prefix}-sync`,
+  };
+}
+
+/** An idle node that exists while a pause of the domain is ours, so that a restarted agent knows whom to resume. */
+export const surgeryMark = 'cdp-surgery';
+
+/** Bitmaps on a current copy: the blocks that the other, stale copy lacks. The suffix is unique to one outage. */
+export const trackPrefix = 'cdp-track-';
+
+/** Bitmaps on the quorum node: what was written since, so that a copy that loses unflushed writes can be mended. */
+export const epochPrefix = 'cdp-epoch-';
+
+export function epochName(startedAtMs: number): string {
+  return `${epochPrefix}${startedAtMs}`;
+}
+
+/** When an epoch began, in ms since 1970. */
+export function epochStart(name: string): number {
+  return Number(name.slice(epochPrefix.length));
+}
+
+/** Bytes that one bit of our bitmaps stands for; the same everywhere, because only equal bitmaps can be merged. */
+export const bitmapGranularityBytes = 65536;

@@ -1,0 +1,116 @@
+import type { BlockdevOptions } from '../qmp/commands.ts';
+import { QmpError } from '../qmp/errors.ts';
+import type { Monitor } from '../qmp/monitor.ts';
+import { diskNames, surgeryMark } from './names.ts';
+
+/**
+ * Changes of the block graph under a live device. What aborts or freezes QEMU can't be asked for here: a device is only given
+ * a new root by `setRoot`, which stops the domain first and looks whether the node is already in use.
+ */
+
+/** EIO, as QEMU numbers it for blkdebug. */
+const eio = 5;
+
+export async function pause(monitor: Monitor): Promise<void> {
+  await monitor.execute('stop', {});
+}
+
+/** Resumes by QMP: virDomainResume may wait behind other jobs of libvirt for many seconds. */
+export async function resume(monitor: Monitor): Promise<void> {
+  await monitor.execute('cont', {});
+}
+
+export async function markSurgery(monitor: Monitor): Promise<void> {
+  await monitor.execute('blockdev-add', { driver: 'null-co', 'node-name': surgeryMark, size: 0 });
+}
+
+export async function unmarkSurgery(monitor: Monitor): Promise<void> {
+  await monitor.execute('blockdev-del', { 'node-name': surgeryMark });
+}
+
+/**
+ * A node on which every I/O fails with EIO, so that a stranger's resume in mid-surgery only pauses the guest again. The rule
+ * has no iotype: with one, write-zeroes and discards would succeed. One failing write makes later flushes fail as well.
+ */
+export async function buildPark(monitor: Monitor, dev: string, sizeBytes: number): Promise<void> {
+  const { park, parkNull, nothing } = diskNames(dev);
+  await addNode(monitor, { driver: 'null-co', 'node-name': nothing, size: sizeBytes });
+  await addNode(monitor, { driver: 'null-co', 'node-name': parkNull, size: sizeBytes });
+  await addNode(monitor, {
+    driver: 'blkdebug',
+    'node-name': park,
+    image: parkNull,
+    discard: 'unmap',
+    'inject-error': [{ event: 'none', errno: eio }],
+  });
+  await monitor.execute('human-monitor-command', { 'command-line': `qemu-io ${park} "write 0 512"` });
+}
+
+/**
+ * Makes `node` the device's root. A domain that somebody resumed meanwhile is stopped again. Setting a node that is attached
+ * to a device already aborts QEMU, therefore the look.
+ */
+export async function setRoot(monitor: Monitor, qdev: string, node: string): Promise<void> {
+  if ((await monitor.execute('query-status', {})).running) await pause(monitor);
+  const user = (await monitor.execute('query-block', {})).find(({ inserted }) => inserted?.['node-name'] === node);
+  if (user?.qdev === qdev) return;
+  if (user !== undefined) throw new Error(`node ${node} is already attached to ${user.qdev ?? user.device}`);
+  await monitor.execute('qom-set', { path: qdev, property: 'drive', value: node });
+}
+
+/**
+ * The two-copy writer. Every child must succeed (`vote-threshold` 2): with 1, a read after a failed write would return the
+ * first child's old data without an error. Reads come from the primary, and from the mirror where that fails.
+ */
+export async function compose(monitor: Monitor, dev: string, primaryTop: string): Promise<void> {
+  const { quorum, mirror } = diskNames(dev);
+  await addNode(monitor, {
+    driver: 'quorum',
+    'node-name': quorum,
+    children: [primaryTop, mirror],
+    'vote-threshold': 2,
+    'read-pattern': 'fifo',
+  });
+}
+
+/** Adds the nodes of one copy, lowest first; none is left behind if one can't be opened. */
+export async function openNodes(monitor: Monitor, nodes: BlockdevOptions[]): Promise<void> {
+  const opened: string[] = [];
+  try {
+    for (const node of nodes) {
+      await addNode(monitor, node);
+      opened.unshift(node['node-name']);
+    }
+  } catch (error) {
+    await closeNodes(monitor, opened);
+    throw error;
+  }
+}
+
+/** Deletes nodes, topmost first; one that is gone already is no error. */
+export async function closeNodes(monitor: Monitor, names: string[]): Promise<void> {
+  for (const name of names) {
+    try {
+      await monitor.execute('blockdev-del', { 'node-name': name });
+    } catch (error) {
+      if (!(error instanceof QmpError && isMissingNode(error))) throw error;
+    }
+  }
+}
+
+/** Raw layers under libvirt's names over the open mirror: libvirt's own block copy then works on the device's real root. */
+export async function buildLayers(monitor: Monitor, dev: string, names: string[]): Promise<void> {
+  let below = diskNames(dev).mirror;
+  for (const name of [...names].reverse()) {
+    await addNode(monitor, { driver: 'raw', 'node-name': name, file: below });
+    below = name;
+  }
+}
+
+async function addNode(monitor: Monitor, options: BlockdevOptions): Promise<void> {
+  await monitor.execute('blockdev-add', options);
+}
+
+function isMissingNode(error: QmpError): boolean {
+  return /Failed to find node|Cannot find device|not found/i.test(error.description);
+}

@@ -1,0 +1,48 @@
+import type { Side } from './model.ts';
+import type { Health } from './observation.ts';
+
+const firstRetryMs = 500;
+const lastRetryMs = 30_000;
+
+/** What is known of a disk that neither the graph nor the record holds. Losing it, in a crash, costs time but no data. */
+export class DiskMemory {
+  health: Record<Side, Health> = { primary: { is: 'unknown' }, mirror: { is: 'unknown' } };
+  /** When a copy was last known to answer or fail. */
+  reachable: Record<Side, boolean | null> = { primary: null, mirror: null };
+  copyFailed: string | null = null;
+  deltaPasses = 0;
+  /** Why the last attempt to get on failed; null after a success. */
+  trouble: string | null = null;
+  /** The device's count of finished flushes when an epoch had begun. */
+  readonly epochFlushes = new Map<string, number>();
+  #failures = 0;
+  #retryAtMs = 0;
+
+  /** Waits longer after each failure. */
+  failed(why: string): void {
+    this.trouble = why;
+    this.#retryAtMs = Date.now() + Math.min(lastRetryMs, firstRetryMs * 2 ** this.#failures);
+    this.#failures += 1;
+  }
+
+  succeeded(): void {
+    this.trouble = null;
+    this.#failures = 0;
+    this.#retryAtMs = 0;
+  }
+
+  /** Milliseconds until the next attempt; 0 if it may be made now. */
+  get retryInMs(): number {
+    return Math.max(0, this.#retryAtMs - Date.now());
+  }
+
+  learn(side: Side, health: Health): void {
+    this.health[side] = health;
+    if (health.is !== 'unknown') this.reachable[side] = health.is === 'answering';
+  }
+
+  /** After a surgery the copies are judged anew. */
+  forgetHealth(): void {
+    this.health = { primary: { is: 'unknown' }, mirror: { is: 'unknown' } };
+  }
+}

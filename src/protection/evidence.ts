@@ -1,0 +1,43 @@
+import { diskNames } from '../graph/names.ts';
+import type { QmpEvent } from '../qmp/monitor.ts';
+import type { Side } from './model.ts';
+import type { DiskObservation, Health } from './observation.ts';
+
+type Failed = Extract<Health, { is: 'failed' }>;
+
+/**
+ * What an event tells against a copy; null if nothing. QUORUM_REPORT_BAD names the child that failed; a name that is neither
+ * copy's is that of a job's filter, whose target failed, and tells nothing against the copies.
+ */
+export function damageReport({ event, data }: QmpEvent, disk: DiskObservation): { side: Side; health: Failed } | null {
+  if (event !== 'QUORUM_REPORT_BAD') return null;
+  const node = data['node-name'];
+  const side = sideOf(node, disk);
+  if (side === null) return null;
+  const error = typeof data['error'] === 'string' ? data['error'] : 'its data differ';
+  return {
+    side,
+    health: { is: 'failed', why: `${String(data['type'])}: ${error}`, noSpace: /no space/i.test(error) },
+  };
+}
+
+function sideOf(node: unknown, { graph, record }: DiskObservation): Side | null {
+  if (node === diskNames(record.dev).mirror) return 'mirror';
+  return graph?.primary && graph.primary.chain.some((name) => name === node) ? 'primary' : null;
+}
+
+/** How a job of ours ended, and which copy is to blame if it failed on its target. */
+export function jobReport(
+  { event, data }: QmpEvent,
+  { record }: DiskObservation,
+): { ok: true } | { ok: false; why: string; side: Side | null } | null {
+  if (data['device'] !== diskNames(record.dev).syncJob) return null;
+  const target = record.primary.current ? 'mirror' : 'primary';
+  if (event === 'BLOCK_JOB_ERROR') {
+    const side = data['operation'] === 'write' ? target : null;
+    return { ok: false, why: `${String(data['operation'])} error while the ${target} was brought up to date`, side };
+  }
+  if (event !== 'BLOCK_JOB_COMPLETED') return null;
+  if (typeof data['error'] !== 'string') return { ok: true };
+  return { ok: false, why: `the ${target} could not be brought up to date: ${data['error']}`, side: target };
+}

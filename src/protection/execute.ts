@@ -1,0 +1,172 @@
+import type { Image } from '../domain/image.ts';
+import { errorText } from '../errors.ts';
+import { addBitmap, removeBitmap } from '../graph/bitmaps.ts';
+import { diskNames, epochName } from '../graph/names.ts';
+import {
+  buildLayers,
+  buildPark,
+  closeNodes,
+  compose,
+  markSurgery,
+  openNodes,
+  pause,
+  resume,
+  setRoot,
+  unmarkSurgery,
+} from '../graph/surgery.ts';
+import { QmpError } from '../qmp/errors.ts';
+import { blockdevLayers } from '../storage/blockdev.ts';
+import { imageName } from '../storage/image.ts';
+import { probeImage } from '../storage/tools.ts';
+import { flushNode } from '../sync/flush.ts';
+import { cancelSync, endFullSync, finishDelta, startDelta, startFullSync } from '../sync/jobs.ts';
+import type { DiskMemory } from './disk-memory.ts';
+import type { LiveDomain } from './live-domain.ts';
+import type { EventName } from './model.ts';
+import type { DomainRecord } from './record.ts';
+import type { Step, StepArguments, StepName } from './steps.ts';
+
+/** What executors act on. */
+export interface Workbench {
+  live: LiveDomain;
+  memoryOf(dev: string): DiskMemory;
+  /** Durable when it returns, or said to be not. */
+  saveRecord(record: DomainRecord): Promise<void>;
+  forgetDisk(dev: string): Promise<void>;
+  note(event: EventName, disk: string, detail: Record<string, unknown>): void;
+  /** 0 is unlimited. */
+  maxBytesPerS: number;
+  probeDeadlineMs: number;
+}
+
+/** A step that could not be carried out; the next look at the domain decides how to go on. */
+export class StepFailed extends Error {
+  readonly step: Step;
+
+  constructor(step: Step, cause: unknown) {
+    super(`${step.step}: ${errorText(cause)}`, { cause });
+    this.name = 'StepFailed';
+    this.step = step;
+  }
+}
+
+type Executors = { [Name in StepName]: (bench: Workbench, args: StepArguments[Name]) => Promise<void> };
+
+const executors: Executors = {
+  markSurgery: ({ live }) => markSurgery(live.monitor),
+  unmarkSurgery: ({ live }) => unmarkSurgery(live.monitor),
+  pause: ({ live }) => pause(live.monitor),
+  resume: ({ live }) => resume(live.monitor),
+  buildPark: ({ live }, { dev, sizeBytes }) => buildPark(live.monitor, dev, sizeBytes),
+  removePark: ({ live }, { dev }) => {
+    const { park, parkNull, nothing } = diskNames(dev);
+    return closeNodes(live.monitor, [park, parkNull, nothing]);
+  },
+  park: ({ live }, { dev, qdev }) => setRoot(live.monitor, qdev, diskNames(dev).park),
+  unpark: async ({ live, memoryOf }, { dev, qdev, node }) => {
+    await setRoot(live.monitor, qdev, node);
+    memoryOf(dev).forgetHealth();
+  },
+  openMirror: async (bench, { dev, image, sizeBytes }) => {
+    const { mirror, mirrorStorage } = diskNames(dev);
+    // A raw mirror may be larger than the disk; a qcow2 mirror is exactly as large.
+    const shown = image.format === 'raw' ? { sizeBytes } : {};
+    await openImage(bench, image, { storageNode: mirrorStorage, formatNode: mirror, ...shown });
+    bench.memoryOf(dev).learn('mirror', { is: 'answering' });
+    bench.memoryOf(dev).deltaPasses = 0;
+  },
+  closeMirror: async ({ live, memoryOf }, { dev }) => {
+    const { mirror, mirrorStorage } = diskNames(dev);
+    await closeNodes(live.monitor, [mirror, mirrorStorage]);
+    memoryOf(dev).health.mirror = { is: 'unknown' };
+  },
+  openPrimary: async (bench, { dev, image, names: [formatNode = '', storageNode = `${formatNode}-file`] }) => {
+    await openImage(bench, image, { storageNode, formatNode });
+    bench.memoryOf(dev).learn('primary', { is: 'answering' });
+    bench.memoryOf(dev).deltaPasses = 0;
+  },
+  closePrimary: async ({ live, memoryOf }, { dev, nodes }) => {
+    await closeNodes(live.monitor, nodes);
+    memoryOf(dev).health.primary = { is: 'unknown' };
+  },
+  compose: ({ live }, { dev, primaryTop }) => compose(live.monitor, dev, primaryTop),
+  dropQuorum: ({ live }, { dev }) => closeNodes(live.monitor, [diskNames(dev).quorum]),
+  addEpoch: ({ live }, { dev }) => addBitmap(live.monitor, diskNames(dev).quorum, epochName(Date.now()), []),
+  dropEpoch: ({ live }, { dev, bitmap }) => removeBitmap(live.monitor, diskNames(dev).quorum, bitmap),
+  track: ({ live }, { node, bitmap, merged }) => addBitmap(live.monitor, node, bitmap, merged),
+  untrack: ({ live }, { node, bitmap }) => removeBitmap(live.monitor, node, bitmap),
+  startFullSync: ({ live, maxBytesPerS }, { dev, from, to }) =>
+    startFullSync(live.monitor, { job: diskNames(dev).syncJob, from, to, maxBytesPerS }),
+  endFullSync: ({ live }, { dev }) => endFullSync(live.monitor, diskNames(dev).syncJob),
+  startDelta: ({ live, maxBytesPerS }, { dev, from, to, bitmap }) =>
+    startDelta(live.monitor, { job: diskNames(dev).syncJob, from, to, maxBytesPerS }, bitmap),
+  finishDelta: ({ live }, { dev, from, to, bitmap }) =>
+    finishDelta(live.monitor, { job: diskNames(dev).syncJob, from, to, maxBytesPerS: 0 }, bitmap),
+  cancelSync: ({ live }, { dev }) => cancelSync(live.monitor, diskNames(dev).syncJob),
+  flush: ({ live }, { dev, node }) => {
+    const { flushJob, nothing } = diskNames(dev);
+    return flushNode(live.monitor, flushJob, nothing, node);
+  },
+  probe: async ({ memoryOf, probeDeadlineMs }, { dev, side, image }) => {
+    const answer = await probeImage(image, { deadlineMs: probeDeadlineMs });
+    const memory = memoryOf(dev);
+    memory.learn(side, answer.ok ? { is: 'answering' } : { is: 'failed', why: answer.reason, noSpace: false });
+    if (!answer.ok) memory.failed(`the ${side} does not answer: ${answer.reason}`);
+  },
+  buildLayers: ({ live }, { dev, names }) => buildLayers(live.monitor, dev, names),
+  startCopy: async ({ live, memoryOf }, { dev, to }) => {
+    memoryOf(dev).copyFailed = null;
+    try {
+      await live.startCopy(dev, to);
+    } catch (error) {
+      memoryOf(dev).copyFailed = errorText(error);
+      throw error;
+    }
+  },
+  abortCopy: ({ live }, { dev }) => live.endCopy(dev, { pivot: false }),
+  pivot: ({ live }, { dev }) => live.endCopy(dev, { pivot: true }),
+  record: ({ saveRecord }, { record }) => saveRecord(record),
+  defineSource: async ({ live, memoryOf, note }, { dev, image }) => {
+    try {
+      await live.definePersistentImage(dev, image);
+    } catch (error) {
+      // The record is the authority, so the guest need not wait: the XML follows as soon as it can.
+      live.forgetPersistentDisks();
+      memoryOf(dev).failed(`the persistent XML could not be changed: ${errorText(error)}`);
+      note('step-failed', dev, { step: 'defineSource', error: errorText(error) });
+    }
+  },
+  forget: ({ forgetDisk }, { dev }) => forgetDisk(dev),
+  note: ({ note }, { event, disk, detail }) => {
+    note(event, disk, detail);
+    return Promise.resolve();
+  },
+};
+
+/** @throws StepFailed */
+export async function execute(step: Step, bench: Workbench): Promise<void> {
+  try {
+    await (executors[step.step] as (bench: Workbench, args: Step) => Promise<void>)(bench, step);
+  } catch (error) {
+    throw new StepFailed(step, error);
+  }
+}
+
+/**
+ * Opens an image past the page cache; a file system that has no O_DIRECT (tmpfs of older kernels) gets it otherwise. Another process
+ * asks the storage first: a QEMU that opens one which hangs would hang with it.
+ */
+async function openImage(
+  { live, probeDeadlineMs }: Workbench,
+  image: Image,
+  names: { storageNode: string; formatNode: string; sizeBytes?: number },
+): Promise<void> {
+  const answer = await probeImage(image, { deadlineMs: probeDeadlineMs });
+  if (!answer.ok) throw new Error(`'${imageName(image)}' does not answer: ${answer.reason}`);
+  try {
+    await openNodes(live.monitor, blockdevLayers(image, names));
+  } catch (error) {
+    if (!(error instanceof QmpError && error.description.includes('O_DIRECT'))) throw error;
+    await openNodes(live.monitor, blockdevLayers(image, { ...names, direct: false }));
+  }
+}

@@ -1,0 +1,101 @@
+import { imageToDiskXml } from '../domain/disk-image.ts';
+import { parseDomain, type DomainDisk } from '../domain/domain.ts';
+import { withDiskImage } from '../domain/edit.ts';
+import type { Image } from '../domain/image.ts';
+import type { LibvirtClient } from '../libvirt/client.ts';
+import type { LibvirtSession } from '../libvirt/session.ts';
+import type { DomainRef } from '../libvirt/types.ts';
+import { Monitor, type QmpEvent } from '../qmp/monitor.ts';
+
+/** A QMP command that libvirt has not answered by then is given up; QEMU may be hanging on a storage. */
+const qmpDeadlineMs = 20_000;
+
+/** The persistent XML is behind the record in authority: the guest does not wait longer for it. */
+const defineDeadlineMs = 3_000;
+
+/** One running QEMU as libvirt gives access to it, with what libvirt believes about its disks. */
+export class LiveDomain {
+  readonly ref: DomainRef;
+  readonly monitor: Monitor;
+  readonly #client: LibvirtClient;
+  readonly #listeners = new Set<(event: QmpEvent) => void>();
+  #disks: Promise<DomainDisk[]> | null = null;
+  #persistentDisks: Promise<DomainDisk[]> | null = null;
+
+  constructor(session: LibvirtSession, ref: DomainRef) {
+    this.ref = ref;
+    this.#client = session.client;
+    this.monitor = new Monitor({
+      send: (request) => this.#client.qemuMonitorCommand(ref, request, qmpDeadlineMs),
+      onEvent: (listener) => {
+        this.#listeners.add(listener);
+        return () => this.#listeners.delete(listener);
+      },
+    });
+  }
+
+  /** Hands on an event that libvirt sent for this domain. */
+  deliver(event: QmpEvent): void {
+    for (const listener of [...this.#listeners]) listener(event);
+  }
+
+  /** libvirt's live view of the disks; read again after `forgetDisks`. */
+  disks(): Promise<DomainDisk[]> {
+    this.#disks ??= this.#client.domainXml(this.ref).then((xml) => parseDomain(xml).disks);
+    this.#disks.catch(() => this.forgetDisks());
+    return this.#disks;
+  }
+
+  forgetDisks(): void {
+    this.#disks = null;
+  }
+
+  /** What the next start would use; none for a transient domain. */
+  persistentDisks(): Promise<DomainDisk[]> {
+    this.#persistentDisks ??= this.#client
+      .isPersistent(this.ref)
+      .then((persistent) => (persistent ? this.#client.domainXml(this.ref, { inactive: true }) : null))
+      .then((xml) => (xml === null ? [] : parseDomain(xml).disks));
+    this.#persistentDisks.catch(() => this.forgetPersistentDisks());
+    return this.#persistentDisks;
+  }
+
+  forgetPersistentDisks(): void {
+    this.#persistentDisks = null;
+  }
+
+  /** libvirt's reason for a pause; see pausedReason. */
+  async pausedReason(): Promise<number> {
+    return (await this.#client.state(this.ref)).reason;
+  }
+
+  /**
+   * Makes the persistent XML name another image. The XML is read with its secrets, which a definition without them would
+   * erase; a domain that is not persistent is left alone, because defining it would make it so.
+   */
+  async definePersistentImage(dev: string, image: Image): Promise<void> {
+    if (!(await this.#client.isPersistent(this.ref, defineDeadlineMs))) return;
+    const xml = await this.#client.domainXml(this.ref, { inactive: true, secure: true }, defineDeadlineMs);
+    await this.#client.defineXml(withDiskImage(xml, dev, image), defineDeadlineMs);
+    this.forgetPersistentDisks();
+  }
+
+  /** Starts libvirt's copy job onto an existing image. */
+  async startCopy(dev: string, to: Image): Promise<void> {
+    await this.#client.blockCopy(this.ref, dev, imageToDiskXml(to), {
+      reuseExternal: true,
+      transientJob: true,
+      synchronousWrites: true,
+    });
+  }
+
+  /** Ends libvirt's copy job, on the new image with `pivot`, else on the old one. */
+  async endCopy(dev: string, { pivot }: { pivot: boolean }): Promise<void> {
+    await this.#client.blockJobAbort(this.ref, dev, { pivot });
+    this.forgetDisks();
+  }
+
+  async setLiveMetadata(uri: string, key: string, xml: string): Promise<void> {
+    await this.#client.setMetadata(this.ref, { uri, key, xml, live: true, config: false });
+  }
+}

@@ -1,0 +1,180 @@
+import { imageFromDiskXml } from '../domain/disk-image.ts';
+import type { Image, ImageFormat } from '../domain/image.ts';
+import { CdpError, RefusedError, UsageError } from '../errors.ts';
+import { imageName, parseImageUri, sameStorage } from '../storage/image.ts';
+import { createImage, measureImage, probeImage, resolveImage } from '../storage/tools.ts';
+import type { Host } from './host.ts';
+import { refuseImageInUse } from './protect.ts';
+import type { Protector } from './protector.ts';
+import type { DiskRecord, DomainRecord, Intent } from './record.ts';
+
+/** What an administrator may ask of a protected domain. Each move is an intent in the record, which the loop then carries out. */
+
+const storageDeadlineMs = 30_000;
+
+export async function hold(protector: Protector): Promise<void> {
+  await intend(protector, undefined, (disk, record) => {
+    requireOnPrimary(record, disk);
+    return { kind: 'hold' };
+  });
+}
+
+export async function release(protector: Protector): Promise<void> {
+  await intend(protector, undefined, (disk) => (disk.intent.kind === 'hold' ? { kind: 'protect' } : disk.intent));
+  protector.note('released', null, {});
+}
+
+export async function resync(protector: Protector, { disk, full }: { disk?: string | undefined; full?: boolean | undefined }): Promise<void> {
+  await intend(protector, disk, (one, record) => {
+    requireOnPrimary(record, one);
+    return full === true ? { kind: 'resync' } : one.intent;
+  });
+}
+
+export async function failover(protector: Protector, { disk, acceptDataLoss }: { disk?: string | undefined; acceptDataLoss?: boolean | undefined }): Promise<void> {
+  await intend(protector, disk, (one, record) => {
+    if (!one.primary.current) {
+      throw new UsageError({ code: 'failed-over', message: `${record.name}'s disk ${one.dev} is on its mirror already`, hint: `virt-cdp rebuild ${record.name}` });
+    }
+    if (!one.mirror.current) throw staleMirror(record, one, acceptDataLoss === true);
+    if (protector.live === null) {
+      throw new CdpError({
+        code: 'domain-not-running',
+        message: `${record.name} does not run`,
+        hint: `virt-cdp start ${record.name} starts it, from the mirror if the primary is gone`,
+      });
+    }
+    return { kind: 'failover' };
+  });
+}
+
+/** A running guest can't be put onto old data under its feet: that takes a start. */
+function staleMirror(record: DomainRecord, { dev, mirror }: DiskRecord, accepted: boolean): CdpError {
+  const asOf = mirror.consistentAsOf === null ? 'is a mixture of times' : `is whole as of ${mirror.consistentAsOf}`;
+  const message = `the mirror of ${record.name}'s disk ${dev} is stale: it ${asOf}; later writes would be lost`;
+  return accepted
+    ? new CdpError({
+        code: 'mirror-stale',
+        message: `${message}; a running guest can't be moved onto it`,
+        hint: `virsh destroy ${record.name}, then virt-cdp start ${record.name} --accept-data-loss`,
+      })
+    : new RefusedError({ code: 'mirror-stale', message, hint: 'if the primary is lost for good, add --accept-data-loss' });
+}
+
+export interface RebuildRequest {
+  disk?: string | undefined;
+  to?: string | undefined;
+  toXml?: string | undefined;
+  format?: ImageFormat | undefined;
+}
+
+export async function rebuild(host: Host, protector: Protector, request: RebuildRequest): Promise<void> {
+  const { record } = protector;
+  const disk = chosenDisk(record, request.disk, (one) => !one.primary.current);
+  if (disk === undefined) {
+    throw new UsageError({
+      code: 'not-failed-over',
+      message: `${record.name} is not failed over, so there is nothing to rebuild`,
+      hint: `virt-cdp status ${record.name}`,
+    });
+  }
+  if (protector.live === null) {
+    throw new CdpError({
+      code: 'domain-not-running',
+      message: `${record.name} does not run; a rebuild copies under the running guest`,
+      hint: `virt-cdp start ${record.name} first`,
+    });
+  }
+  const intent = request.to === 'original' ? await toOriginal(protector, disk) : await toNew(host, protector, disk, request);
+  await intend(protector, disk.dev, () => intent);
+}
+
+async function toOriginal(protector: Protector, { dev, primary }: DiskRecord): Promise<Intent> {
+  const answer = await probeImage(primary.image, { deadlineMs: storageDeadlineMs });
+  if (!answer.ok) {
+    throw new CdpError({
+      code: 'original-unreachable',
+      message: `the original primary '${imageName(primary.image)}' does not answer: ${answer.reason}`,
+      hint: 'bring it back, or rebuild onto a new disk with --to',
+    });
+  }
+  const seen = protector.observation?.disks.find(({ record }) => record.dev === dev);
+  const openedByUs = seen?.graph?.layout === 'mirror';
+  if (openedByUs && seen.graph?.primary !== null) {
+    throw new CdpError({
+      code: 'original-still-open',
+      message: `QEMU still holds the failed nodes of '${imageName(primary.image)}'`,
+      hint: 'they are being closed; try again in a minute',
+    });
+  }
+  return { kind: 'rebuild', to: primary.image, original: openedByUs };
+}
+
+async function toNew(host: Host, protector: Protector, disk: DiskRecord, request: RebuildRequest): Promise<Intent> {
+  const to = await resolveImage(requestedTarget(protector.record, disk, request), { deadlineMs: storageDeadlineMs });
+  if (sameStorage(to, disk.primary.image)) {
+    throw new UsageError({ code: 'target-is-original', message: `'${imageName(to)}' is the original primary`, hint: 'use --to original' });
+  }
+  const ref = await host.find(protector.record.uuid);
+  await refuseImageInUse(host, ref, to, disk.dev, disk.mirror.image);
+  const seen = protector.observation?.disks.find(({ record }) => record.dev === disk.dev);
+  const sizeBytes = seen?.graph?.sizeBytes ?? (await measureImage(disk.mirror.image, { deadlineMs: storageDeadlineMs })).virtualSizeBytes;
+  if (to.source.kind === 'file') {
+    await createImage(to, sizeBytes, { deadlineMs: storageDeadlineMs });
+    return { kind: 'rebuild', to, original: false };
+  }
+  const measured = await measureImage(to, { deadlineMs: storageDeadlineMs });
+  if (measured.virtualSizeBytes !== sizeBytes) {
+    throw new CdpError({ code: 'target-size-differs', message: `'${imageName(to)}' has ${measured.virtualSizeBytes} bytes, the disk ${sizeBytes}: they must be equal` });
+  }
+  if (measured.holdsData) {
+    throw new RefusedError({ code: 'target-holds-data', message: `'${imageName(to)}' holds data`, hint: 'make sure that nobody needs it, and wipe it' });
+  }
+  return { kind: 'rebuild', to, original: false };
+}
+
+function requestedTarget(record: DomainRecord, disk: DiskRecord, { to, toXml, format }: RebuildRequest): Image {
+  if (toXml !== undefined && to === undefined) return imageFromDiskXml(toXml);
+  const template = to ?? disk.rebuildTo;
+  if (template === null || toXml !== undefined) {
+    throw new UsageError({
+      code: 'target-missing',
+      message: `where should the new primary of ${record.name}'s disk ${disk.dev} be?`,
+      hint: `virt-cdp rebuild ${record.name} --to PATH, or --to original if the old primary came back`,
+    });
+  }
+  const names: Record<string, string> = { domain: record.name, dev: disk.dev, n: String(disk.rebuilds + 1) };
+  const uri = template.replace(/\{(domain|dev|n)\}/g, (_, name: string) => names[name] ?? '');
+  return parseImageUri(uri, format === undefined ? {} : { format });
+}
+
+/** Refuses a disk that runs on its mirror: only its current copy can be what others are brought up to date from. */
+function requireOnPrimary(record: DomainRecord, { dev, primary }: DiskRecord): void {
+  if (primary.current) return;
+  throw new UsageError({
+    code: 'failed-over',
+    message: `${record.name}'s disk ${dev} is failed over: its mirror is the only current copy`,
+    hint: `virt-cdp rebuild ${record.name}`,
+  });
+}
+
+function chosenDisk(record: DomainRecord, dev: string | undefined, fits: (disk: DiskRecord) => boolean): DiskRecord | undefined {
+  return record.disks.find((disk) => (dev === undefined || disk.dev === dev) && fits(disk));
+}
+
+/** Changes the intent of one disk, or of all, at once. */
+async function intend(
+  protector: Protector,
+  dev: string | undefined,
+  intentOf: (disk: DiskRecord, record: DomainRecord) => Intent,
+): Promise<void> {
+  await protector.change((record) => {
+    if (dev !== undefined && !record.disks.some((disk) => disk.dev === dev)) {
+      throw new UsageError({ code: 'disk-not-protected', message: `${record.name}'s disk '${dev}' is not protected`, hint: `virt-cdp status ${record.name}` });
+    }
+    const disks = record.disks.map((disk) =>
+      dev === undefined || disk.dev === dev ? { ...disk, intent: intentOf(disk, record) } : disk,
+    );
+    return Promise.resolve({ record: { ...record, disks }, result: undefined });
+  });
+}

@@ -1,0 +1,51 @@
+import type { Image } from '../domain/image.ts';
+import type { DiskGraph } from '../graph/view.ts';
+import type { Side } from './model.ts';
+import type { DiskRecord, DomainRecord } from './record.ts';
+
+/** All that the planner may know: one look at one running domain. */
+export interface Observation {
+  /** ISO time of the look. */
+  now: string;
+  run: RunView;
+  /** The mark of a surgery of ours stands in QEMU. */
+  surgeryMarked: boolean;
+  record: DomainRecord;
+  disks: DiskObservation[];
+}
+
+/** Whether vCPUs run, and if not, whose pause it is. */
+export type RunView =
+  | 'running'
+  /** The stop policy: a disk's I/O failed. */
+  | 'io-error'
+  /** A surgery of ours. */
+  | 'surgery'
+  /** `virsh suspend`, or a start with `--paused`: the domain must stay paused. */
+  | 'suspended'
+  /** Migration, save, shutdown, crash: not a moment for surgery. */
+  | 'hands-off';
+
+export interface DiskObservation {
+  record: DiskRecord;
+  /** null when the device is not in the domain. */
+  graph: DiskGraph | null;
+  /** libvirt's live `<source>`; null when the disk is not in the live XML or of a kind that is not supported. */
+  liveImage: Image | null;
+  /** The live disk has error_policy and rerror_policy `stop`. */
+  stopPolicy: boolean;
+  /** The persistent XML names a copy that is not current. */
+  xmlBehind: boolean;
+  health: Record<Side, Health>;
+  /** Why libvirt's copy job of a rebuild ended without success; null if it did not. */
+  copyFailed: string | null;
+  /** The back-off since the last failed attempt on this disk has run out. */
+  mayRetry: boolean;
+  /** Delta passes since the last outage. */
+  deltaPasses: number;
+  /** The newest epoch is old enough for a new one, and which older ones every copy has flushed since. */
+  epochs: { rotate: boolean; flushed: string[] };
+}
+
+/** What is known of a copy since it was last put into use; `failed` says how. */
+export type Health = { is: 'unknown' } | { is: 'answering' } | { is: 'failed'; why: string; noSpace: boolean };

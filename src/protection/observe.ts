@@ -1,0 +1,99 @@
+import type { DomainDisk } from '../domain/domain.ts';
+import { hasStopPolicy } from '../domain/domain.ts';
+import { epochStart } from '../graph/names.ts';
+import { viewGraph, type DiskGraph, type GraphView } from '../graph/view.ts';
+import { pausedReason } from '../libvirt/constants.ts';
+import type { Monitor } from '../qmp/monitor.ts';
+import { sameStorage } from '../storage/image.ts';
+import type { DiskMemory } from './disk-memory.ts';
+import type { LiveDomain } from './live-domain.ts';
+import type { DiskObservation, Observation, RunView } from './observation.ts';
+import type { DiskRecord, DomainRecord } from './record.ts';
+
+/** How long one epoch records before the next begins: what a mirror's server may still lose is at most two epochs' writes. */
+const epochMs = 10 * 60_000;
+
+/** One look at a running domain: QEMU's graph, libvirt's view, and what is remembered. */
+export async function observe(
+  live: LiveDomain,
+  record: DomainRecord,
+  memoryOf: (dev: string) => DiskMemory,
+): Promise<Observation> {
+  const [view, reason, liveDisks, persistentDisks] = await Promise.all([
+    viewGraph(live.monitor),
+    live.pausedReason(),
+    live.disks(),
+    live.persistentDisks(),
+  ]);
+  const disks = await Promise.all(
+    record.disks.map(async (disk): Promise<DiskObservation> => {
+      const { dev } = disk;
+      const liveDisk = liveDisks.find((other) => other.dev === dev);
+      const graph = liveDisk?.alias == null ? null : view.disk(dev, liveDisk.alias, liveDisk.sourceIndex);
+      const memory = memoryOf(dev);
+      return {
+        record: disk,
+        graph,
+        liveImage: liveDisk?.image ?? null,
+        stopPolicy: liveDisk !== undefined && hasStopPolicy(liveDisk),
+        xmlBehind: namesOther(persistentDisks.find((other) => other.dev === dev), disk),
+        health: memory.health,
+        copyFailed: memory.copyFailed,
+        mayRetry: memory.retryInMs === 0,
+        deltaPasses: memory.deltaPasses,
+        epochs: graph?.quorum ? await viewEpochs(live.monitor, graph, graph.quorum.epochs, memory) : { rotate: false, flushed: [] },
+      };
+    }),
+  );
+  return {
+    now: new Date().toISOString(),
+    run: runView(view, reason),
+    surgeryMarked: view.surgeryMarked,
+    record,
+    disks,
+  };
+}
+
+function runView({ running, runState, surgeryMarked }: GraphView, reason: number): RunView {
+  if (running) return 'running';
+  if (runState === 'io-error') return 'io-error';
+  if (runState !== 'paused' && runState !== 'prelaunch') return 'hands-off';
+  switch (reason) {
+    case pausedReason.user:
+    case pausedReason.fromSnapshot:
+      return 'suspended';
+    case pausedReason.ioError:
+      return 'io-error';
+    case pausedReason.unknown:
+      return surgeryMarked ? 'surgery' : 'suspended';
+    default:
+      return surgeryMarked ? 'surgery' : 'hands-off';
+  }
+}
+
+/** The persistent XML names one of our copies, but not the one to start from. An image that is neither is the user's own choice. */
+function namesOther(persistent: DomainDisk | undefined, { primary, mirror }: DiskRecord): boolean {
+  const other = primary.current ? mirror : primary;
+  return persistent?.image != null && sameStorage(persistent.image, other.image);
+}
+
+/**
+ * Two finished flushes after an epoch began, one of them began after it did, because a node's flushes are serialised (QEMU,
+ * block/io.c: bdrv_co_flush): then every copy has flushed what older epochs recorded.
+ */
+async function viewEpochs(
+  monitor: Monitor,
+  { qdev }: DiskGraph,
+  names: string[],
+  memory: DiskMemory,
+): Promise<{ rotate: boolean; flushed: string[] }> {
+  const ordered = [...names].sort((a, b) => epochStart(a) - epochStart(b));
+  const newest = ordered.at(-1);
+  if (newest === undefined) return { rotate: true, flushed: [] };
+  if (ordered.length === 1) return { rotate: Date.now() - epochStart(newest) > epochMs, flushed: [] };
+  const stats = (await monitor.execute('query-blockstats', {})).find((device) => device.qdev === qdev);
+  const flushes = stats?.stats.flush_operations ?? 0;
+  const since = memory.epochFlushes.get(newest) ?? flushes;
+  memory.epochFlushes.set(newest, since);
+  return { rotate: false, flushed: flushes >= since + 2 ? ordered.slice(0, -1) : [] };
+}

@@ -1,0 +1,253 @@
+import { diskNames } from '../graph/names.ts';
+import type { PrimaryNodes } from '../graph/view.ts';
+import { sameStorage } from '../storage/image.ts';
+import { damageOf } from './damage.ts';
+import type { DiskObservation, Observation } from './observation.ts';
+import { nothing, steps, surgery, type DiskPlan } from './disk-plan.ts';
+import { planRebuild, planRebuildByLibvirt } from './plan-rebuild.ts';
+import { planSync } from './plan-sync.ts';
+import type { Side } from './model.ts';
+import {
+  adoptRebuilt,
+  degrade,
+  dropLayers,
+  failOver,
+  finishArming,
+  giveBack,
+  pivot,
+  stale,
+  type DiskStep,
+  type PresentDisk,
+} from './surgery.ts';
+
+export function planDisk(o: Observation, disk: DiskObservation): DiskPlan {
+  if (disk.graph === null) return nothing;
+  const present: PresentDisk = { ...disk, graph: disk.graph };
+  switch (disk.graph.layout) {
+    case 'pair':
+      return planPair(o, present);
+    case 'primary':
+      return planPrimary(o, present);
+    case 'mirror':
+    case 'layered':
+      return planMirror(o, present);
+    case 'parked':
+      return planParked(o, present);
+  }
+}
+
+/** The quorum is under the device, or was about to be. */
+function planPair(o: Observation, disk: PresentDisk): DiskPlan {
+  const { graph, record } = disk;
+  const { primary } = graph;
+  if (primary === null) return nothing;
+  switch (damageOf(o, disk)) {
+    case 'primary':
+      return surgery(failOver(o, disk, primary));
+    case 'mirror':
+      return surgery(degrade(o, disk, primary, { stayParked: record.intent.kind !== 'remove' && o.record.policy === 'strict' }));
+    case 'unknown':
+      return steps(...probes(disk));
+    case 'both':
+      return disk.mayRetry ? steps(...probes(disk)) : nothing;
+    case 'primary-full':
+      return nothing;
+    case 'none':
+  }
+  switch (record.intent.kind) {
+    case 'hold':
+    case 'remove':
+    case 'resync':
+      return surgery(degrade(o, disk, primary, { stayParked: false }));
+    case 'failover':
+      return surgery(failOver(o, disk, primary));
+    case 'protect':
+    case 'rebuild':
+      return graph.layout === 'parked' ? surgery(finishArming(disk)) : keepPair(disk, primary);
+  }
+}
+
+/** Both copies get every write. What is left: what a crash left undone, and the epochs. */
+function keepPair(disk: PresentDisk, primary: PrimaryNodes): DiskPlan {
+  const { graph, record, liveImage, epochs } = disk;
+  const { dev } = record;
+  const moved = liveImage !== null && !sameStorage(liveImage, record.primary.image);
+  const recorded = record.primary.current && record.mirror.current && record.track === null && !moved;
+  const both = { current: true, consistentAsOf: null };
+  return steps(
+    ...(recorded
+      ? []
+      : [
+          {
+            step: 'recordDisk' as const,
+            record: {
+              ...record,
+              primary: { image: liveImage ?? record.primary.image, ...both },
+              mirror: { ...record.mirror, ...both },
+              track: null,
+              exposedSince: null,
+            },
+          },
+        ]),
+    ...(graph.parkReady ? [] : [{ step: 'buildPark' as const, dev, sizeBytes: graph.sizeBytes }]),
+    ...graph.tracking.map(({ on, name }) => untrack(dev, primary, on, name)),
+    ...(epochs.rotate ? [{ step: 'addEpoch' as const, dev }] : []),
+    ...epochs.flushed.map((bitmap) => ({ step: 'dropEpoch' as const, dev, bitmap })),
+    ...(disk.xmlBehind && disk.mayRetry ? [{ step: 'defineSource' as const, dev, image: record.primary.image }] : []),
+  );
+}
+
+/** libvirt's own node is under the device. */
+function planPrimary(o: Observation, disk: PresentDisk): DiskPlan {
+  const { graph, record, liveImage } = disk;
+  const { dev } = record;
+  const { primary } = graph;
+  if (primary === null || liveImage === null) return nothing;
+  if (sameStorage(liveImage, record.mirror.image)) return planMirrorByLibvirt(o, disk);
+  if (!record.primary.current) return nothing;
+  if (record.mirror.current || !sameStorage(liveImage, record.primary.image)) {
+    return steps({
+      step: 'recordDisk',
+      record: {
+        ...record,
+        primary: { ...record.primary, image: liveImage },
+        mirror: stale(record.mirror, record.state === 'stopped' ? record.since : o.now),
+        track: null,
+      },
+    });
+  }
+  if (ioFailed(o, disk)) return askAgain(disk, 'primary');
+  switch (record.intent.kind) {
+    case 'remove':
+      return steps(...closeMirror(disk, primary), { step: 'forget', dev });
+    case 'hold':
+      return holdPrimary(disk, primary);
+    case 'resync':
+      return steps(
+        ...(graph.syncJob === null ? [] : [{ step: 'cancelSync' as const, dev }]),
+        ...graph.tracking.map(({ on, name }) => untrack(dev, primary, on, name)),
+        { step: 'recordDisk', record: { ...record, track: null, intent: { kind: 'protect' } } },
+      );
+    case 'protect':
+    case 'failover':
+    case 'rebuild':
+      if (!disk.stopPolicy || graph.otherJob !== null) return nothing;
+      return planSync(disk, {
+        target: 'mirror',
+        open: graph.mirrorOpen,
+        openSteps: [{ step: 'openMirror', dev, image: record.mirror.image, sizeBytes: graph.sizeBytes }],
+        closeSteps: [{ step: 'closeMirror', dev }],
+        newBitmap: o,
+        primary,
+      });
+  }
+}
+
+/** Held on request: nothing of ours in the way of libvirt's own jobs but a bitmap on the disk's node. */
+function holdPrimary(disk: PresentDisk, primary: PrimaryNodes): DiskPlan {
+  const { graph, record } = disk;
+  const tracked = graph.tracking.some(({ name, on }) => on === 'primary' && name === record.track?.bitmap);
+  if (record.track !== null && !tracked) return steps({ step: 'recordDisk', record: { ...record, track: null } });
+  return steps(...closeMirror(disk, primary, record.track?.bitmap));
+}
+
+/** The mirror is under the device, by its own node or with libvirt's names over it. */
+function planMirror(o: Observation, disk: PresentDisk): DiskPlan {
+  const { graph, record } = disk;
+  const { dev } = record;
+  if (record.primary.current) {
+    return steps({ step: 'recordDisk', record: { ...record, primary: stale(record.primary, o.now) } });
+  }
+  if (ioFailed(o, disk)) return askAgain(disk, 'mirror');
+  if (disk.xmlBehind && disk.mayRetry) return steps({ step: 'defineSource', dev, image: record.mirror.image });
+  if (record.intent.kind === 'remove') return steps({ step: 'forget', dev });
+  if (graph.layout === 'layered' || record.intent.kind === 'rebuild') return planRebuild(o, disk);
+  return graph.primary !== null && graph.otherJob === null && disk.mayRetry
+    ? steps({ step: 'closePrimary', dev, nodes: graph.primary.chain })
+    : nothing;
+}
+
+/** The domain was started on the mirror: libvirt itself opened it, under its own names. */
+function planMirrorByLibvirt(o: Observation, disk: PresentDisk): DiskPlan {
+  const { record } = disk;
+  if (record.primary.current || !record.mirror.current) {
+    if (!record.mirror.current) return nothing;
+    return steps({
+      step: 'recordDisk',
+      record: {
+        ...record,
+        primary: stale(record.primary, record.state === 'stopped' ? record.since : o.now),
+        track: null,
+        exposedSince: record.exposedSince ?? o.now,
+      },
+    });
+  }
+  if (ioFailed(o, disk)) return askAgain(disk, 'mirror');
+  if (record.intent.kind === 'remove') return steps({ step: 'forget', dev: record.dev });
+  return record.intent.kind === 'rebuild' ? planRebuildByLibvirt(disk) : nothing;
+}
+
+/** A surgery was broken off here: finish it where the graph or the record show where it led, otherwise undo it. */
+function planParked(o: Observation, disk: PresentDisk): DiskPlan {
+  const { graph, record, liveImage } = disk;
+  const { primary } = graph;
+  if (graph.syncJob !== null && !strictlyParked(o, disk)) return steps({ step: 'cancelSync', dev: record.dev });
+  if (graph.quorum !== null) return planPair(o, disk);
+  if (record.intent.kind === 'rebuild' && !record.intent.original) {
+    const { to } = record.intent;
+    if (primary !== null && liveImage !== null && sameStorage(liveImage, to)) return surgery(adoptRebuilt(o, disk, primary, to));
+    if (graph.otherJob?.ready === true) return surgery(pivot(disk));
+  }
+  if (!record.primary.current) {
+    if (graph.layers.length > 0 && graph.otherJob === null) return surgery(dropLayers(disk));
+    const root = graph.layers[0] ?? (graph.mirrorOpen ? diskNames(record.dev).mirror : primary?.top);
+    return root === undefined ? nothing : surgery(giveBack(disk, root));
+  }
+  if (record.mirror.current && graph.mirrorOpen && graph.tracking.some(({ on }) => on === 'mirror')) {
+    return surgery(failOver(o, disk, primary));
+  }
+  if (primary === null) return nothing;
+  if (record.mirror.current) return surgery(degrade(o, disk, primary, { stayParked: false }));
+  return strictlyParked(o, disk) ? planPrimary(o, disk) : surgery(giveBack(disk, primary.top));
+}
+
+/** With policy `strict` a guest that lost its mirror waits, parked, until both copies are current again. */
+function strictlyParked(o: Observation, { record }: PresentDisk): boolean {
+  return o.record.policy === 'strict' && record.exposedSince !== null && record.primary.current && record.intent.kind === 'protect';
+}
+
+function ioFailed(o: Observation, { graph }: PresentDisk): boolean {
+  return o.run !== 'running' && graph.layout !== 'parked' && graph.ioStatus !== 'ok';
+}
+
+/** The only copy in use failed: it is asked until it answers, and then the guest goes on (endOfPause). */
+function askAgain(disk: PresentDisk, side: Side): DiskPlan {
+  const { graph, record, health, mayRetry } = disk;
+  if (graph.syncJob !== null) return steps({ step: 'cancelSync', dev: record.dev });
+  if (health[side].is === 'answering') return nothing;
+  return health[side].is === 'unknown' || mayRetry ? steps(probe(disk, side)) : nothing;
+}
+
+function probes(disk: PresentDisk): DiskStep[] {
+  return [probe(disk, 'primary'), probe(disk, 'mirror')];
+}
+
+function probe({ record }: PresentDisk, side: Side): DiskStep {
+  return { step: 'probe', dev: record.dev, side, image: record[side].image };
+}
+
+function closeMirror({ graph, record }: PresentDisk, primary: PrimaryNodes, keptBitmap?: string): DiskStep[] {
+  const { dev } = record;
+  return [
+    ...(graph.syncJob === null ? [] : [{ step: 'cancelSync' as const, dev }]),
+    ...graph.tracking
+      .filter(({ name }) => name !== keptBitmap)
+      .map(({ on, name }) => untrack(dev, primary, on, name)),
+    ...(graph.mirrorOpen ? [{ step: 'closeMirror' as const, dev }] : []),
+    ...(graph.parkReady ? [{ step: 'removePark' as const, dev }] : []),
+  ];
+}
+
+function untrack(dev: string, primary: PrimaryNodes, on: Side, bitmap: string): DiskStep {
+  return { step: 'untrack', node: on === 'primary' ? primary.data : diskNames(dev).mirror, bitmap };
+}

@@ -1,0 +1,55 @@
+import type { Observation } from './observation.ts';
+import { nothing, steps, surgery, type DiskPlan } from './disk-plan.ts';
+import { planSync } from './plan-sync.ts';
+import { buildLayers, dropLayers, pivot, type PresentDisk } from './surgery.ts';
+
+/** Makes a primary again, from the mirror on which the guest runs, and moves back. */
+export function planRebuild(o: Observation, disk: PresentDisk): DiskPlan {
+  const { graph, record } = disk;
+  const { dev, intent } = record;
+  if (intent.kind !== 'rebuild') {
+    return graph.otherJob === null ? surgery(dropLayers(disk)) : steps({ step: 'abortCopy', dev });
+  }
+  if (intent.original) return planBackToOriginal(o, disk);
+  if (graph.layout === 'mirror') {
+    if (graph.primary !== null) return steps({ step: 'closePrimary', dev, nodes: graph.primary.chain });
+    return disk.mayRetry ? surgery(buildLayers(disk, intent.to)) : nothing;
+  }
+  return copyAndPivot(disk);
+}
+
+/** As above when libvirt itself opened the mirror: its copy job needs no layers. */
+export function planRebuildByLibvirt(disk: PresentDisk): DiskPlan {
+  return copyAndPivot(disk);
+}
+
+function copyAndPivot(disk: PresentDisk): DiskPlan {
+  const { graph, record, copyFailed, mayRetry } = disk;
+  const { dev, intent } = record;
+  if (intent.kind !== 'rebuild') return nothing;
+  if (graph.otherJob !== null) return graph.otherJob.ready ? surgery(pivot(disk)) : nothing;
+  if (copyFailed !== null) {
+    return steps(
+      { step: 'recordDisk', record: { ...record, intent: { kind: 'protect' } } },
+      { step: 'note', event: 'rebuild-failed', disk: dev, detail: { why: copyFailed } },
+    );
+  }
+  return mayRetry ? steps({ step: 'startCopy', dev, to: intent.to }) : nothing;
+}
+
+/** The old primary is back: it only lacks what its bitmap on the mirror says. */
+function planBackToOriginal(o: Observation, disk: PresentDisk): DiskPlan {
+  const { graph, record, mayRetry } = disk;
+  const { dev, layerNames } = record;
+  if (graph.primary === null) {
+    return mayRetry ? steps({ step: 'openPrimary', dev, image: record.primary.image, names: layerNames }) : nothing;
+  }
+  return planSync(disk, {
+    target: 'primary',
+    open: true,
+    openSteps: [],
+    closeSteps: [{ step: 'closePrimary', dev, nodes: graph.primary.chain }],
+    newBitmap: o,
+    primary: graph.primary,
+  });
+}

@@ -1,0 +1,70 @@
+import { diskNames } from '../graph/names.ts';
+import type { PrimaryNodes } from '../graph/view.ts';
+import type { Side } from './model.ts';
+import type { Observation } from './observation.ts';
+import { nothing, steps, surgery, type DiskPlan } from './disk-plan.ts';
+import { arm, newBitmap, type DiskStep, type PresentDisk } from './surgery.ts';
+
+/** Below this much left to copy, the last delta is short enough to be made in the pause. */
+const finalDeltaBytes = 1024 * 1024;
+
+/** A guest that writes faster than the copies converge is armed all the same after so many passes: the pause is longer then. */
+const maxDeltaPasses = 8;
+
+/** Where a sync leads, and how its target is opened and closed. */
+export interface SyncRoute {
+  target: Side;
+  open: boolean;
+  openSteps: DiskStep[];
+  closeSteps: DiskStep[];
+  newBitmap: Observation;
+  primary: PrimaryNodes;
+}
+
+/** Brings the stale copy up to date from the current one, never the other way, and arms when little is left. */
+export function planSync(disk: PresentDisk, route: SyncRoute): DiskPlan {
+  const { graph, record, health, mayRetry } = disk;
+  const { dev, track } = record;
+  const { target, primary } = route;
+  if (graph.syncJob !== null) {
+    if (!(graph.syncJob.type === 'mirror' && graph.syncJob.ready)) return nothing;
+    return track === null
+      ? steps({ step: 'cancelSync', dev })
+      : steps({ step: 'endFullSync', dev }, { step: 'recordDisk', record: { ...record, track: { ...track, base: 'whole' } } });
+  }
+  if (route.open && health[target].is === 'failed') return steps(...route.closeSteps);
+  if (!mayRetry) return nothing;
+  if (!route.open) return steps(...route.openSteps);
+
+  const mirror = diskNames(dev).mirror;
+  const [from, fromData, to] =
+    target === 'mirror' ? [primary.top, primary.data, mirror] : [mirror, mirror, primary.top];
+  const source = target === 'mirror' ? 'primary' : 'mirror';
+  const tracked = graph.tracking.find(({ on, name }) => on === source && name === track?.bitmap);
+  const leftover = graph.tracking
+    .filter((bitmap) => bitmap !== tracked)
+    .map(({ on, name }) => ({ step: 'untrack' as const, node: on === 'primary' ? primary.data : mirror, bitmap: name }));
+  const mixture = { ...record, [target]: { ...record[target], consistentAsOf: null } };
+
+  if (track === null || tracked === undefined || track.base === 'copying') {
+    const bitmap = newBitmap(route.newBitmap);
+    return steps(
+      ...graph.tracking.map(({ on, name }) => ({
+        step: 'untrack' as const,
+        node: on === 'primary' ? primary.data : mirror,
+        bitmap: name,
+      })),
+      { step: 'recordDisk', record: { ...mixture, track: { bitmap, base: 'copying' } } },
+      { step: 'track', dev, node: fromData, bitmap, merged: [] },
+      { step: 'startFullSync', dev, from, to },
+    );
+  }
+  if (tracked.dirtyBytes > finalDeltaBytes && disk.deltaPasses < maxDeltaPasses) {
+    return steps(
+      ...leftover,
+      ...(record[target].consistentAsOf === null ? [] : [{ step: 'recordDisk' as const, record: mixture }]),
+      { step: 'startDelta', dev, from: fromData, to, bitmap: track.bitmap },
+    );
+  }
+  return surgery(arm(disk, primary, track.bitmap));
+}

@@ -1,0 +1,71 @@
+import type { Observation } from './observation.ts';
+import { planDisk } from './plan-disk.ts';
+import type { DiskRecord, DomainRecord } from './record.ts';
+import type { Step } from './steps.ts';
+import type { DiskStep, Surgery } from './surgery.ts';
+
+/**
+ * The next steps for a domain, from one look at it. Pure: no I/O, no clock, no memory. Whatever state a crash left behind is one
+ * more observation, so recovery needs no code of its own. An empty plan means that there is nothing to do now.
+ */
+export function plan(o: Observation): Step[] {
+  if (o.run === 'hands-off') return [];
+  const plans = o.disks.map((disk) => planDisk(o, disk));
+  const surgeries = plans.flatMap((disk) => (disk.kind === 'surgery' ? [disk.surgery] : []));
+  if (surgeries.length > 0) return underOnePause(o, surgeries);
+  const steps = plans.flatMap((disk) => (disk.kind === 'steps' ? disk.steps : []));
+  return steps.length > 0 ? withRecords(o.record, steps) : endOfPause(o);
+}
+
+/** All disks' surgeries in one pause: parked, operated on, recorded together, and only then given back to the guest. */
+function underOnePause(o: Observation, surgeries: Surgery[]): Step[] {
+  const record = surgeries.reduce((domain, { record: disk }) => withDisk(domain, disk), o.record);
+  const recorded = surgeries.some((surgery) => surgery.recorded);
+  const staysParked = o.disks.some(
+    ({ record: { dev }, graph }) =>
+      graph?.layout === 'parked' && !surgeries.some((surgery) => surgery.dev === dev && surgery.root !== null),
+  );
+  const resumes = o.run !== 'suspended' && !staysParked && surgeries.every(({ root }) => root !== null);
+  const marks = o.run === 'running' && !o.surgeryMarked;
+  return [
+    ...surgeries.flatMap(({ before }) => before),
+    ...(marks ? [{ step: 'markSurgery' } as const] : []),
+    ...(o.run === 'running' ? [{ step: 'pause' } as const] : []),
+    ...surgeries.map(({ dev, qdev }) => ({ step: 'park', dev, qdev }) as const),
+    ...surgeries.flatMap(({ parked }) => parked),
+    ...(recorded ? [{ step: 'record', record } as const] : []),
+    ...surgeries.flatMap(({ dev, persist }) => (persist === null ? [] : [{ step: 'defineSource', dev, image: persist } as const])),
+    ...surgeries.flatMap(({ dev, qdev, root }) => (root === null ? [] : [{ step: 'unpark', dev, qdev, node: root } as const])),
+    ...(resumes ? [{ step: 'resume' } as const] : []),
+    ...(resumes && (marks || o.surgeryMarked) ? [{ step: 'unmarkSurgery' } as const] : []),
+    ...(resumes || o.run === 'suspended' ? withRecords(record, surgeries.flatMap(({ after }) => after)) : []),
+  ];
+}
+
+/** With nothing left to do, a pause that is ours ends, and so does one for an I/O error whose copy answers again. */
+function endOfPause(o: Observation): Step[] {
+  const unmark = o.surgeryMarked ? [{ step: 'unmarkSurgery' } as const] : [];
+  if (o.run === 'running') return unmark;
+  if (o.disks.some(({ graph }) => graph?.layout === 'parked')) return [];
+  const failing = o.disks.filter(({ graph }) => graph !== null && graph.ioStatus !== 'ok');
+  const mended = failing.every(
+    ({ graph, health, mayRetry, record }) =>
+      mayRetry && graph?.layout !== 'pair' && health[record.primary.current ? 'primary' : 'mirror'].is === 'answering',
+  );
+  const ends = o.run === 'surgery' ? mended : o.run === 'io-error' && failing.length > 0 && mended;
+  return ends ? [{ step: 'resume' }, ...unmark] : [];
+}
+
+/** Turns a disk's record into a step that writes the domain's, with what the steps before it recorded. */
+function withRecords(record: DomainRecord, steps: DiskStep[]): Step[] {
+  let latest = record;
+  return steps.map((step) => {
+    if (step.step !== 'recordDisk') return step;
+    latest = withDisk(latest, step.record);
+    return { step: 'record', record: latest };
+  });
+}
+
+export function withDisk(domain: DomainRecord, disk: DiskRecord): DomainRecord {
+  return { ...domain, disks: domain.disks.map((other) => (other.dev === disk.dev ? disk : other)) };
+}

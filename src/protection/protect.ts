@@ -1,0 +1,170 @@
+import { imageFromDiskXml } from '../domain/disk-image.ts';
+import { policies, type DeclaredDisk, type Policy } from '../domain/declaration.ts';
+import { hasStopPolicy, type Domain, type DomainDisk } from '../domain/domain.ts';
+import { withErrorPolicy } from '../domain/edit.ts';
+import type { Image } from '../domain/image.ts';
+import { CdpError, RefusedError, UsageError } from '../errors.ts';
+import type { DomainRef } from '../libvirt/types.ts';
+import { imageName, parseImageUri, sameStorage } from '../storage/image.ts';
+import { createImage, measureImage, resolveImage } from '../storage/tools.ts';
+import { newDiskRecord, type Host } from './host.ts';
+import type { Protector } from './protector.ts';
+
+export interface ProtectRequest {
+  disk: string;
+  mirror?: string | undefined;
+  mirrorXml?: string | undefined;
+  policy?: Policy | undefined;
+  create?: boolean | undefined;
+  overwriteMirror?: boolean | undefined;
+  rebuildTo?: string | undefined;
+}
+
+/** Looking at a whole image may take longer than a probe. */
+const measureDeadlineMs = 30_000;
+
+/** Declares a disk protected, and if the domain runs begins at once. Everything that can be wrong is found before anything is changed. */
+export async function protect(host: Host, ref: DomainRef, request: ProtectRequest): Promise<{ protector: Protector; warnings: string[] }> {
+  const { domain, persistent } = await host.definition(ref);
+  const disk = findDisk(domain, request.disk);
+  const primary = await protectableImage(disk);
+  const known = host.protectorOf(ref.uuid)?.record;
+  if (known?.disks.some(({ dev }) => dev === disk.dev)) {
+    throw new UsageError({
+      code: 'already-protected',
+      message: `${ref.name}'s disk ${disk.dev} is already protected`,
+      hint: `virt-cdp unprotect ${ref.name} --disk ${disk.dev} first, to change its mirror`,
+    });
+  }
+  const mirror = await resolveImage(requestedMirror(request), { deadlineMs: measureDeadlineMs });
+  await refuseImageInUse(host, ref, mirror, disk.dev, primary);
+  const { virtualSizeBytes } = await measureImage(primary, { deadlineMs: measureDeadlineMs });
+  if (request.create === true) await createImage(mirror, virtualSizeBytes, { deadlineMs: measureDeadlineMs });
+  else await checkMirror(mirror, virtualSizeBytes, request.overwriteMirror === true);
+
+  const policy = request.policy ?? domain.declaration?.policy ?? policies[0];
+  const rebuildTo = request.rebuildTo ?? null;
+  const declared: DeclaredDisk = {
+    dev: disk.dev,
+    mirror,
+    rebuild: rebuildTo === null ? null : { to: rebuildTo, format: primary.format, auto: false },
+    previousErrorPolicy: { errorPolicy: disk.errorPolicy, readErrorPolicy: disk.readErrorPolicy },
+  };
+  const others = domain.declaration?.disks.filter(({ dev }) => dev !== disk.dev) ?? [];
+  const protector = await host.declare(ref, policy, [newDiskRecord(disk.dev, primary, mirror, rebuildTo)]);
+  try {
+    await host.writeDeclaration(ref, { policy, disks: [...others, declared] }, (xml) =>
+      withErrorPolicy(xml, disk.dev, { errorPolicy: 'stop', readErrorPolicy: 'stop' }),
+    );
+  } catch (error) {
+    await protector.change((record) => Promise.resolve({ record: { ...record, disks: record.disks.filter(({ dev }) => dev !== disk.dev) }, result: undefined }));
+    throw error;
+  }
+  protector.note('declared', disk.dev, { mirror: imageName(mirror), policy });
+  return { protector, warnings: await startWarnings(protector, disk.dev, persistent) };
+}
+
+/** What begins only with the domain's next start is said, not hidden. */
+async function startWarnings({ live, record }: Protector, dev: string, persistent: boolean): Promise<string[]> {
+  if (live === null) return [];
+  const running = (await live.disks()).find((disk) => disk.dev === dev);
+  if (running === undefined || hasStopPolicy(running)) return [];
+  return [
+    `${record.name} runs without error_policy='stop' on ${dev}, which can't be changed while it runs: ` +
+      (persistent
+        ? 'its definition has it now, and protection begins with its next start (virsh shutdown, virsh start)'
+        : 'it is transient, so its next definition must have it'),
+  ];
+}
+
+function findDisk(domain: Domain, dev: string): DomainDisk {
+  const disk = domain.disks.find((candidate) => candidate.dev === dev);
+  if (disk !== undefined) return disk;
+  throw new UsageError({
+    code: 'disk-not-found',
+    message: `${domain.name} has no disk '${dev}'`,
+    hint: `its disks are ${domain.disks.map((candidate) => candidate.dev).join(', ') || 'none'}`,
+  });
+}
+
+async function protectableImage(disk: DomainDisk): Promise<Image> {
+  if (disk.unsupported !== null || disk.image === null) {
+    throw new CdpError({
+      code: 'disk-unsupported',
+      message: `the disk ${disk.dev} can't be protected: ${disk.unsupported ?? 'it has no image'}`,
+    });
+  }
+  return resolveImage(disk.image, { deadlineMs: measureDeadlineMs });
+}
+
+function requestedMirror({ mirror, mirrorXml }: ProtectRequest): Image {
+  if (mirror !== undefined && mirrorXml === undefined) return parseImageUri(mirror);
+  if (mirrorXml !== undefined && mirror === undefined) return imageFromDiskXml(mirrorXml);
+  throw new UsageError({ code: 'mirror-ambiguous', message: 'one mirror is needed: --mirror URI or --mirror-xml FILE, not both' });
+}
+
+/** An image that any disk of any domain uses, or that is another one's copy, must not be written to. */
+export async function refuseImageInUse(host: Host, ref: DomainRef, image: Image, dev: string, primary: Image): Promise<void> {
+  const name = imageName(image);
+  if (sameStorage(image, primary)) {
+    throw new UsageError({ code: 'image-is-primary', message: `'${name}' is the disk ${dev} itself`, hint: 'name storage outside this host' });
+  }
+  const users = await imageUsers(host);
+  const user = users.find((candidate) => sameStorage(candidate.image, image));
+  if (user === undefined) return;
+  throw new CdpError({
+    code: 'image-in-use',
+    message: `'${name}' is in use: it is ${user.what} of ${user.domain}${user.domain === ref.name ? ' itself' : ''}`,
+    hint: 'name an image that nothing else uses',
+  });
+}
+
+async function imageUsers(host: Host): Promise<{ image: Image; what: string; domain: string }[]> {
+  const { client } = host.session;
+  const users = host
+    .protectors()
+    .flatMap(({ record }) =>
+      record.disks.flatMap(({ dev, primary, mirror }) => [
+        { image: primary.image, what: `the primary of disk ${dev}`, domain: record.name },
+        { image: mirror.image, what: `the mirror of disk ${dev}`, domain: record.name },
+      ]),
+    );
+  for (const ref of await client.listDomains({ all: true })) {
+    const { domain } = await host.definition(ref);
+    for (const { dev, image } of domain.disks) {
+      if (image === null) continue;
+      users.push({ image: await resolveImage(image, { deadlineMs: measureDeadlineMs }), what: `disk ${dev}`, domain: ref.name });
+    }
+  }
+  return users;
+}
+
+/** @throws CdpError when it can't hold the disk, RefusedError when it holds data. */
+async function checkMirror(mirror: Image, sizeBytes: number, mayOverwrite: boolean): Promise<void> {
+  const name = imageName(mirror);
+  const measured = await measureImage(mirror, { deadlineMs: measureDeadlineMs });
+  if (measured.virtualSizeBytes < sizeBytes) {
+    throw new CdpError({
+      code: 'mirror-too-small',
+      message: `'${name}' has ${measured.virtualSizeBytes} bytes, the disk ${sizeBytes}`,
+      hint: `make it at least ${sizeBytes} bytes`,
+    });
+  }
+  if (mirror.format === 'qcow2' && measured.virtualSizeBytes !== sizeBytes) {
+    throw new CdpError({
+      code: 'mirror-size-differs',
+      message: `'${name}' is a qcow2 image of ${measured.virtualSizeBytes} bytes, the disk has ${sizeBytes}: they must be equal`,
+      hint: 'qemu-img resize it, or leave it to --create',
+    });
+  }
+  if (measured.backing) {
+    throw new CdpError({ code: 'mirror-incomplete', message: `'${name}' has a backing or data file; a mirror stands alone`, hint: 'name an image of its own' });
+  }
+  if (measured.holdsData && !mayOverwrite) {
+    throw new RefusedError({
+      code: 'mirror-holds-data',
+      message: `'${name}' holds data, which the initial sync would overwrite`,
+      hint: 'make sure that nobody needs it, then add --overwrite-mirror',
+    });
+  }
+}

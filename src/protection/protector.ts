@@ -1,0 +1,352 @@
+import { statusToXml, STATUS_KEY, STATUS_URI } from '../domain/live-status.ts';
+import { errorText } from '../errors.ts';
+import type { Log } from '../log.ts';
+import type { QmpEvent } from '../qmp/monitor.ts';
+import type { EventLog } from '../store/event-log.ts';
+import type { RecordStore } from '../store/record-store.ts';
+import { imageName } from '../storage/image.ts';
+import { damageReport, jobReport } from './evidence.ts';
+import { DiskMemory } from './disk-memory.ts';
+import { execute, StepFailed, type Workbench } from './execute.ts';
+import type { LiveDomain } from './live-domain.ts';
+import type { DomainStatus, EventName, ProtectionEvent } from './model.ts';
+import type { Observation } from './observation.ts';
+import { observe } from './observe.ts';
+import { plan, withDisk } from './plan.ts';
+import type { DiskRecord, DomainRecord, DomainRecordSchema } from './record.ts';
+import { diskStatus, domainStatus, recordedStatus, stateOf } from './status.ts';
+
+/** What all protectors of a host share. */
+export interface Shared {
+  store: RecordStore<DomainRecordSchema>;
+  events: EventLog<ProtectionEvent>;
+  log: Log;
+  /** Bytes per second of a sync; 0 is unlimited. */
+  maxBytesPerS(): number;
+  probeDeadlineMs(): number;
+  /** A disk is no longer protected: puts its former error policies back and takes the declaration away. */
+  undeclare(record: DomainRecord, dev: string): Promise<void>;
+}
+
+/** A look is taken so often while a job's progress is worth showing. */
+const progressMs = 1_000;
+
+/** A look is taken so often when nothing happens, for the epochs' sake. */
+const idleMs = 60_000;
+
+/** After a failed step the next look is taken at once; if that fails too, after so long, and then twice as long up to the second. */
+const firstPauseMs = 100;
+const lastPauseMs = 5_000;
+
+/** So many looks without an end are a planner that goes in circles; it is given a rest. */
+const maxLooks = 100;
+
+/** A record that can't be written by then does not hold up a guest any longer. */
+const recordDeadlineMs = 2_000;
+
+/**
+ * Protects one domain: observe, plan, execute, observe again, until the plan is empty.
+ *
+ * INVARIANTS
+ * - Everything that changes the domain or its record runs in the queue, one thing at a time, in the order of asking.
+ * - A wake during a turn leads to one more turn; wakes are never lost and never pile up.
+ * - Nothing of one protector waits for another's.
+ */
+export class Protector {
+  readonly #shared: Shared;
+  readonly #log: Log;
+  readonly #memory = new Map<string, DiskMemory>();
+  #record: DomainRecord;
+  #live: LiveDomain | null = null;
+  #last: Observation | null = null;
+  #queue: Promise<unknown> = Promise.resolve();
+  #woken = false;
+  #failures = 0;
+  #timer: NodeJS.Timeout | undefined;
+  #closed = false;
+
+  constructor(shared: Shared, record: DomainRecord) {
+    this.#shared = shared;
+    this.#record = record;
+    this.#log = shared.log.child({ domain: record.name });
+  }
+
+  get record(): DomainRecord {
+    return this.#record;
+  }
+
+  get live(): LiveDomain | null {
+    return this.#live;
+  }
+
+  get observation(): Observation | null {
+    return this.#last;
+  }
+
+  /** A QEMU of this domain runs. */
+  attach(live: LiveDomain): void {
+    this.#live = live;
+    this.#last = null;
+    this.#memory.clear();
+    live.monitor.onEvent((event) => this.#heard(event));
+    this.wake();
+  }
+
+  /** The domain's QEMU is gone. */
+  detach(): void {
+    this.#live = null;
+    this.#last = null;
+    this.#memory.clear();
+    clearTimeout(this.#timer);
+    void this.#enqueue(() => this.#showStates(() => ({ state: 'stopped', reason: null }))).catch((error: unknown) => {
+      this.#log.error('the stop could not be recorded', { error: errorText(error) });
+    });
+  }
+
+  /** Asks for a look at the domain, now or after what is under way. */
+  wake(): void {
+    if (this.#woken || this.#closed) return;
+    this.#woken = true;
+    void this.#enqueue(() => this.#turn());
+  }
+
+  /** Changes the record in the queue, durably, and acts on it as far as it goes without waiting. @throws what `change` throws */
+  async change<T>(change: (record: DomainRecord) => Promise<{ record: DomainRecord; result: T }>): Promise<T> {
+    return this.#enqueue(async () => {
+      const { record, result } = await change(this.#record);
+      await this.#shared.store.save(record.uuid, record);
+      this.#record = record;
+      for (const memory of this.#memory.values()) memory.succeeded();
+      await this.#turn();
+      return result;
+    });
+  }
+
+  /** Of a domain that does not run: its disks that were asked to be removed need nothing more. */
+  async forgetRemoved(): Promise<void> {
+    await this.#enqueue(async () => {
+      for (const { dev, intent } of this.#record.disks) if (intent.kind === 'remove') await this.#forgetDisk(dev);
+    });
+  }
+
+  /** libvirt says that the domain's devices or definition changed. */
+  forgetXml(): void {
+    this.#live?.forgetDisks();
+    this.#live?.forgetPersistentDisks();
+    this.wake();
+  }
+
+  /** libvirt's own copy job for a rebuild ended without success. */
+  copyFailed(dev: string, why: string): void {
+    this.memoryOf(dev).copyFailed = why;
+    this.wake();
+  }
+
+  status(): DomainStatus {
+    const running = this.#live !== null;
+    const disks = this.#record.disks.map((record) => {
+      const seen = this.#last?.disks.find((disk) => disk.record.dev === record.dev);
+      const memory = this.memoryOf(record.dev);
+      return running && seen !== undefined ? diskStatus({ ...seen, record }, memory) : recordedStatus(record, memory);
+    });
+    return domainStatus(this.#record, running, disks);
+  }
+
+  memoryOf(dev: string): DiskMemory {
+    const known = this.#memory.get(dev);
+    if (known !== undefined) return known;
+    const memory = new DiskMemory();
+    this.#memory.set(dev, memory);
+    return memory;
+  }
+
+  note(event: EventName, disk: string | null, detail: Record<string, unknown>): void {
+    this.#shared.events.append({
+      time: new Date().toISOString(),
+      domain: this.#record.name,
+      disk,
+      event,
+      from: null,
+      to: null,
+      detail,
+    });
+    this.#log.info(event, { disk, event, ...detail });
+  }
+
+  /** Ends when what is under way has ended; the domain stays as it is. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    clearTimeout(this.#timer);
+    await this.#queue.catch(() => undefined);
+  }
+
+  #enqueue<T>(work: () => Promise<T>): Promise<T> {
+    const result = this.#queue.then(work);
+    this.#queue = result.catch(() => undefined);
+    return result;
+  }
+
+  async #turn(): Promise<void> {
+    this.#woken = false;
+    clearTimeout(this.#timer);
+    const live = this.#live;
+    if (live === null || this.#record.disks.length === 0) return;
+    try {
+      await this.#lookAndAct(live);
+      this.#failures = 0;
+      this.#sleep(this.#nextLookMs());
+    } catch (error) {
+      if (this.#live !== live) return;
+      this.#failed(error);
+      this.#sleep(this.#failures === 0 ? 0 : Math.min(lastPauseMs, firstPauseMs * 2 ** this.#failures));
+      this.#failures += 1;
+    }
+  }
+
+  async #lookAndAct(live: LiveDomain): Promise<void> {
+    for (let look = 1; look <= maxLooks; look++) {
+      const observation = await observe(live, this.#record, (dev) => this.memoryOf(dev));
+      if (this.#live !== live) return;
+      this.#last = observation;
+      const steps = plan(observation);
+      if (steps.length === 0) {
+        await this.#showObserved(live, observation);
+        return;
+      }
+      this.#log.debug('plan', { steps: steps.map(({ step }) => step), run: observation.run });
+      for (const step of steps) {
+        await execute(step, this.#bench(live));
+        if (this.#closed) return;
+      }
+    }
+    throw new Error(`no end after ${maxLooks} looks`);
+  }
+
+  #bench(live: LiveDomain): Workbench {
+    return {
+      live,
+      memoryOf: (dev) => this.memoryOf(dev),
+      saveRecord: (record) => this.#saveRecord(record),
+      forgetDisk: (dev) => this.#forgetDisk(dev),
+      note: (event, disk, detail) => this.note(event, disk, detail),
+      maxBytesPerS: this.#shared.maxBytesPerS(),
+      probeDeadlineMs: this.#shared.probeDeadlineMs(),
+    };
+  }
+
+  #failed(error: unknown): void {
+    const step = error instanceof StepFailed ? error.step : null;
+    this.#log.warn('a step failed', { step: step?.step, error: errorText(error) });
+    if (step === null || !('dev' in step)) return;
+    const memory = this.memoryOf(step.dev);
+    const known = memory.trouble;
+    memory.failed(errorText(error));
+    if (known === null) this.note('step-failed', step.dev, { step: step.step, error: errorText(error) });
+  }
+
+  /** With policy `available` a store that hangs or fails does not keep the guest waiting; the record follows. */
+  async #saveRecord(record: DomainRecord): Promise<void> {
+    this.#record = record;
+    const saved = this.#shared.store.save(record.uuid, record);
+    if (record.policy === 'strict') return saved;
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<never>((_, reject) => {
+      timer = setTimeout(() => reject(new Error(`not durable after ${recordDeadlineMs} ms`)), recordDeadlineMs);
+    });
+    try {
+      await Promise.race([saved, late]);
+    } catch (error) {
+      saved.catch(() => undefined);
+      this.note('record-not-durable', null, { error: errorText(error) });
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  async #forgetDisk(dev: string): Promise<void> {
+    await this.#shared.undeclare(this.#record, dev);
+    const record = { ...this.#record, disks: this.#record.disks.filter((disk) => disk.dev !== dev) };
+    if (record.disks.length === 0) await this.#shared.store.remove(record.uuid);
+    else await this.#shared.store.save(record.uuid, record);
+    this.note('undeclared', dev, {});
+    this.#record = record;
+  }
+
+  async #showObserved(live: LiveDomain, observation: Observation): Promise<void> {
+    const changed = await this.#showStates((disk) => {
+      const seen = observation.disks.find(({ record }) => record.dev === disk.dev);
+      if (seen === undefined) return { state: disk.state, reason: disk.reason };
+      const view = stateOf(observation, seen, this.memoryOf(disk.dev).trouble);
+      if (view.state === 'protected') this.memoryOf(disk.dev).succeeded();
+      return view;
+    });
+    if (!changed) return;
+    const disks = this.status().disks.map(({ dev, state, since, runningOn }) => {
+      const record = this.#record.disks.find((disk) => disk.dev === dev);
+      return { dev, state, since, runningOn, mirror: record === undefined ? '' : imageName(record.mirror.image) };
+    });
+    try {
+      await live.setLiveMetadata(STATUS_URI, STATUS_KEY, statusToXml({ instance: String(live.ref.id), disks }));
+    } catch (error) {
+      this.#log.warn('the live metadata could not be written', { error: errorText(error) });
+    }
+  }
+
+  /** Every change of a state is recorded and told. Answers whether there was one. */
+  async #showStates(view: (disk: DiskRecord) => Pick<DiskRecord, 'state' | 'reason'>): Promise<boolean> {
+    const before = this.#record.disks;
+    const now = new Date().toISOString();
+    let record = this.#record;
+    for (const disk of before) {
+      const { state, reason } = view(disk);
+      if (state === disk.state && reason === disk.reason) continue;
+      record = withDisk(record, { ...disk, state, reason, since: state === disk.state ? disk.since : now });
+    }
+    if (record === this.#record) return false;
+    await this.#shared.store.save(record.uuid, record);
+    this.#record = record;
+    for (const [index, { dev, state, reason }] of record.disks.entries()) {
+      const from = before[index]?.state ?? null;
+      if (from === state) continue;
+      const event = state === 'syncing' ? 'resync-started' : state === 'rebuilding' ? 'rebuild-started' : state;
+      const detail = reason === null ? {} : { reason };
+      this.#shared.events.append({ time: now, domain: record.name, disk: dev, event, from, to: state, detail });
+      this.#log.info('state', { disk: dev, event, from, to: state, reason });
+    }
+    return true;
+  }
+
+  /** What QEMU reports of the copies is remembered before the loop looks. */
+  #heard(event: QmpEvent): void {
+    for (const disk of this.#last?.disks ?? []) {
+      const memory = this.memoryOf(disk.record.dev);
+      const damage = damageReport(event, disk);
+      if (damage !== null) {
+        if (memory.health[damage.side].is !== 'failed') this.note(`${damage.side}-lost`, disk.record.dev, { why: damage.health.why });
+        memory.learn(damage.side, damage.health);
+      }
+      const job = jobReport(event, disk);
+      if (job === null) continue;
+      if (job.ok) memory.deltaPasses += 1;
+      else {
+        memory.failed(job.why);
+        if (job.side !== null) memory.learn(job.side, { is: 'failed', why: job.why, noSpace: false });
+      }
+    }
+    if (event.event === 'DEVICE_DELETED') this.#live?.forgetDisks();
+    this.wake();
+  }
+
+  #nextLookMs(): number {
+    const disks = this.#last?.disks ?? [];
+    if (disks.some(({ graph }) => graph !== null && (graph.syncJob !== null || graph.otherJob !== null))) return progressMs;
+    const retries = disks.flatMap(({ record: { dev } }) => this.memoryOf(dev).retryInMs || []);
+    return Math.min(idleMs, ...retries);
+  }
+
+  #sleep(ms: number): void {
+    if (this.#closed) return;
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.wake(), ms);
+  }
+}

@@ -1,0 +1,77 @@
+import { z } from 'zod';
+import { policies } from '../domain/declaration.ts';
+import { imageFormats } from '../domain/image.ts';
+import { diskStates } from './model.ts';
+
+const sourceSchema = z.discriminatedUnion('kind', [
+  z.strictObject({ kind: z.literal('file'), path: z.string() }),
+  z.strictObject({ kind: z.literal('block'), path: z.string() }),
+  z.strictObject({
+    kind: z.literal('nbd'),
+    server: z.union([
+      z.strictObject({ host: z.string(), port: z.int() }),
+      z.strictObject({ socket: z.string() }),
+    ]),
+    exportName: z.string(),
+  }),
+]);
+
+const imageSchema = z.strictObject({ source: sourceSchema, format: z.enum(imageFormats) });
+
+const copyRecordSchema = z.strictObject({
+  image: imageSchema,
+  /** Holds every acknowledged write. */
+  current: z.boolean(),
+  /** ISO time as of which a stale copy is whole; null if it is current or a mixture of times. */
+  consistentAsOf: z.string().nullable(),
+});
+
+/**
+ * How a stale copy can be mended without copying everything. While `base` is `copying`, a full sync runs; once it is `whole`, the
+ * stale copy differs from the current one only in the blocks that the bitmap marks.
+ */
+const trackSchema = z.strictObject({ bitmap: z.string(), base: z.enum(['copying', 'whole']) });
+
+/** What the administrator (or a policy) wants of a disk now; it outlives the agent. */
+const intentSchema = z.discriminatedUnion('kind', [
+  z.strictObject({ kind: z.literal('protect') }),
+  z.strictObject({ kind: z.literal('hold') }),
+  z.strictObject({ kind: z.literal('failover') }),
+  z.strictObject({ kind: z.literal('rebuild'), to: imageSchema, original: z.boolean() }),
+  z.strictObject({ kind: z.literal('resync') }),
+  z.strictObject({ kind: z.literal('remove') }),
+]);
+
+const diskRecordSchema = z.strictObject({
+  dev: z.string(),
+  primary: copyRecordSchema,
+  mirror: copyRecordSchema,
+  track: trackSchema.nullable(),
+  /** libvirt's names of the primary's nodes when the domain was moved off it, topmost first: a rebuild needs them again. */
+  layerNames: z.array(z.string()),
+  intent: intentSchema,
+  /** Where later rebuilds put the new primary, with {domain}, {dev} and {n}. */
+  rebuildTo: z.string().nullable(),
+  /** How many new primaries were made; the next one's {n} is one more. */
+  rebuilds: z.int(),
+  exposedSince: z.string().nullable(),
+  /** The state that was last shown, since when, and why. */
+  state: z.enum(diskStates),
+  since: z.string(),
+  reason: z.string().nullable(),
+});
+
+/** What the live graph can't tell about a domain, and must never be wrong. */
+export const domainRecordSchema = z.strictObject({
+  version: z.literal(1),
+  uuid: z.string(),
+  name: z.string(),
+  policy: z.enum(policies),
+  disks: z.array(diskRecordSchema),
+});
+
+export type DomainRecordSchema = typeof domainRecordSchema;
+export type DomainRecord = z.infer<DomainRecordSchema>;
+export type DiskRecord = z.infer<typeof diskRecordSchema>;
+export type CopyRecord = z.infer<typeof copyRecordSchema>;
+export type Intent = z.infer<typeof intentSchema>;

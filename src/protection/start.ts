@@ -1,0 +1,74 @@
+import { withDiskImage } from '../domain/edit.ts';
+import { CdpError, RefusedError } from '../errors.ts';
+import { imageName, sameStorage } from '../storage/image.ts';
+import { probeImage } from '../storage/tools.ts';
+import type { Host } from './host.ts';
+import type { Side } from './model.ts';
+import type { Protector } from './protector.ts';
+import type { DiskRecord } from './record.ts';
+import { stale } from './surgery.ts';
+
+/** Starts a domain from the current copy of each disk; where the primary is gone and the mirror is current, from the mirror. */
+export async function start(host: Host, protector: Protector, { acceptDataLoss }: { acceptDataLoss?: boolean | undefined }): Promise<void> {
+  const { record } = protector;
+  if (protector.live !== null) {
+    throw new CdpError({ code: 'domain-running', message: `${record.name} runs already`, hint: `virt-cdp status ${record.name}` });
+  }
+  const deadlineMs = host.config().mirror.timeoutMs;
+  const chosen = new Map<string, Side>();
+  for (const disk of record.disks) chosen.set(disk.dev, await bootSide(disk, deadlineMs, acceptDataLoss === true));
+  await protector.change((latest) =>
+    Promise.resolve({
+      record: { ...latest, disks: latest.disks.map((disk) => onlyCurrent(disk, chosen.get(disk.dev) ?? 'primary')) },
+      result: undefined,
+    }),
+  );
+  const { client } = host.session;
+  const ref = await host.find(record.uuid);
+  const before = await client.domainXml(ref, { inactive: true, secure: true });
+  const { domain } = await host.definition(ref);
+  const xml = record.disks.reduce((text, disk) => {
+    const image = disk[chosen.get(disk.dev) ?? 'primary'].image;
+    const defined = domain.disks.find(({ dev }) => dev === disk.dev)?.image;
+    return defined != null && sameStorage(defined, image) ? text : withDiskImage(text, disk.dev, image);
+  }, before);
+  if (xml !== before) await client.defineXml(xml);
+  await client.create(ref);
+}
+
+/** The copy to boot from. @throws RefusedError when only a stale one answers and nobody accepted the loss. */
+async function bootSide(disk: DiskRecord, deadlineMs: number, acceptDataLoss: boolean): Promise<Side> {
+  const answers = {
+    primary: await probeImage(disk.primary.image, { deadlineMs }),
+    mirror: await probeImage(disk.mirror.image, { deadlineMs }),
+  };
+  const sides: Side[] = ['primary', 'mirror'];
+  const current = sides.find((side) => disk[side].current && answers[side].ok);
+  if (current !== undefined) return current;
+  const staleSide = sides.find((side) => !disk[side].current && answers[side].ok);
+  const lost = sides.filter((side) => disk[side].current).map((side) => imageName(disk[side].image));
+  if (staleSide === undefined) {
+    throw new CdpError({ code: 'no-copy', message: `no copy of disk ${disk.dev} answers`, hint: `bring ${lost.join(' or ')} back` });
+  }
+  const { image, consistentAsOf } = disk[staleSide];
+  const asOf = consistentAsOf === null ? 'it is a mixture of times and may not even boot' : `everything written after ${consistentAsOf} is lost`;
+  if (acceptDataLoss) return staleSide;
+  throw new RefusedError({
+    code: 'stale-copy',
+    message: `disk ${disk.dev}: only the stale copy '${imageName(image)}' answers; ${asOf}`,
+    hint: `bring ${lost.join(' or ')} back, or add --accept-data-loss`,
+  });
+}
+
+function onlyCurrent(disk: DiskRecord, side: Side): DiskRecord {
+  const other = side === 'primary' ? 'mirror' : 'primary';
+  if (disk[side].current && side === 'primary') return disk;
+  const now = new Date().toISOString();
+  return {
+    ...disk,
+    [side]: { ...disk[side], current: true, consistentAsOf: null },
+    [other]: stale(disk[other], disk.state === 'stopped' ? disk.since : now),
+    track: null,
+    exposedSince: disk.exposedSince ?? now,
+  };
+}

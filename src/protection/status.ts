@@ -1,0 +1,137 @@
+import { imageName, sameStorage } from '../storage/image.ts';
+import { damageOf } from './damage.ts';
+import type { DiskMemory } from './disk-memory.ts';
+import { diskStates, type CopyStatus, type DiskState, type DiskStatus, type DomainStatus, type JobStatus, type Side } from './model.ts';
+import type { DiskObservation, Observation } from './observation.ts';
+import type { DiskRecord, DomainRecord } from './record.ts';
+
+/** A disk's state as one look shows it, and why it is not better. */
+export interface StateView {
+  state: DiskState;
+  reason: string | null;
+}
+
+/** Never better than the truth: `protected` needs the quorum under the device and nothing known against either copy. */
+export function stateOf(o: Observation, disk: DiskObservation, trouble: string | null): StateView {
+  const { graph, record, liveImage } = disk;
+  if (graph === null) return { state: 'waiting', reason: 'the disk is not in the running domain' };
+  const ioFailed = graph.ioStatus !== 'ok' && o.run !== 'running';
+  if (graph.layout === 'parked') return parkedState(o, record, trouble);
+  if (graph.layout === 'pair') {
+    switch (damageOf(o, { ...disk, graph })) {
+      case 'both':
+        return { state: 'broken', reason: 'both copies fail; the guest waits, and goes on with the first that answers again' };
+      case 'primary-full':
+        return { state: 'waiting', reason: "the primary's storage is full: make room, then virsh resume" };
+      case 'none':
+        return record.primary.current && record.mirror.current ? { state: 'protected', reason: null } : { state: 'syncing', reason: null };
+      case 'primary':
+      case 'mirror':
+      case 'unknown':
+        return { state: 'exposed', reason: 'a copy failed; the guest is about to go on with the other' };
+    }
+  }
+  const onMirror = graph.layout !== 'primary' || (liveImage !== null && sameStorage(liveImage, record.mirror.image));
+  if (ioFailed) return { state: 'broken', reason: trouble ?? `the only current copy fails; the guest waits until it answers again` };
+  if (onMirror) {
+    return { state: record.intent.kind === 'rebuild' ? 'rebuilding' : 'failed-over', reason: trouble };
+  }
+  if (!record.primary.current) {
+    return {
+      state: 'broken',
+      reason: `the domain runs from a stale copy; the current one is ${imageName(record.mirror.image)}: virsh destroy it, then virt-cdp start`,
+    };
+  }
+  if (record.intent.kind === 'hold') return { state: 'held', reason: null };
+  if (!disk.stopPolicy) {
+    return { state: 'waiting', reason: "the running disk lacks error_policy='stop'; it has it from the domain's next start on" };
+  }
+  if (graph.otherJob !== null) return { state: 'waiting', reason: `the block job ${graph.otherJob.device} runs on this disk` };
+  if (graph.syncJob !== null || (graph.mirrorOpen && disk.health.mirror.is !== 'failed')) return { state: 'syncing', reason: trouble };
+  return { state: record.exposedSince === null ? 'waiting' : 'exposed', reason: trouble };
+}
+
+function parkedState(o: Observation, record: DiskRecord, trouble: string | null): StateView {
+  const waits = o.record.policy === 'strict' && record.exposedSince !== null;
+  return waits
+    ? { state: 'waiting', reason: trouble ?? 'policy strict: the guest is paused until both copies are current again' }
+    : { state: record.state, reason: record.reason };
+}
+
+export function diskStatus(disk: DiskObservation, memory: DiskMemory): DiskStatus {
+  const { record, graph } = disk;
+  const source = record.primary.current ? 'primary' : 'mirror';
+  const tracked = graph?.tracking.find(({ on, name }) => on === source && name === record.track?.bitmap);
+  return {
+    ...recordedStatus(record, memory),
+    runningOn: runningOn(disk),
+    exposedBytes: record.exposedSince === null ? null : (tracked?.dirtyBytes ?? null),
+    job: jobOf(disk),
+  };
+}
+
+/** What can be said of a disk without a look at QEMU: it does not run, or can't be asked now. */
+export function recordedStatus(record: DiskRecord, memory: DiskMemory): DiskStatus {
+  return {
+    dev: record.dev,
+    state: record.state,
+    since: record.since,
+    reason: record.reason,
+    primary: copyStatus(record, 'primary', memory),
+    mirror: copyStatus(record, 'mirror', memory),
+    runningOn: 'none',
+    exposedSince: record.exposedSince,
+    exposedBytes: null,
+    job: null,
+  };
+}
+
+export function domainStatus(record: DomainRecord, running: boolean, disks: DiskStatus[]): DomainStatus {
+  return {
+    domain: record.name,
+    uuid: record.uuid,
+    running,
+    state: worst(disks.map(({ state }) => state)),
+    policy: record.policy,
+    engine: 'quorum',
+    guarantee: 'strict-ack',
+    disks,
+  };
+}
+
+export function worst(states: DiskState[]): DiskState {
+  return states.reduce<DiskState>((a, b) => (diskStates.indexOf(b) > diskStates.indexOf(a) ? b : a), 'stopped');
+}
+
+function copyStatus(record: DiskRecord, side: Side, memory: DiskMemory): CopyStatus {
+  const { image, current, consistentAsOf } = record[side];
+  return {
+    source: imageName(image),
+    current,
+    reachable: memory.reachable[side],
+    consistentAsOf,
+    ...(!current && consistentAsOf === null && { mixture: true as const }),
+  };
+}
+
+function runningOn({ graph, record, liveImage }: DiskObservation): DiskStatus['runningOn'] {
+  switch (graph?.layout) {
+    case 'pair':
+      return 'both';
+    case 'mirror':
+    case 'layered':
+      return 'mirror';
+    case 'primary':
+      return liveImage !== null && sameStorage(liveImage, record.mirror.image) ? 'mirror' : 'primary';
+    case 'parked':
+    case undefined:
+      return 'none';
+  }
+}
+
+function jobOf({ graph, record }: DiskObservation): JobStatus | null {
+  const job = graph?.syncJob ?? (record.intent.kind === 'rebuild' ? graph?.otherJob : null);
+  if (job == null) return null;
+  const kind = record.intent.kind === 'rebuild' ? 'rebuild' : job.type === 'mirror' ? 'full-sync' : 'delta-sync';
+  return { kind, done: job.offset, total: job.len };
+}

@@ -1,0 +1,54 @@
+import type { Image } from '../domain/image.ts';
+import type { BitmapName } from '../qmp/commands.ts';
+import type { EventName, Side } from './model.ts';
+import type { DomainRecord } from './record.ts';
+
+/** Every step of a plan, with its arguments. Steps are data: the planner makes them, exactly one executor each carries them out. */
+export interface StepArguments {
+  /** Leaves the mark that the pause which follows is ours. */
+  markSurgery: Record<never, never>;
+  unmarkSurgery: Record<never, never>;
+  pause: Record<never, never>;
+  resume: Record<never, never>;
+  buildPark: { dev: string; sizeBytes: number };
+  removePark: { dev: string };
+  park: { dev: string; qdev: string };
+  unpark: { dev: string; qdev: string; node: string };
+  openMirror: { dev: string; image: Image; sizeBytes: number };
+  closeMirror: { dev: string };
+  /** Opens the primary's image under libvirt's names. */
+  openPrimary: { dev: string; image: Image; names: string[] };
+  closePrimary: { dev: string; nodes: string[] };
+  compose: { dev: string; primaryTop: string };
+  dropQuorum: { dev: string };
+  /** Begins an epoch on the quorum node. */
+  addEpoch: { dev: string };
+  dropEpoch: { dev: string; bitmap: string };
+  /** Begins to record what is written to a current copy, with what was recorded before. */
+  track: { dev: string; node: string; bitmap: string; merged: BitmapName[] };
+  untrack: { node: string; bitmap: string };
+  startFullSync: { dev: string; from: string; to: string };
+  endFullSync: { dev: string };
+  startDelta: { dev: string; from: string; to: string; bitmap: string };
+  /** The last delta, while the disk is parked. */
+  finishDelta: { dev: string; from: string; to: string; bitmap: string };
+  cancelSync: { dev: string };
+  flush: { dev: string; node: string };
+  /** Asks a copy for an answer by another process; what comes of it is seen in the next observation. */
+  probe: { dev: string; side: Side; image: Image };
+  /** libvirt's names over the mirror, for libvirt's own copy job. */
+  buildLayers: { dev: string; names: string[] };
+  startCopy: { dev: string; to: Image };
+  abortCopy: { dev: string };
+  pivot: { dev: string };
+  record: { record: DomainRecord };
+  /** Makes the persistent XML name a copy. */
+  defineSource: { dev: string; image: Image };
+  /** Puts a disk's former error policies back, and takes the declaration and the record away. */
+  forget: { dev: string };
+  note: { event: EventName; disk: string; detail: Record<string, unknown> };
+}
+
+export type StepName = keyof StepArguments;
+
+export type Step = { [Name in StepName]: { step: Name } & StepArguments[Name] }[StepName];

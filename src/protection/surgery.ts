@@ -1,0 +1,257 @@
+import type { Image } from '../domain/image.ts';
+import { diskNames, trackPrefix } from '../graph/names.ts';
+import type { DiskGraph, PrimaryNodes } from '../graph/view.ts';
+import type { BitmapName } from '../qmp/commands.ts';
+import type { DiskObservation, Observation } from './observation.ts';
+import type { CopyRecord, DiskRecord } from './record.ts';
+import type { Step } from './steps.ts';
+
+/** A step of one disk's plan; `recordDisk` becomes the domain's `record`. */
+export type DiskStep = Step | { step: 'recordDisk'; record: DiskRecord };
+
+/** What is done to one disk while the domain is paused, in the safe order: park, operate, record, give back, go on. */
+export interface Surgery {
+  dev: string;
+  qdev: string;
+  /** While the guest may still run. */
+  before: Step[];
+  /** With the device on the park. */
+  parked: Step[];
+  record: DiskRecord;
+  /** The record says something new and must be durable before the guest goes on. */
+  recorded: boolean;
+  /** What the persistent XML must name from now on; null leaves it. */
+  persist: Image | null;
+  /** What the device gets when it leaves the park; null: it stays, and the next look decides. */
+  root: string | null;
+  /** When the guest runs again. */
+  after: DiskStep[];
+}
+
+/** A disk under observation whose device exists. */
+export type PresentDisk = DiskObservation & { graph: DiskGraph };
+
+/** Puts the two-copy writer under the device: the last delta, flushed, then both copies are current. */
+export function arm(disk: PresentDisk, primary: PrimaryNodes, bitmap: string): Surgery {
+  const { graph, record } = disk;
+  const { dev } = record;
+  const { mirror, quorum } = diskNames(dev);
+  const fromPrimary = record.primary.current;
+  const from = fromPrimary ? primary.data : mirror;
+  const to = fromPrimary ? mirror : primary.top;
+  const kind = record.intent.kind === 'rebuild' ? 'rebuild-finished' : 'resync-finished';
+  return {
+    ...surgeryOn(disk),
+    before: [...park(graph, dev), { step: 'flush', dev, node: to }],
+    parked: [
+      { step: 'finishDelta', dev, from, to, bitmap },
+      { step: 'flush', dev, node: to },
+      { step: 'compose', dev, primaryTop: primary.top },
+      { step: 'addEpoch', dev },
+    ],
+    record: bothCurrent(record),
+    recorded: true,
+    persist: fromPrimary ? null : record.primary.image,
+    root: quorum,
+    after: [
+      { step: 'untrack', node: from, bitmap },
+      { step: 'note', event: kind, disk: dev, detail: {} },
+      { step: 'note', event: 'armed', disk: dev, detail: {} },
+    ],
+  };
+}
+
+/** A pair that a crash left parked, or that was just composed, is given to the device. */
+export function finishArming(disk: PresentDisk): Surgery {
+  const { record, graph } = disk;
+  const { dev } = record;
+  return {
+    ...surgeryOn(disk),
+    parked: graph.quorum?.epochs.length === 0 ? [{ step: 'addEpoch', dev }] : [],
+    record: bothCurrent(record),
+    recorded: true,
+    persist: record.primary.current ? null : record.primary.image,
+    root: diskNames(dev).quorum,
+    after: [{ step: 'note', event: 'armed', disk: dev, detail: {} }],
+  };
+}
+
+/** Goes on with the primary alone; what the mirror lacks from now on is tracked, and what it may lack already is merged in. */
+export function degrade(o: Observation, disk: PresentDisk, primary: PrimaryNodes, options: { stayParked: boolean }): Surgery {
+  const { graph, record } = disk;
+  const { dev } = record;
+  const bitmap = newBitmap(o);
+  return {
+    ...surgeryOn(disk),
+    before: park(graph, dev),
+    parked: [
+      { step: 'track', dev, node: primary.data, bitmap, merged: epochs(graph, dev) },
+      ...(graph.quorum === null ? [] : [{ step: 'dropQuorum', dev } as const]),
+    ],
+    record: {
+      ...record,
+      mirror: stale(record.mirror, o.now),
+      track: { bitmap, base: 'whole' },
+      exposedSince: record.exposedSince ?? o.now,
+    },
+    recorded: true,
+    root: options.stayParked ? null : primary.top,
+    after: [{ step: 'closeMirror', dev }],
+  };
+}
+
+/** Goes on with the mirror alone; the mirror's node has been open all the time and is never reopened. */
+export function failOver(o: Observation, disk: PresentDisk, primary: PrimaryNodes | null): Surgery {
+  const { graph, record } = disk;
+  const { dev } = record;
+  const { mirror } = diskNames(dev);
+  const bitmap = newBitmap(o);
+  return {
+    ...surgeryOn(disk),
+    before: park(graph, dev),
+    parked: [
+      { step: 'track', dev, node: mirror, bitmap, merged: epochs(graph, dev) },
+      ...(graph.quorum === null ? [] : [{ step: 'dropQuorum', dev } as const]),
+    ],
+    record: {
+      ...record,
+      primary: stale(record.primary, o.now),
+      track: { bitmap, base: 'whole' },
+      layerNames: primary === null ? record.layerNames : layerNames(primary),
+      intent: { kind: 'protect' },
+      exposedSince: record.exposedSince ?? o.now,
+    },
+    recorded: true,
+    persist: record.mirror.image,
+    root: mirror,
+    after: primary === null ? [] : [{ step: 'closePrimary', dev, nodes: primary.chain }],
+  };
+}
+
+/** Puts libvirt's names over the mirror, so that libvirt's copy job can run on the device's real root. */
+export function buildLayers(disk: PresentDisk, to: Image): Surgery {
+  const { graph, record } = disk;
+  const [top] = record.layerNames;
+  return {
+    ...surgeryOn(disk),
+    before: park(graph, record.dev),
+    parked: [{ step: 'buildLayers', dev: record.dev, names: record.layerNames }],
+    root: top ?? null,
+    after: [{ step: 'startCopy', dev: record.dev, to }],
+  };
+}
+
+/** Takes libvirt's names off the mirror again. */
+export function dropLayers(disk: PresentDisk): Surgery {
+  const { graph, record } = disk;
+  return {
+    ...surgeryOn(disk),
+    before: park(graph, record.dev),
+    parked: [{ step: 'closePrimary', dev: record.dev, nodes: graph.layers }],
+    root: diskNames(record.dev).mirror,
+  };
+}
+
+/** Lets libvirt end its copy job on the new primary; the device stays parked, so both copies stay equal until they are composed. */
+export function pivot(disk: PresentDisk): Surgery {
+  const { graph, record } = disk;
+  return {
+    ...surgeryOn(disk),
+    before: park(graph, record.dev),
+    parked: [{ step: 'pivot', dev: record.dev }],
+    root: null,
+  };
+}
+
+/** libvirt has moved to the new primary, which equals the mirror as long as the device is parked. */
+export function adoptRebuilt(o: Observation, disk: PresentDisk, primary: PrimaryNodes, to: Image): Surgery {
+  const { graph, record } = disk;
+  const { dev } = record;
+  const rebuilt: DiskRecord = {
+    ...record,
+    primary: { image: to, current: true, consistentAsOf: null },
+    rebuilds: record.rebuilds + 1,
+    intent: { kind: 'protect' },
+    layerNames: [],
+  };
+  const finished: DiskStep[] = [{ step: 'note', event: 'rebuild-finished', disk: dev, detail: {} }];
+  if (!graph.mirrorOpen) {
+    const bitmap = newBitmap(o);
+    return {
+      ...surgeryOn(disk),
+      parked: [{ step: 'track', dev, node: primary.data, bitmap, merged: [] }],
+      record: { ...rebuilt, mirror: stale(record.mirror, o.now), track: { bitmap, base: 'whole' } },
+      recorded: true,
+      persist: to,
+      root: primary.top,
+      after: finished,
+    };
+  }
+  return {
+    ...surgeryOn(disk),
+    parked: [
+      { step: 'compose', dev, primaryTop: primary.top },
+      { step: 'addEpoch', dev },
+    ],
+    record: bothCurrent(rebuilt),
+    recorded: true,
+    persist: to,
+    root: diskNames(dev).quorum,
+    after: [...finished, { step: 'note', event: 'armed', disk: dev, detail: {} }],
+  };
+}
+
+/** Leaves the park for a node, with nothing new to record. */
+export function giveBack(disk: PresentDisk, root: string): Surgery {
+  return { ...surgeryOn(disk), root };
+}
+
+function surgeryOn(disk: PresentDisk): Surgery {
+  const { record, graph } = disk;
+  return {
+    dev: record.dev,
+    qdev: graph.qdev,
+    before: [],
+    parked: [],
+    record,
+    recorded: false,
+    persist: null,
+    root: null,
+    after: [],
+  };
+}
+
+function park(graph: DiskGraph, dev: string): Step[] {
+  return graph.parkReady ? [] : [{ step: 'buildPark', dev, sizeBytes: graph.sizeBytes }];
+}
+
+function bothCurrent(record: DiskRecord): DiskRecord {
+  return {
+    ...record,
+    primary: { ...record.primary, current: true, consistentAsOf: null },
+    mirror: { ...record.mirror, current: true, consistentAsOf: null },
+    track: null,
+    layerNames: [],
+    intent: record.intent.kind === 'rebuild' ? { kind: 'protect' } : record.intent,
+    exposedSince: null,
+  };
+}
+
+export function stale(copy: CopyRecord, consistentAsOf: string | null): CopyRecord {
+  return copy.current ? { ...copy, current: false, consistentAsOf } : copy;
+}
+
+/** A name that no earlier outage had. */
+export function newBitmap(o: Observation): string {
+  return `${trackPrefix}${Date.parse(o.now)}`;
+}
+
+function epochs(graph: DiskGraph, dev: string): BitmapName[] {
+  return (graph.quorum?.epochs ?? []).map((name) => ({ node: diskNames(dev).quorum, name }));
+}
+
+/** libvirt's names of the topmost image, without backing files and filters. */
+function layerNames({ data, chain }: PrimaryNodes): string[] {
+  const index = /^libvirt-\d+-/.exec(data)?.[0];
+  return index === undefined ? [] : chain.filter((name) => name.startsWith(index));
+}

@@ -1,0 +1,123 @@
+/**
+ * The QMP commands that are used, with what they take and what of their answer is read. Source of the shapes: QEMU's
+ * qapi/block-core.json, qapi/job.json and qapi/run-state.json, 7.2 to 10.0.
+ */
+export interface QmpCommands {
+  stop: Call<NoArguments>;
+  cont: Call<NoArguments>;
+  'query-status': Call<NoArguments, { running: boolean; status: RunState }>;
+  'query-block': Call<NoArguments, BlockDevice[]>;
+  'query-named-block-nodes': Call<{ flat: boolean }, BlockNode[]>;
+  'x-debug-query-block-graph': Call<NoArguments, BlockGraph>;
+  'query-block-jobs': Call<NoArguments, BlockJob[]>;
+  'query-blockstats': Call<NoArguments, BlockStats[]>;
+  'blockdev-add': Call<BlockdevOptions>;
+  'blockdev-del': Call<{ 'node-name': string }>;
+  'block-dirty-bitmap-add': Call<{ node: string; name: string; granularity: number; persistent?: boolean }>;
+  'block-dirty-bitmap-remove': Call<BitmapName>;
+  'block-dirty-bitmap-merge': Call<{ node: string; target: string; bitmaps: BitmapName[] }>;
+  'blockdev-mirror': Call<{
+    'job-id': string;
+    device: string;
+    target: string;
+    sync: 'full' | 'none';
+    'copy-mode': 'background' | 'write-blocking';
+    'filter-node-name': string;
+    speed: number;
+  }>;
+  'blockdev-backup': Call<{
+    'job-id': string;
+    device: string;
+    target: string;
+    sync: 'bitmap';
+    bitmap: string;
+    'bitmap-mode': 'on-success';
+    'filter-node-name': string;
+    speed: number;
+  }>;
+  'block-job-cancel': Call<{ device: string; force: boolean }>;
+  'block-job-set-speed': Call<{ device: string; speed: number }>;
+  'qom-set': Call<{ path: string; property: 'drive'; value: string }>;
+  'human-monitor-command': Call<{ 'command-line': string }, string>;
+}
+
+/** A command that takes `Arguments` and answers `Result`; most answer an empty object, which nobody reads. */
+interface Call<Arguments, Result = unknown> {
+  arguments: Arguments;
+  result: Result;
+}
+
+export type NoArguments = Record<never, never>;
+
+export type CommandName = keyof QmpCommands;
+
+/** qapi/run-state.json: RunState, in the values that are told apart. */
+export type RunState = 'running' | 'paused' | 'io-error' | 'prelaunch' | 'shutdown' | 'inmigrate' | (string & {});
+
+export interface BlockDevice {
+  device: string;
+  qdev?: string;
+  'io-status'?: 'ok' | 'failed' | 'nospace';
+  inserted?: { 'node-name'?: string; image: { 'virtual-size': number } };
+}
+
+export interface BlockNode {
+  'node-name'?: string;
+  drv: string;
+  file: string;
+  image: { 'virtual-size': number };
+  'dirty-bitmaps'?: DirtyBitmap[];
+}
+
+export interface DirtyBitmap {
+  name?: string;
+  /** Dirty bytes. */
+  count: number;
+  granularity: number;
+  recording: boolean;
+  busy: boolean;
+  persistent: boolean;
+  inconsistent?: boolean;
+}
+
+export interface BitmapName {
+  node: string;
+  name: string;
+}
+
+/** Nodes, block backends and block jobs with the edges between them; the command is marked unstable but is unchanged since QEMU 4.0. */
+export interface BlockGraph {
+  nodes: { id: number; type: 'block-driver' | 'block-backend' | 'block-job'; name: string }[];
+  edges: { parent: number; child: number; name: string }[];
+}
+
+export interface BlockJob {
+  device: string;
+  type: string;
+  /** Bytes done, in-flight writes included. */
+  offset: number;
+  /** Bytes in all. */
+  len: number;
+  ready: boolean;
+  status: string;
+  'io-status': 'ok' | 'failed' | 'nospace';
+}
+
+export interface BlockStats {
+  'node-name'?: string;
+  qdev?: string;
+  stats: {
+    wr_operations: number;
+    flush_operations: number;
+    unmap_operations: number;
+    wr_highest_offset: number;
+    failed_wr_operations: number;
+    failed_flush_operations: number;
+  };
+}
+
+export interface BlockdevOptions {
+  driver: string;
+  'node-name': string;
+  [option: string]: unknown;
+}

@@ -1,0 +1,81 @@
+import { isIPv6 } from 'node:net';
+import { hostProblem, isPort, nbdDefaultPort, pathProblem, textProblem, type NbdSource } from '../domain/image.ts';
+import { pathKey } from './file.ts';
+import { badUri, decoded, encodedPath, type StorageKind } from './kind.ts';
+
+/** URIs as in the NBD project's doc/uri.md. */
+export const nbdKind: StorageKind<NbdSource> = {
+  schemes: { nbd: parseTcp, 'nbd+unix': parseUnix },
+  name: printUri,
+  key: ({ server, exportName }) => {
+    const where = 'socket' in server ? pathKey(server.socket) : `tcp:${canonicalHost(server.host)}:${server.port}`;
+    return `nbd:${where}:${exportName}`;
+  },
+  protocol: ({ server, exportName }) => ({
+    driver: 'nbd',
+    server:
+      'socket' in server
+        ? { type: 'unix', path: server.socket }
+        : { type: 'inet', host: server.host, port: String(server.port) },
+    export: exportName,
+    // A client that reconnects by itself would hide that the server lost acknowledged writes.
+    'reconnect-delay': 0,
+  }),
+  creatablePath: () => null,
+};
+
+const tcpHint = 'write it as nbd://HOST[:PORT]/EXPORT, an IPv6 address in brackets, special characters as %XX';
+const unixHint = 'write it as nbd+unix:///EXPORT?socket=/absolute/path, special characters as %XX';
+
+function parseTcp(uri: string): NbdSource {
+  const match = /^nbd:\/\/(?:\[([^\]]*)\]|([^/:?#@[\]]*))(?::([^/?#]*))?(?:\/([^?#]*))?$/i.exec(uri);
+  if (match === null) throw badUri(uri, 'it is not of the form of an NBD URI', tcpHint);
+  const [, address, name = '', portText, exportText = ''] = match;
+  const host = address ?? name;
+  if (host === '') throw badUri(uri, 'it names no host', tcpHint);
+  const problem = address !== undefined && !isIPv6(address) ? 'it is not an IPv6 address' : hostProblem(host);
+  if (problem !== null) throw badUri(uri, `the host '${host}' is unusable: ${problem}`, tcpHint);
+  const port = portText === undefined ? nbdDefaultPort : /^\d+$/.test(portText) ? Number(portText) : NaN;
+  if (!isPort(port)) {
+    throw badUri(uri, `the port '${portText ?? ''}' is not a number from 1 to 65535`, `leave it out for ${nbdDefaultPort}`);
+  }
+  return { kind: 'nbd', server: { host, port }, exportName: exportNameOf(uri, exportText) };
+}
+
+function parseUnix(uri: string): NbdSource {
+  const match = /^nbd\+unix:\/\/(?:\/([^?#]*))?(?:\?([^#]*))?$/i.exec(uri);
+  if (match === null) throw badUri(uri, 'it is not of the form of an NBD URI for a unix socket', unixHint);
+  const [, exportText = '', query = ''] = match;
+  const [parameter = '', ...others] = query.split('&');
+  const socketText = /^socket=(.*)$/s.exec(parameter)?.[1];
+  if (socketText === undefined) throw badUri(uri, 'it has no socket=/path', unixHint);
+  if (others.length > 0) throw badUri(uri, 'it has other parameters than socket', unixHint);
+  const socket = decoded(uri, socketText);
+  const problem = pathProblem(socket);
+  if (problem !== null) throw badUri(uri, `its socket is unusable: ${problem}`, unixHint);
+  return { kind: 'nbd', server: { socket }, exportName: exportNameOf(uri, exportText) };
+}
+
+function exportNameOf(uri: string, text: string): string {
+  const name = decoded(uri, text);
+  const problem = textProblem(name);
+  if (problem !== null) throw badUri(uri, `its export's name is unusable: ${problem}`, 'choose another name for the export');
+  // NBD_MAX_STRING_SIZE of QEMU's include/block/nbd.h, and the protocol's own limit.
+  if (Buffer.byteLength(name) > 4096) {
+    throw badUri(uri, "its export's name is longer than 4096 bytes", 'choose another name for the export');
+  }
+  return name;
+}
+
+function printUri({ server, exportName }: NbdSource): string {
+  const path = encodedPath(exportName);
+  if ('socket' in server) return `nbd+unix:///${path}?socket=${encodedPath(server.socket)}`;
+  const host = server.host.includes(':') ? `[${server.host}]` : server.host;
+  const port = server.port === nbdDefaultPort ? '' : `:${server.port}`;
+  return `nbd://${host}${port}/${path}`;
+}
+
+function canonicalHost(host: string): string {
+  const name = isIPv6(host) ? new URL(`http://[${host}]`).hostname : host.toLowerCase();
+  return name === '[::1]' || name.startsWith('127.') ? 'localhost' : name;
+}

@@ -1,0 +1,59 @@
+import { spawn } from 'node:child_process';
+import { CdpError } from '../errors.ts';
+
+export interface ToolOutcome {
+  /** The exit status; null if a signal ended it, or the deadline passed. */
+  status: number | null;
+  stdout: string;
+  stderr: string;
+  deadlinePassed: boolean;
+}
+
+/** More than any of the tools has to say; what goes on past it is not kept. */
+const maxOutputBytes = 1024 * 1024;
+
+/**
+ * Runs a program that touches storage. It answers within the deadline even if the program sits in the kernel and can't
+ * be killed (a hung NFS server): such a process is left behind, and no thread of this one with it.
+ * @throws CdpError `tool-missing` if the program is not installed.
+ */
+export function runTool(program: string, args: string[], options: { deadlineMs: number }): Promise<ToolOutcome> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(program, args, {
+      cwd: '/',
+      env: { PATH: process.env['PATH'] ?? '/usr/sbin:/usr/bin:/sbin:/bin', LC_ALL: 'C' },
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
+    const output = { stdout: '', stderr: '' };
+    for (const stream of ['stdout', 'stderr'] as const) {
+      child[stream].setEncoding('utf8').on('data', (text: string) => {
+        if (output[stream].length < maxOutputBytes) output[stream] += text;
+      });
+    }
+    const timer = setTimeout(() => {
+      child.kill('SIGKILL');
+      child.stdout.destroy();
+      child.stderr.destroy();
+      child.unref();
+      resolve({ status: null, ...output, deadlinePassed: true });
+    }, Math.max(0, options.deadlineMs));
+    child.on('error', (error: NodeJS.ErrnoException) => {
+      clearTimeout(timer);
+      reject(cantRun(program, error));
+    });
+    child.on('close', (status) => {
+      clearTimeout(timer);
+      resolve({ status, ...output, deadlinePassed: false });
+    });
+  });
+}
+
+function cantRun(program: string, error: NodeJS.ErrnoException): CdpError {
+  const missing = error.code === 'ENOENT';
+  return new CdpError({
+    code: missing ? 'tool-missing' : 'tool-failed',
+    message: `${program} could not be run: ${missing ? 'it is not installed' : error.message}`,
+    ...(missing && { hint: 'install qemu-utils (Debian, Ubuntu) or qemu-img (Fedora, RHEL)' }),
+    cause: error,
+  });
+}

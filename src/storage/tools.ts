@@ -1,0 +1,222 @@
+import { z } from 'zod';
+import type { Image, Source } from '../domain/image.ts';
+import { CdpError } from '../errors.ts';
+import { imageOptions } from './blockdev.ts';
+import { imageName, kindOf } from './image.ts';
+import { runTool, type ToolOutcome } from './run-tool.ts';
+
+export interface Deadline {
+  /** How long all of it may take, in milliseconds. */
+  deadlineMs: number;
+}
+
+export interface Measured {
+  virtualSizeBytes: number;
+  /**
+   * False if the whole image was seen to read as zeros. True if it has other bytes, and also if the deadline passed
+   * before all of it was read: emptiness is then not proven. What storage reports as unallocated takes no time.
+   */
+  holdsData: boolean;
+  /** What the header looks like: a raw image may hold a qcow2 one. Null if it looks like a format but is a broken one. */
+  detectedFormat: string | null;
+  /** It is incomplete without another file: a backing file, or an external data file. */
+  backing: boolean;
+  /** It can be opened past the page cache (O_DIRECT). */
+  direct: boolean;
+}
+
+const imageInfo = z.object({
+  'virtual-size': z.number().int().nonnegative(),
+  format: z.string(),
+  'backing-filename': z.string().optional(),
+  'format-specific': z.object({ data: z.object({ 'data-file': z.string().optional() }).optional() }).optional(),
+});
+
+/**
+ * Looks at an image from outside, also while a domain has it open.
+ * @throws CdpError `mirror-missing` if there is no such file, `storage-timeout`, `image-unusable`, `tool-missing`.
+ */
+export async function measureImage(image: Image, { deadlineMs }: Deadline): Promise<Measured> {
+  const left = budget(deadlineMs);
+  let direct = true;
+  let outcome = await imageInfoOf(imageOptions(image), left());
+  if (refusesDirect(outcome)) {
+    direct = false;
+    outcome = await imageInfoOf(imageOptions(image, { direct }), left());
+  }
+  const info = parseInfo(image, 'measured', outcome, deadlineMs);
+  // Before the search for data, which takes what time there is.
+  const detectedFormat = image.format === 'raw' ? await detectFormat(image, left, deadlineMs) : image.format;
+  return {
+    virtualSizeBytes: info['virtual-size'],
+    holdsData: await holdsData(image, info['virtual-size'], direct, left, deadlineMs),
+    detectedFormat,
+    backing: info['backing-filename'] !== undefined || info['format-specific']?.data?.['data-file'] !== undefined,
+    direct,
+  };
+}
+
+function imageInfoOf(filename: string, deadlineMs: number): Promise<ToolOutcome> {
+  return runTool('qemu-img', ['info', '--force-share', '--output=json', filename], { deadlineMs });
+}
+
+function parseInfo(image: Image, verb: string, outcome: ToolOutcome, deadlineMs: number): z.infer<typeof imageInfo> {
+  if (outcome.status !== 0) throw failure(image, verb, outcome, deadlineMs);
+  return imageInfo.parse(JSON.parse(outcome.stdout));
+}
+
+/** Without a format's name QEMU looks at the header. A guest may have written anything there, so no answer is one too. */
+async function detectFormat(image: Image, left: () => number, deadlineMs: number): Promise<string | null> {
+  const unnamed = JSON.stringify({ file: kindOf(image.source).protocol(image.source) });
+  const outcome = await imageInfoOf(`json:${unnamed}`, left());
+  if (outcome.status === 0) return parseInfo(image, 'measured', outcome, deadlineMs).format;
+  if (outcome.deadlinePassed) throw failure(image, 'measured', outcome, deadlineMs);
+  return null;
+}
+
+/** The first MiB, where labels, partition tables and file systems begin, has to answer in time; the rest may take longer. */
+async function holdsData(
+  image: Image,
+  sizeBytes: number,
+  direct: boolean,
+  left: () => number,
+  deadlineMs: number,
+): Promise<boolean> {
+  for (const bytes of [Math.min(sizeBytes, 1024 * 1024), sizeBytes]) {
+    if (bytes === 0) return false;
+    const whole = JSON.parse(imageOptions(image, { direct }).slice('json:'.length)) as object;
+    const start = `json:${JSON.stringify({ driver: 'raw', size: bytes, file: whole })}`;
+    const zeros = `json:${JSON.stringify({ driver: 'null-co', size: bytes, 'read-zeroes': true })}`;
+    const outcome = await runTool('qemu-img', ['compare', '--force-share', start, zeros], { deadlineMs: left() });
+    // qemu-img compare: 0 identical, 1 different, more is an error.
+    if (outcome.status === 1) return true;
+    if (outcome.deadlinePassed && bytes === sizeBytes && sizeBytes > 1024 * 1024) return true;
+    if (outcome.status !== 0) throw failure(image, 'read', outcome, deadlineMs);
+  }
+  return false;
+}
+
+/**
+ * Reads the image's first 4 KiB in a process of its own, past the page cache where that is possible: whether this copy
+ * answers, independently of the QEMU that uses it. A process that the kernel won't let go of is left behind, so a caller
+ * that probes again and again must not do so faster than its probes end.
+ * @throws CdpError `tool-missing`.
+ */
+export async function probeImage(
+  image: Image,
+  { deadlineMs }: Deadline,
+): Promise<{ ok: true } | { ok: false; reason: string }> {
+  const left = budget(deadlineMs);
+  const read = (filename: string): Promise<ToolOutcome> =>
+    runTool('qemu-io', ['--read-only', '--force-share', '--cmd', 'read 0 4096', filename], { deadlineMs: left() });
+  let outcome = await read(imageOptions(image));
+  if (refusesDirect(outcome)) outcome = await read(imageOptions(image, { direct: false }));
+  if (outcome.status === 0) return { ok: true };
+  return { ok: false, reason: reasonOf(outcome, deadlineMs) };
+}
+
+/**
+ * Makes an empty image, sparse, readable by its owner only.
+ * @throws CdpError `image-exists`, `image-not-creatable` for storage that is not made of files, `folder-missing`,
+ *   `storage-timeout`, `image-unusable`, `tool-missing`.
+ */
+export async function createImage(image: Image, sizeBytes: number, { deadlineMs }: Deadline): Promise<void> {
+  const left = budget(deadlineMs);
+  const name = imageName(image);
+  const path = kindOf(image.source).creatablePath(image.source);
+  if (path === null) {
+    throw new CdpError({
+      code: 'image-not-creatable',
+      message: `'${name}' can't be created: only files can`,
+      hint: `create it with its storage's own tools, ${sizeBytes} bytes or larger, and leave out --create`,
+    });
+  }
+  // qemu-img create overwrites what is there; the shell's noclobber creates it or fails, with nothing in between.
+  const claim = await runTool('sh', ['-c', 'umask 077; set -C; : > "$1"', 'sh', path], { deadlineMs: left() });
+  if (claim.status !== 0) throw claimFailure(image, claim, deadlineMs);
+  const args = ['create', '-q', '-f', image.format, '-o', 'preallocation=off', path, String(sizeBytes)];
+  const outcome = await runTool('qemu-img', args, { deadlineMs: left() });
+  if (outcome.status === 0) return;
+  await runTool('rm', ['-f', '--', path], { deadlineMs });
+  throw failure(image, 'created', outcome, deadlineMs);
+}
+
+function claimFailure(image: Image, claim: ToolOutcome, deadlineMs: number): CdpError {
+  const name = imageName(image);
+  if (/exists|is a directory/i.test(claim.stderr)) {
+    return new CdpError({
+      code: 'image-exists',
+      message: `'${name}' can't be created: it exists`,
+      hint: 'leave out --create to use it, or name another',
+    });
+  }
+  if (/nonexistent|no such file|not a directory/i.test(claim.stderr)) {
+    return new CdpError({
+      code: 'folder-missing',
+      message: `'${name}' can't be created: its folder does not exist`,
+      hint: 'create the folder, or mount the storage that should be there',
+    });
+  }
+  return failure(image, 'created', claim, deadlineMs);
+}
+
+/**
+ * The image with symbolic links in its path followed, so that sameStorage can compare it. A path that does not exist yet
+ * is taken as far as it does.
+ * @throws CdpError `storage-timeout`, `image-unusable`, `tool-missing`.
+ */
+export async function resolveImage(image: Image, { deadlineMs }: Deadline): Promise<Image> {
+  const { source } = image;
+  const resolved = async (path: string): Promise<string> => {
+    const outcome = await runTool('realpath', ['-z', '-m', '--', path], { deadlineMs });
+    if (outcome.status !== 0) throw failure(image, 'looked up', outcome, deadlineMs);
+    return outcome.stdout.replace(/\0$/, '');
+  };
+  return { ...image, source: await resolveSource(source, resolved) };
+}
+
+async function resolveSource(source: Source, resolved: (path: string) => Promise<string>): Promise<Source> {
+  switch (source.kind) {
+    case 'file':
+    case 'block':
+      return { ...source, path: await resolved(source.path) };
+    case 'nbd':
+      return 'socket' in source.server ? { ...source, server: { socket: await resolved(source.server.socket) } } : source;
+  }
+}
+
+/** util/osdep.c and block/file-posix.c of QEMU name O_DIRECT where a file system does not take it. */
+function refusesDirect(outcome: ToolOutcome): boolean {
+  return outcome.status !== 0 && outcome.stderr.includes('O_DIRECT');
+}
+
+function failure(image: Image, verb: string, outcome: ToolOutcome, deadlineMs: number): CdpError {
+  const name = imageName(image);
+  const reason = reasonOf(outcome, deadlineMs);
+  const message = `'${name}' could not be ${verb}: ${reason}`;
+  if (outcome.deadlinePassed) {
+    return new CdpError({ code: 'storage-timeout', message, hint: 'see whether the storage and the way to it are in order' });
+  }
+  const path = kindOf(image.source).creatablePath(image.source);
+  if (path !== null && outcome.stderr.includes(`'${path}': No such file or directory`)) {
+    return new CdpError({ code: 'mirror-missing', message, hint: 'create it with --create, or mount the storage that has it' });
+  }
+  return new CdpError({ code: 'image-unusable', message, hint: `see whether '${name}' exists, and is ${image.format}` });
+}
+
+/** What the tool said, without its name and the json: filename; qemu-io tells of failed reads on stdout. */
+function reasonOf(outcome: ToolOutcome, deadlineMs: number): string {
+  if (outcome.deadlinePassed) return `it did not answer within ${deadlineMs} ms`;
+  const said = `${outcome.stderr}\n${outcome.stdout}`
+    .replaceAll(/(Could not open )?'?json:\{.*\}'?: /g, '')
+    .split('\n')
+    .map((line) => line.replace(/^(qemu-img|qemu-io|sh|realpath): /, '').trim())
+    .filter((line) => line !== '');
+  return said.length > 0 ? said.join('; ').slice(0, 500) : `the tool ended with status ${String(outcome.status)}`;
+}
+
+/** The milliseconds that are left of a deadline. */
+function budget(deadlineMs: number): () => number {
+  const end = performance.now() + deadlineMs;
+  return () => Math.max(0, end - performance.now());
+}

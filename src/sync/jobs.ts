@@ -1,0 +1,71 @@
+import { jobEndAfter } from '../qmp/jobs.ts';
+import type { Monitor } from '../qmp/monitor.ts';
+
+/** Which nodes a sync runs between, the job's name (its filter node has the same), and how fast it may be. */
+export interface SyncPath {
+  job: string;
+  from: string;
+  to: string;
+  /** 0 is unlimited. */
+  maxBytesPerS: number;
+}
+
+/** A whole pass or the end of a full sync may not take longer than this while the domain waits for it. */
+const jobEndDeadlineMs = 30_000;
+
+/**
+ * Starts a copy of everything. It is a mirror job in background mode, so that a slow, hanging or failing target never slows
+ * or fails the guest's writes; what the guest writes meanwhile is recorded by a tracking bitmap besides.
+ */
+export async function startFullSync(monitor: Monitor, { job, from, to, maxBytesPerS }: SyncPath): Promise<void> {
+  await monitor.execute('blockdev-mirror', {
+    'job-id': job,
+    device: from,
+    target: to,
+    sync: 'full',
+    'copy-mode': 'background',
+    'filter-node-name': job,
+    speed: maxBytesPerS,
+  });
+}
+
+/** Ends a full sync that is ready: the target is then whole, but for what the tracking bitmap recorded. */
+export async function endFullSync(monitor: Monitor, job: string): Promise<void> {
+  const end = await jobEndAfter(monitor, job, jobEndDeadlineMs, () =>
+    monitor.execute('block-job-cancel', { device: job, force: false }),
+  );
+  if (!end.ok) throw new Error(`the full sync ${job} did not end well: ${end.error}`);
+}
+
+/** Gives up a sync; what it copied so far is of no use by itself. */
+export async function cancelSync(monitor: Monitor, job: string): Promise<void> {
+  await jobEndAfter(monitor, job, jobEndDeadlineMs, () =>
+    monitor.execute('block-job-cancel', { device: job, force: true }),
+  );
+}
+
+/** Starts to copy the blocks that `bitmap` names; those that were copied leave it if the whole pass succeeds. */
+export async function startDelta(
+  monitor: Monitor,
+  { job, from, to, maxBytesPerS }: SyncPath,
+  bitmap: string,
+): Promise<void> {
+  await monitor.execute('blockdev-backup', {
+    'job-id': job,
+    device: from,
+    target: to,
+    sync: 'bitmap',
+    bitmap,
+    'bitmap-mode': 'on-success',
+    'filter-node-name': job,
+    speed: maxBytesPerS,
+  });
+}
+
+/** The last, short pass while the domain is parked. */
+export async function finishDelta(monitor: Monitor, path: SyncPath, bitmap: string): Promise<void> {
+  const end = await jobEndAfter(monitor, path.job, jobEndDeadlineMs, () =>
+    startDelta(monitor, { ...path, maxBytesPerS: 0 }, bitmap),
+  );
+  if (!end.ok) throw new Error(`the last delta of ${path.job} failed: ${end.error}`);
+}

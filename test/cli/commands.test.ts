@@ -1,0 +1,218 @@
+import assert from 'node:assert/strict';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { domainStatusesSchema, protectionEventSchema } from '../../src/control/schema.ts';
+import { CdpError, RefusedError, UsageError } from '../../src/errors.ts';
+import type { DiskStatus } from '../../src/protection/model.ts';
+import { FakeAgent, diskWith, domainWith, noon } from '../control/fake-agent.ts';
+import { type Ended, errorCode, runHere, runProgram } from './run-cli.ts';
+
+const staleMirror = { source: 'nbd://storage/web1', current: false, reachable: false, consistentAsOf: noon };
+const exposed: Partial<DiskStatus> = {
+  state: 'exposed',
+  reason: 'the mirror does not answer',
+  mirror: staleMirror,
+  runningOn: 'primary',
+  exposedSince: noon,
+  exposedBytes: 1_288_490_189,
+};
+
+describe('virt-cdp', () => {
+  let agent: FakeAgent;
+  beforeEach(async () => {
+    agent = await new FakeAgent().start();
+    agent.statuses.set('web1', domainWith());
+  });
+  afterEach(() => agent.stop());
+
+  const run = (...argv: string[]): Promise<Ended> => runHere(['--socket', agent.socketPath, ...argv]);
+
+  describe('exit codes', () => {
+    it('0 when it is done', async () => {
+      const { code, stdout } = await run('hold', 'web1');
+      assert.deepEqual([code, stdout], [0, 'hold of web1 accepted\n']);
+    });
+
+    for (const [code, type] of [
+      [1, CdpError],
+      [2, UsageError],
+      [4, RefusedError],
+    ] as const) {
+      it(`${code} on a ${type.name}, told in text or JSON`, async () => {
+        agent.onAct = () => Promise.reject(new type({ code: 'why', message: 'it failed', hint: 'do this' }));
+        assert.deepEqual(await run('unprotect', 'web1'), { code, stdout: '', stderr: 'error: it failed\nhint: do this\n' });
+        const json = await run('unprotect', 'web1', '--json');
+        assert.equal(json.code, code);
+        assert.deepEqual(JSON.parse(json.stdout), { error: { code: 'why', message: 'it failed', hint: 'do this' } });
+      });
+    }
+
+    it('2 on a wrong command line, told in text or JSON', async () => {
+      for (const argv of [['nonsense'], ['hold'], ['status', 'a', 'b'], ['hold', 'web1', '--x'], ['events', '--since', 'x']]) {
+        const { code, stdout, stderr } = await run(...argv);
+        assert.equal(code, 2, argv.join(' '));
+        assert.equal(stdout, '');
+        assert.match(stderr, /^error: /);
+        assert.equal(errorCode(await run(...argv, '--json')), 'usage');
+      }
+      assert.equal((await run()).code, 2);
+    });
+
+    it('3 when nobody answers, as a program too', async () => {
+      const none = { VIRT_CDP_SOCKET: '/nonexistent/virt-cdp.sock' };
+      const ended = await runProgram(['list'], none);
+      assert.equal(ended.code, 3);
+      assert.match(ended.stderr, /^error: cannot reach the agent.*\nhint: start it: systemctl start virt-cdpd\n$/);
+      assert.equal(errorCode(await runHere(['list', '--json'], { env: none })), 'agent-unreachable');
+    });
+
+    it('0 for help and version', async () => {
+      assert.match((await run('--help')).stdout, /install-hook/);
+      assert.match((await run('protect', '--help')).stdout, /--overwrite-mirror/);
+      const version = await run('--version');
+      assert.deepEqual([version.code, /^\d+\.\d+\.\d+\n$/.test(version.stdout)], [0, true]);
+    });
+  });
+
+  describe('list', () => {
+    it('shows a table', async () => {
+      agent.statuses.set('db', domainWith({ domain: 'db', disks: [diskWith(exposed)] }));
+      agent.undeclared.push(domainWith({ domain: 'plain', running: false, state: 'stopped', disks: [] }));
+      const rows = (await run('list', '--all')).stdout.trim().split('\n').map((line) => line.split(/ {2,}/));
+      assert.deepEqual(rows[0], ['NAME', 'RUN', 'PROTECTION', 'CURRENT', 'SINCE']);
+      assert.deepEqual(rows[1]?.slice(0, 4), ['web1', 'running', 'protected', 'both']);
+      assert.deepEqual(rows[2]?.slice(0, 4), ['db', 'running', 'exposed', 'primary']);
+      assert.deepEqual(rows[3], ['plain', 'stopped', '-', '-', '-']);
+    });
+
+    it('--json is the array of the interface', async () => {
+      const { stdout } = await run('list', '--json');
+      assert.deepEqual(domainStatusesSchema.parse(JSON.parse(stdout)), [domainWith()]);
+    });
+  });
+
+  describe('status', () => {
+    it('says what is wrong, since when, and where everything is', async () => {
+      agent.statuses.set('web1', domainWith({ disks: [diskWith(exposed)] }));
+      const { stdout } = await run('status', 'web1');
+      assert.match(stdout, /^web1 {2}exposed {2}\(running, policy available\)\n/);
+      assert.match(stdout, /vda {2}exposed since 2026-\d\d-\d\d \d\d:00:00, for \d+ d/);
+      assert.match(stdout, /why: the mirror does not answer/);
+      assert.match(stdout, /the guest runs on the primary alone/);
+      assert.match(stdout, /primary {2}current +reachable +\/images\/web1.qcow2/);
+      assert.match(stdout, /mirror {3}STALE, whole as of 2026-.* UNREACHABLE +nbd:/);
+      assert.match(stdout, /1\.2 GiB on one copy only/);
+    });
+
+    it('--json is an array, of one domain if one is named', async () => {
+      const ended = await runProgram(['status', 'web1', '--json'], { VIRT_CDP_SOCKET: agent.socketPath });
+      assert.deepEqual(domainStatusesSchema.parse(JSON.parse(ended.stdout)), [domainWith()]);
+    });
+
+    const stopped = { state: 'stopped', runningOn: 'none' } as const;
+    for (const [code, disks] of [
+      [0, [diskWith()]],
+      [0, [diskWith(stopped)]],
+      [10, [diskWith(), diskWith(exposed)]],
+      [10, [diskWith({ ...stopped, mirror: staleMirror })]],
+      [11, [diskWith({ state: 'broken' }), diskWith(exposed)]],
+      [11, [diskWith({ ...stopped, primary: staleMirror, mirror: staleMirror })]],
+    ] as const) {
+      it(`--check exits ${code} for ${disks.map(({ state }) => state).join(' and ')}`, async () => {
+        agent.statuses.set('web1', domainWith({ disks: [...disks] }));
+        assert.equal((await run('status', '--check')).code, code);
+      });
+    }
+
+    it('has colours on a terminal only, and not with NO_COLOR', async () => {
+      const argv = ['status', '--socket', agent.socketPath];
+      assert.match((await runHere(argv, { tty: true })).stdout, /\u001b\[32mprotected/);
+      assert.doesNotMatch((await runHere(argv, { tty: true, env: { NO_COLOR: '1' } })).stdout, /\u001b/);
+      assert.doesNotMatch((await runHere(argv)).stdout, /\u001b/);
+    });
+  });
+
+  describe('actions', () => {
+    it('send just what was asked for', async () => {
+      const folder = await mkdtemp(join(tmpdir(), 'virt-cdp-cli-'));
+      const xml = join(folder, 'mirror.xml');
+      await writeFile(xml, '<disk/>');
+      for (const [argv, args] of [
+        [
+          'protect web1 --disk vda --mirror /m --policy strict --create --rebuild-to /r',
+          { disk: 'vda', mirror: '/m', policy: 'strict', create: true, rebuildTo: '/r' },
+        ],
+        [
+          `protect web1 --disk vda --mirror-xml ${xml} --overwrite-mirror`,
+          { disk: 'vda', mirrorXml: '<disk/>', overwriteMirror: true },
+        ],
+        ['unprotect web1 --disk vda --keep mirror', { disk: 'vda', keep: 'mirror' }],
+        ['hold web1', {}],
+        ['release web1', {}],
+        ['failover web1 --accept-data-loss --no-wait', { acceptDataLoss: true }],
+        ['rebuild web1 --to original --format raw', { to: 'original', format: 'raw' }],
+        [`rebuild web1 --disk vda --to-xml ${xml}`, { disk: 'vda', toXml: '<disk/>' }],
+        ['resync web1 --full', { full: true }],
+        ['start web1 --accept-data-loss', { acceptDataLoss: true }],
+      ] as const) {
+        assert.equal((await run(...argv.split(' '))).code, 0, argv);
+        assert.deepEqual(agent.acts.at(-1), { domain: 'web1', action: argv.split(' ')[0], args });
+      }
+      await rm(folder, { recursive: true });
+    });
+
+    it('are refused before they are sent when options contradict each other', async () => {
+      assert.equal((await run('protect', 'web1', '--disk', 'vda')).code, 2);
+      assert.equal((await run('protect', 'web1', '--disk', 'vda', '--mirror', '/m', '--mirror-xml', '/x')).code, 2);
+      assert.equal((await run('rebuild', 'web1', '--to', '/m', '--to-xml', '/x')).code, 2);
+      assert.equal((await run('rebuild', 'web1', '--to-xml', '/nonexistent')).code, 1);
+      assert.deepEqual(agent.acts, []);
+    });
+
+    it('tell what would be lost before they give it up', async () => {
+      agent.statuses.set('web1', domainWith({ disks: [diskWith(exposed)] }));
+      const { stderr } = await run('failover', 'web1', '--accept-data-loss', '--no-wait');
+      assert.match(stderr, /web1 vda: the mirror nbd:\/\/storage\/web1 is STALE, whole as of 2026-/);
+    });
+  });
+
+  describe('events', () => {
+    beforeEach(() => {
+      agent.emit({ detail: { error: 'EIO', path: '/a b' } });
+      agent.emit({ domain: 'db', disk: null, event: 'declared', from: null, to: null });
+    });
+
+    it('are lines for people', async () => {
+      const lines = (await run('events')).stdout.trim().split('\n');
+      assert.match(lines[0]!, /^2026-01-31 \d\d:00:00 {2}web1 vda {2}primary-lost {2}protected -> failed-over /);
+      assert.match(lines[0]!, / {2}error=EIO path="\/a b"$/);
+      assert.match(lines[1]!, /^2026-01-31 \d\d:00:00 {2}db {2}declared$/);
+    });
+
+    it('--json is one object a line', async () => {
+      const { stdout } = await run('events', '--json', '--domain', 'web1');
+      const lines = stdout.trim().split('\n');
+      assert.deepEqual(lines.map((line) => protectionEventSchema.parse(JSON.parse(line))), [agent.past[0]]);
+    });
+
+    it('--since and a UUID as --domain', async () => {
+      const { uuid } = domainWith();
+      agent.statuses.set(uuid, domainWith());
+      assert.equal((await run('events', '--domain', uuid)).stdout.split('\n').length, 2);
+      assert.equal((await run('events', '--domain', uuid, '--since', '1')).stdout, '');
+      assert.equal((await run('events', '--domain', '99')).stdout, '');
+    });
+
+    it('--follow goes on until Ctrl-C', async () => {
+      const env = { VIRT_CDP_SOCKET: agent.socketPath };
+      const ended = await runProgram(['events', '--follow'], env, (stdout, kill) => {
+        const lines = stdout.split('\n').length - 1;
+        if (lines === 2) agent.emit({ event: 'rebuild-started' });
+        if (lines === 3) kill('SIGINT');
+      });
+      assert.equal(ended.code, 0);
+      assert.match(ended.stdout, /rebuild-started/);
+    });
+  });
+});

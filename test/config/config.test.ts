@@ -1,0 +1,154 @@
+import assert from 'node:assert/strict';
+import { existsSync } from 'node:fs';
+import { mkdtemp, rename, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import fc from 'fast-check';
+import { loadConfig, parseConfig, type Config } from '../../src/config/config.ts';
+import { watchConfig } from '../../src/config/watch.ts';
+import { UsageError, type CdpError } from '../../src/errors.ts';
+
+describe('the configuration', () => {
+  let folder: string;
+  before(async () => {
+    folder = await mkdtemp(join(tmpdir(), 'virt-cdp-config-'));
+  });
+  after(() => rm(folder, { recursive: true }));
+
+  it('has defaults', () => {
+    const modular = existsSync('/run/libvirt/virtqemud-sock');
+    assert.deepEqual(parseConfig('', 'x'), {
+      libvirt: { socket: modular ? '/run/libvirt/virtqemud-sock' : '/run/libvirt/libvirt-sock' },
+      store: '/var/lib/virt-cdp',
+      socket: '/run/virt-cdp/virt-cdp.sock',
+      log: { level: 'info' },
+      mirror: { timeoutMs: 5000 },
+      hook: { deadlineMs: 1000 },
+      resync: { maxBytesPerS: 0 },
+      rebuild: { auto: false },
+    } satisfies Config);
+  });
+
+  it('takes every key', async () => {
+    const file = join(folder, 'full.toml');
+    await writeFile(
+      file,
+      `store = "/srv/cdp"
+       socket = "/run/x.sock"
+       [libvirt]
+       socket = "/tmp/libvirt-sock"
+       [log]
+       level = "debug"
+       [mirror]
+       timeout_ms = 2500
+       [hook]
+       deadline_ms = 500
+       [resync]
+       max_bytes_per_s = 100_000_000
+       [rebuild]
+       auto = true`,
+    );
+    assert.deepEqual(await loadConfig(file), {
+      libvirt: { socket: '/tmp/libvirt-sock' },
+      store: '/srv/cdp',
+      socket: '/run/x.sock',
+      log: { level: 'debug' },
+      mirror: { timeoutMs: 2500 },
+      hook: { deadlineMs: 500 },
+      resync: { maxBytesPerS: 100_000_000 },
+      rebuild: { auto: true },
+    });
+  });
+
+  const broken: [toml: string, says: RegExp][] = [
+    ['colour = "red"', /Unrecognized key: "colour"/],
+    ['[mirror]\ntimeout = 5', /Unrecognized key: "timeout"[^]*mirror/],
+    ['[mirror]\ntimeout_ms = "5s"', /expected number[^]*mirror\.timeout_ms/],
+    ['[mirror]\ntimeout_ms = 0', /mirror\.timeout_ms/],
+    ['[mirror]\ntimeout_ms = 1.5', /mirror\.timeout_ms/],
+    ['[hook]\ndeadline_ms = 1001', /<=1000[^]*hook\.deadline_ms/],
+    ['[resync]\nmax_bytes_per_s = -1', /resync\.max_bytes_per_s/],
+    ['[log]\nlevel = "loud"', /log\.level/],
+    ['store = "var/lib"', /absolute path[^]*store/],
+    ['socket = ""', /absolute path[^]*socket/],
+    ['libvirt = 1', /libvirt/],
+    ['store = ', /invalid value[^]*1: {2}store/],
+    ['__proto__ = 1', /__proto__/],
+    ['[rebuild]\nauto = 99999999999999999999', /x is invalid/],
+  ];
+  for (const [toml, says] of broken) {
+    it(`names what is wrong with ${JSON.stringify(toml)}`, () => {
+      assert.throws(
+        () => parseConfig(toml, 'x'),
+        (error) => error instanceof UsageError && error.code === 'config-invalid' && says.test(error.message),
+      );
+    });
+  }
+
+  it('must exist if it is named', async () => {
+    await assert.rejects(loadConfig(join(folder, 'none.toml')), { code: 'config-missing' });
+    await assert.rejects(loadConfig(folder), { code: 'config-unreadable' });
+  });
+
+  it('throws nothing but UsageError, whatever it reads', () => {
+    const key = fc.constantFrom('store', 'socket', 'log.level', 'mirror.timeout_ms', '[hook]', 'toString', '"__proto__".x');
+    const value = fc.oneof(fc.string(), fc.integer().map(String), fc.constantFrom('{}', '[]', 'true', '1979-05-27', 'nan', '""'));
+    const line = fc.tuple(key, value).map(([name, is]) => `${name} = ${is}`);
+    fc.assert(
+      fc.property(fc.oneof(fc.string({ unit: 'binary' }), fc.array(line).map((all) => all.join('\n'))), (toml) => {
+        try {
+          parseConfig(toml, 'x');
+        } catch (error) {
+          assert.ok(error instanceof UsageError, String(error));
+        }
+      }),
+      { numRuns: 500 },
+    );
+  });
+
+  describe('watchConfig', () => {
+    const told: (Config | CdpError)[] = [];
+    let stop: () => Promise<void>;
+    let file: string;
+
+    beforeEach(async () => {
+      told.length = 0;
+      file = join(folder, 'watched.toml');
+      await writeFile(file, '');
+      stop = await watchConfig(file, { onChange: (config) => told.push(config), onBroken: (error) => told.push(error) });
+    });
+    afterEach(() => stop());
+
+    async function next(): Promise<Config | CdpError> {
+      const count = told.length;
+      while (told.length === count) await sleep(10);
+      return told[count] ?? assert.fail();
+    }
+
+    it('tells of a written file, of a broken one, and of one put in its place', async () => {
+      await writeFile(file, 'store = "/a"');
+      assert.equal(((await next()) as Config).store, '/a');
+      await writeFile(file, 'store = ');
+      assert.equal(((await next()) as CdpError).code, 'config-invalid');
+      await writeFile(`${file}.new`, 'store = "/b"');
+      await rename(`${file}.new`, file);
+      assert.equal(((await next()) as Config).store, '/b');
+    });
+
+    it('tells of a removed file as a broken one, and of its return', async () => {
+      await rm(file);
+      assert.equal(((await next()) as CdpError).code, 'config-missing');
+      await writeFile(file, 'store = "/c"');
+      assert.equal(((await next()) as Config).store, '/c');
+    });
+
+    it('tells nothing of other files, nor after its end', async () => {
+      await writeFile(join(folder, 'other.toml'), 'x');
+      await stop();
+      await writeFile(file, 'store = "/d"');
+      await sleep(300);
+      assert.deepEqual(told, []);
+    });
+  });
+});

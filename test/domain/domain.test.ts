@@ -1,0 +1,220 @@
+import assert from 'node:assert/strict';
+import fc from 'fast-check';
+import { CdpError } from '../../src/errors.ts';
+import { hasStopPolicy, parseDomain } from '../../src/domain/domain.ts';
+import { domainWith, domainXml, domainXmls, virsh } from './fixtures.ts';
+
+describe('parseDomain', () => {
+  it('reads a domain as virt-install makes it', () => {
+    const domain = parseDomain(domainXml('virt-install.xml'));
+    assert.equal(domain.name, 'web1');
+    assert.equal(domain.uuid, '6b0e5f7e-6a2c-4c8e-9d7a-0a7b1c2d3e4f');
+    assert.equal(domain.id, null);
+    assert.equal(domain.declaration, null);
+    assert.equal(domain.declarationProblem, null);
+    assert.equal(domain.status, null);
+    assert.deepEqual(domain.disks, [
+      {
+        dev: 'vda',
+        bus: 'virtio',
+        device: 'disk',
+        readOnly: false,
+        shareable: false,
+        transient: false,
+        image: { source: { kind: 'file', path: '/var/lib/libvirt/images/web1.qcow2' }, format: 'qcow2' },
+        unsupported: null,
+        errorPolicy: null,
+        readErrorPolicy: null,
+        alias: null,
+        sourceIndex: null,
+        copyOnRead: false,
+        hasBackingChain: false,
+      },
+      {
+        dev: 'sda',
+        bus: 'sata',
+        device: 'cdrom',
+        readOnly: true,
+        shareable: false,
+        transient: false,
+        image: null,
+        unsupported: 'sda is a cdrom, and only ordinary disks can be protected',
+        errorPolicy: null,
+        readErrorPolicy: null,
+        alias: null,
+        sourceIndex: null,
+        copyOnRead: false,
+        hasBackingChain: false,
+      },
+    ]);
+  });
+
+  it('reads a live domain with a declaration and a status', () => {
+    const domain = parseDomain(domainXml('live.xml'));
+    assert.equal(domain.name, 'db & more');
+    assert.equal(domain.id, 17);
+    assert.deepEqual(domain.declaration, {
+      policy: 'strict',
+      disks: [
+        {
+          dev: 'vda',
+          mirror: {
+            source: { kind: 'nbd', server: { host: 'storage1', port: 10809 }, exportName: 'db-vda' },
+            format: 'raw',
+          },
+          rebuild: { to: '/var/lib/libvirt/images/{domain}-{dev}-{n}.qcow2', format: 'qcow2', auto: true },
+        },
+      ],
+    });
+    assert.deepEqual(domain.status, {
+      instance: 'boot-17',
+      disks: [
+        {
+          dev: 'vda',
+          state: 'protected',
+          since: '2026-01-31T12:00:00.000Z',
+          runningOn: 'both',
+          mirror: 'nbd://storage1/db-vda',
+        },
+      ],
+    });
+    const [vda, sda, sdb] = domain.disks;
+    assert.ok(vda && sda && sdb);
+    assert.deepEqual(
+      [vda.alias, vda.sourceIndex, vda.hasBackingChain, vda.copyOnRead, vda.unsupported, hasStopPolicy(vda)],
+      ['virtio-disk0', 3, false, false, null, true],
+    );
+    assert.deepEqual(
+      [sda.alias, sda.sourceIndex, sda.hasBackingChain, sda.copyOnRead, sda.unsupported, hasStopPolicy(sda)],
+      ['scsi0-0-0-0', 2, true, true, null, true],
+    );
+    assert.match(sdb.unsupported ?? '', /virtio-scsi controller with an iothread/);
+  });
+
+  const odd: Record<string, RegExp | null> = {
+    vda: null,
+    vdb: /read-only/,
+    vdc: /shareable/,
+    vdd: /transient/,
+    vde: /disk type 'volume' is not supported/,
+    vdf: /disk type 'dir' is not supported/,
+    vdg: /disk type 'nvme' is not supported/,
+    vdh: /disk type 'vhostuser' is not supported/,
+    vdi: /encrypted/,
+    vdj: /encrypted/,
+    vdk: /format is 'vmdk'/,
+    vdl: /slice/,
+    hda: /on the bus 'ide'/,
+    sda: /is a lun/,
+    fda: /is a floppy/,
+  };
+  it('says of each odd disk why it can not be protected', () => {
+    const { disks } = parseDomain(domainXml('odd-disks.xml'));
+    assert.deepEqual(disks.map(({ dev }) => dev), Object.keys(odd));
+    for (const { dev, unsupported } of disks) {
+      const says = odd[dev];
+      if (says === null || says === undefined) assert.equal(unsupported, null);
+      else assert.match(unsupported ?? '', says, dev);
+    }
+  });
+
+  it('says of each network disk what it is, or why it can not be protected', () => {
+    const disks = new Map(parseDomain(domainXml('network.xml')).disks.map((disk) => [disk.dev, disk]));
+    const server = { host: '::1', port: 10810 };
+    assert.deepEqual(disks.get('vda')?.image?.source, { kind: 'nbd', server, exportName: 'a&b' });
+    assert.deepEqual(disks.get('vdb')?.image, {
+      source: { kind: 'nbd', server: { socket: '/run/nbd.sock' }, exportName: '' },
+      format: 'qcow2',
+    });
+    for (const [dev, says] of [['vdc', /TLS/], ['vde', /'rbd'/], ['vdf', /'iscsi'/], ['vdg', /TLS/]] as const) {
+      assert.match(disks.get(dev)?.unsupported ?? '', says);
+      assert.equal(disks.get(dev)?.image, null);
+    }
+  });
+
+  const disk = (source: string, driver = "<driver name='qemu' type='raw'/>", type = 'network'): string =>
+    `<disk type='${type}' device='disk'>${driver}${source}<target dev='vda' bus='virtio'/></disk>`;
+  const refused: [xml: string, says: RegExp][] = [
+    [disk("<source protocol='nbd'><host name='h'/><reconnect delay='10'/></source>"), /reconnects by itself/],
+    [disk("<source protocol='nbd'/>"), /server is not named/],
+    [disk("<source protocol='nbd'><host name='h'/><host name='i'/></source>"), /several NBD servers/],
+    [disk("<source protocol='nbd'><host name='h' transport='vsock'/></source>"), /transport 'vsock'/],
+    [disk("<source protocol='nbd'><host name='h' port='x'/></source>"), /port/],
+    [disk("<source protocol='constructor'/>"), /protocol 'constructor'/],
+    [disk("<source protocol='file' file='/a'/>"), /protocol 'file'/],
+    [disk("<source file='/a' fdgroup='f'/>", '', 'file'), /descriptor/],
+    [disk("<source file='/a'><dataStore type='file'/></source>", '', 'file'), /another file/],
+    [disk("<source file='a'/>", '', 'file'), /not an absolute path/],
+    [disk("<source file='/a&#10;b'/>", '', 'file'), /control characters/],
+    [disk("<source file=''/>", '', 'file'), /no source/],
+    [disk('<source/>', '', 'file'), /no source/],
+    [disk("<source file='/a'/>", "<driver name='tap2' type='raw'/>", 'file'), /driver is 'tap2'/],
+    [
+      disk("<source file='/a'/>", "<driver name='qemu' type='raw'><iothreads><iothread id='1'/></iothreads></driver>", 'file'),
+      /several iothreads/,
+    ],
+  ];
+  for (const [xml, says] of refused) {
+    it(`finds that ${String(says)} in ${xml.slice(0, 90)}`, () => {
+      assert.match(parseDomain(domainWith(xml)).disks[0]?.unsupported ?? '', says);
+    });
+  }
+
+  it('tells a declaration that can not be read from none at all', () => {
+    const metadata = "<metadata><p:protection xmlns:p='https://virt-cdp.org/xmlns/domain/1' policy='maybe'/></metadata>";
+    const domain = parseDomain(domainWith().replace('<memory>', `${metadata}<memory>`));
+    assert.equal(domain.declaration, null);
+    assert.equal(domain.declarationProblem?.code, 'declaration-invalid');
+  });
+
+  it('does not take metadata of others for ours', () => {
+    const foreign = "<metadata><protection xmlns='urn:other'/><o:status xmlns:o='urn:other'/></metadata>";
+    const domain = parseDomain(domainWith().replace('<memory>', `${foreign}<memory>`));
+    assert.deepEqual([domain.declaration, domain.declarationProblem, domain.status], [null, null, null]);
+  });
+
+  it('throws nothing but CdpError at what is no domain', () => {
+    const deep = `${'<a>'.repeat(5000)}${'</a>'.repeat(5000)}`;
+    const fixed = ['', '<', '<a/>', '<domain/>', '<domain><name/></domain>', deep, '<!DOCTYPE a><domain/>', '<a>&lol;</a>'];
+    for (const xml of fixed) assert.throws(() => parseDomain(xml), CdpError, xml.slice(0, 40));
+    const xmls = [...domainXmls.values()];
+    const mutated = fc
+      .tuple(fc.constantFrom(...xmls), fc.nat(), fc.nat(200), fc.string())
+      .map(([xml, at, length, text]) => xml.slice(0, at % xml.length) + text + xml.slice((at % xml.length) + length));
+    fc.assert(
+      fc.property(fc.oneof(fc.string({ unit: 'binary' }), mutated), (xml) => {
+        try {
+          parseDomain(xml);
+        } catch (error) {
+          assert.ok(error instanceof CdpError, String(error));
+        }
+      }),
+      { numRuns: 300 },
+    );
+  });
+
+  it('is tried with XML that libvirt takes', function () {
+    for (const name of domainXmls.keys()) {
+      const result = virsh(`define --validate ${import.meta.dirname}/xml/${name}`);
+      if (result === null) return this.skip();
+      assert.equal(result.status, 0, `${name}: ${result.stderr}`);
+    }
+  });
+});
+
+describe('hasStopPolicy', () => {
+  const cases: [errorPolicy: string | null, readErrorPolicy: string | null, stops: boolean][] = [
+    ['stop', 'stop', true],
+    ['stop', null, true],
+    ['stop', 'report', false],
+    ['report', 'stop', false],
+    [null, 'stop', false],
+    [null, null, false],
+    ['enospace', 'stop', false],
+  ];
+  for (const [errorPolicy, readErrorPolicy, stops] of cases) {
+    it(`is ${stops} of error_policy=${errorPolicy ?? '-'} rerror_policy=${readErrorPolicy ?? '-'}`, () => {
+      assert.equal(hasStopPolicy({ errorPolicy, readErrorPolicy }), stops);
+    });
+  }
+});

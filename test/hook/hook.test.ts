@@ -1,0 +1,185 @@
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { chmod, mkdir, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { build } from 'esbuild';
+import { installHookFile, renderHook } from '../../src/cli/hook-file.ts';
+import { FakeAgent } from '../control/fake-agent.ts';
+
+const uuid = '11111111-2222-3333-4444-555555555555';
+const declaration = '<metadata><cdp:protection xmlns:cdp="https://virt-cdp.org/xmlns/domain/1"/></metadata>';
+
+function domainXml(inner = ''): string {
+  return `<domain type='kvm'>\n  <name>web1</name>\n  <uuid>${uuid}</uuid>\n  ${inner}\n  <title>ü</title>\n</domain>\n\n`;
+}
+
+describe("libvirt's hook", () => {
+  let folder: string;
+  let program: string;
+  let agent: FakeAgent;
+
+  before(async () => {
+    folder = await mkdtemp(join(tmpdir(), "virt-cdp hook's "));
+    program = join(folder, 'virt-cdp-hook.js');
+    await build({ entryPoints: ['src/hook/main.ts'], outfile: program, bundle: true, platform: 'node', format: 'cjs' });
+    await mkdir(join(folder, 'domains'));
+  });
+  after(() => rm(folder, { recursive: true }));
+  beforeEach(async () => (agent = await new FakeAgent().start()));
+  afterEach(() => agent.stop());
+
+  /** Runs hooks/qemu as libvirt does: in /, with its few variables. */
+  async function hook(operation: string, xml: string, changes: { node?: string; socket?: string; deadlineMs?: number } = {}) {
+    const text = renderHook(await readFile('hooks/qemu', 'utf8'), changes.node ?? process.execPath, program, {
+      socket: changes.socket ?? agent.socketPath,
+      store: folder,
+      hook: { deadlineMs: changes.deadlineMs ?? 5000 },
+    });
+    const script = join(folder, 'qemu');
+    await writeFile(script, text);
+    const { PATH = '' } = process.env;
+    return run('sh', [script, 'web1', operation, 'begin', '-'], xml, { LC_ALL: 'C', PATH, HOME: '/', USER: 'root' });
+  }
+
+  const missingNode = { node: '/nonexistent/node' };
+  const silence = { code: 0, stdout: '', stderr: '' };
+
+  for (const operation of ['prepare', 'restore', 'migrate']) {
+    it(`lets ${operation} of an unprotected domain go on without node`, async () => {
+      assert.deepEqual(await hook(operation, domainXml(), missingNode), silence);
+    });
+
+    it(`asks the agent at ${operation} of a protected domain, and prints nothing`, async () => {
+      assert.deepEqual(await hook(operation, domainXml(declaration)), silence);
+      assert.deepEqual(agent.hookCalls, [{ operation, subOperation: 'begin', extra: '-', domainXml: domainXml(declaration) }]);
+    });
+  }
+
+  for (const operation of ['start', 'started', 'stopped', 'release', 'reconnect', 'attach']) {
+    it(`has no say in ${operation}`, async () => {
+      assert.deepEqual(await hook(operation, domainXml(declaration), missingNode), silence);
+    });
+  }
+
+  it('says so when node is missing for a protected domain, and lets it go on', async () => {
+    const ended = await hook('prepare', domainXml(declaration), missingNode);
+    assert.equal(ended.code, 0);
+    assert.match(ended.stderr, /cannot run \/nonexistent\/node .* prepare of web1 goes on unchecked/);
+  });
+
+  it('knows a domain by its record, even without a declaration', async () => {
+    const record = join(folder, 'domains', `${uuid}.json`);
+    await writeFile(record, '{}');
+    assert.deepEqual(await hook('prepare', domainXml()), silence);
+    await rm(record);
+    assert.equal(agent.hookCalls.length, 1);
+  });
+
+  it("refuses with the agent's message", async () => {
+    agent.onHook = () => ({ refuse: { message: 'the primary of web1 vda is stale; run virt-cdp start web1' } });
+    const ended = await hook('prepare', domainXml(declaration));
+    assert.deepEqual(ended, {
+      code: 1,
+      stdout: '',
+      stderr: 'virt-cdp: the primary of web1 vda is stale; run virt-cdp start web1\n',
+    });
+  });
+
+  it('takes a large XML, to the last byte', async () => {
+    const xml = domainXml(`${declaration}${"<disk type='file'/>\n".repeat(20_000)}`);
+    assert.deepEqual(await hook('prepare', xml), silence);
+    assert.equal(agent.hookCalls[0]?.domainXml, xml);
+  });
+
+  it('takes what is no XML for a stranger', async () => {
+    for (const xml of ['', 'uuid', '</uuid><uuid>', '\\c%s$(exit 9)`exit 9`\n']) {
+      assert.deepEqual(await hook('prepare', xml, missingNode), silence);
+    }
+  });
+
+  it('lets a domain go on when the agent is down', async () => {
+    const ended = await hook('prepare', domainXml(declaration), { socket: '/nonexistent/sock' });
+    assert.equal(ended.code, 0);
+    assert.match(ended.stderr, /^virt-cdp: prepare of web1 goes on unchecked: cannot reach the agent/);
+  });
+
+  it('lets a domain go on when the agent fails', async () => {
+    agent.onHook = () => {
+      throw new Error('a bug');
+    };
+    const ended = await hook('prepare', domainXml(declaration));
+    assert.equal(ended.code, 0);
+    assert.match(ended.stderr, /goes on unchecked/);
+  });
+
+  it('lets a domain go on when the agent never answers', async () => {
+    const socket = join(folder, 'silent.sock');
+    const silent = createServer((connection) => void connection.on('error', () => undefined));
+    await new Promise<void>((done) => silent.listen(socket, done));
+    const ended = await hook('prepare', domainXml(declaration), { socket, deadlineMs: 100 });
+    silent.close();
+    assert.equal(ended.code, 0);
+    assert.match(ended.stderr, /goes on unchecked: .*(100 ms|0\.\d+ s)/);
+  });
+});
+
+describe('install-hook', () => {
+  let folder: string;
+  let program: string;
+  beforeEach(async () => {
+    folder = await mkdtemp(join(tmpdir(), 'virt-cdp-install-'));
+    await mkdir(join(folder, 'dist'));
+    await mkdir(join(folder, 'hooks'));
+    program = join(folder, 'dist', 'virt-cdp.js');
+    await writeFile(join(folder, 'hooks', 'qemu'), await readFile('hooks/qemu'));
+    await writeFile(join(folder, 'dist', 'virt-cdp-hook.js'), '');
+    await writeFile(program, '');
+    await writeFile(join(folder, 'virt-cdp.toml'), `store = "${folder}/it's here"\n[hook]\ndeadline_ms = 700\n`);
+  });
+  afterEach(() => rm(folder, { recursive: true }));
+
+  const install = () => installHookFile(join(folder, 'libvirt-hooks'), join(folder, 'virt-cdp.toml'), program);
+
+  it('writes an executable file that points at this installation and configuration', async () => {
+    const { path, first } = await install();
+    assert.deepEqual([path, first], [join(folder, 'libvirt-hooks', 'qemu.d', '50-virt-cdp'), true]);
+    assert.equal((await stat(path)).mode & 0o777, 0o755);
+    const text = await readFile(path, 'utf8');
+    assert(text.includes(`node='${process.execPath}'`));
+    assert(text.includes(`program='${resolve(folder, 'dist/virt-cdp-hook.js')}'`));
+    assert(text.includes(`store='${folder}/it'\\''s here'`));
+    assert(text.includes("deadline_ms='700'"));
+    assert.equal((await run(path, ['web1', 'started', 'begin', '-'], '', {})).code, 0);
+  });
+
+  it('knows whether libvirt has had a hook before', async () => {
+    assert.equal((await install()).first, true);
+    assert.equal((await install()).first, false);
+    await rm(join(folder, 'libvirt-hooks', 'qemu.d'), { recursive: true });
+    await writeFile(join(folder, 'libvirt-hooks', 'qemu'), '#!/bin/sh\n');
+    assert.equal((await install()).first, true);
+    await rm(join(folder, 'libvirt-hooks', 'qemu.d'), { recursive: true });
+    await chmod(join(folder, 'libvirt-hooks', 'qemu'), 0o755);
+    assert.equal((await install()).first, false);
+  });
+
+  it('refuses where there is no libvirt, or nothing was built', async () => {
+    await assert.rejects(installHookFile(join(folder, 'none', 'hooks'), undefined, program), { code: 'no-libvirt' });
+    await rm(join(folder, 'dist', 'virt-cdp-hook.js'));
+    await assert.rejects(install(), { code: 'not-built' });
+  });
+});
+
+function run(file: string, args: string[], stdin: string, env: Record<string, string>) {
+  return new Promise<{ code: number | null; stdout: string; stderr: string }>((resolveEnd, reject) => {
+    const child = spawn(file, args, { cwd: '/', env, stdio: 'pipe' });
+    const ended = { stdout: '', stderr: '' };
+    child.stdout.setEncoding('utf8').on('data', (chunk: string) => (ended.stdout += chunk));
+    child.stderr.setEncoding('utf8').on('data', (chunk: string) => (ended.stderr += chunk));
+    // A hook that has no use for the XML does not read it.
+    child.stdin.on('error', () => undefined).end(stdin);
+    child.on('error', reject).on('close', (code) => resolveEnd({ code, ...ended }));
+  });
+}

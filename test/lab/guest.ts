@@ -1,0 +1,100 @@
+import { readFileSync } from 'node:fs';
+import type { DomainDisk } from './domain-xml.ts';
+import type { Libvirtd } from './libvirtd.ts';
+import { Witness } from './oracle.ts';
+import { waitFor } from './wait.ts';
+
+/** A domain of the laboratory, with its witness. */
+export class Guest {
+  readonly name: string;
+  readonly disks: readonly DomainDisk[];
+  readonly serialPath: string;
+  readonly witness: Witness;
+  readonly #libvirtd: Libvirtd;
+
+  constructor(libvirtd: Libvirtd, guest: { name: string; disks: readonly DomainDisk[]; serialPath: string }) {
+    this.#libvirtd = libvirtd;
+    this.name = guest.name;
+    this.disks = guest.disks;
+    this.serialPath = guest.serialPath;
+    this.witness = new Witness(guest.serialPath);
+  }
+
+  /** Starts the domain, and returns when the witness has begun. */
+  async start(): Promise<void> {
+    const boots = this.witness.boots;
+    await this.#libvirtd.mustVirsh('start', this.name);
+    await this.witness.waitReady(60_000, boots + 1);
+  }
+
+  /** The hard reset; returns when the witness has begun again. */
+  async reset(): Promise<void> {
+    const boots = this.witness.boots;
+    await this.#libvirtd.mustVirsh('reset', this.name);
+    await this.witness.waitReady(60_000, boots + 1);
+  }
+
+  /** Presses the power button; returns when the domain is off. */
+  async shutdown(): Promise<void> {
+    await this.#libvirtd.mustVirsh('shutdown', this.name);
+    await this.waitState('shut off', 30_000);
+  }
+
+  /** Pulls the plug. */
+  async destroy(): Promise<void> {
+    await this.#libvirtd.mustVirsh('destroy', this.name);
+  }
+
+  async suspend(): Promise<void> {
+    await this.#libvirtd.mustVirsh('suspend', this.name);
+  }
+
+  async resume(): Promise<void> {
+    await this.#libvirtd.mustVirsh('resume', this.name);
+  }
+
+  /** State and reason in libvirt's words: `running (booted)`, `paused (I/O error)`, `shut off (destroyed)`. */
+  async state(): Promise<string> {
+    return this.#libvirtd.mustVirsh('domstate', '--reason', this.name);
+  }
+
+  /** Waits for a state that begins with `state`. */
+  async waitState(state: string, timeoutMs: number): Promise<void> {
+    await waitFor(
+      `domain ${this.name} to be ${state}`,
+      async () => (await this.state()).startsWith(state),
+      timeoutMs,
+      async () => `it is ${await this.state()}\n${this.qemuLog()}`,
+    );
+  }
+
+  /** The pid of the running domain's QEMU. */
+  get qemuPid(): number {
+    return this.#libvirtd.qemuPid(this.name);
+  }
+
+  /** The live XML of a running domain, the persistent one with `--inactive`. */
+  async xml(...options: string[]): Promise<string> {
+    return this.#libvirtd.mustVirsh('dumpxml', this.name, ...options);
+  }
+
+  /** One QMP command; its `return`. */
+  async qmp(execute: string, args: object = {}): Promise<unknown> {
+    const command = JSON.stringify({ execute, arguments: args });
+    const answer = JSON.parse(await this.#libvirtd.mustVirsh('qemu-monitor-command', this.name, command)) as {
+      return?: unknown;
+      error?: unknown;
+    };
+    if (answer.error !== undefined) throw new Error(`${execute}: ${JSON.stringify(answer.error)}`);
+    return answer.return;
+  }
+
+  /** What QEMU was started with, and what it complained about. */
+  qemuLog(): string {
+    return readFileSync(`${this.#libvirtd.root}/log/qemu/${this.name}.log`, 'utf8').split('\n').slice(-20).join('\n');
+  }
+
+  close(): void {
+    this.witness.close();
+  }
+}

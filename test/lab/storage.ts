@@ -1,0 +1,152 @@
+import { rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { NbdAddress } from './domain-xml.ts';
+import { freePort, isListening } from './listening.ts';
+import { Daemon, must } from './run.ts';
+import { waitFor } from './wait.ts';
+
+/** Makes an empty image. `sizeBytes` is a multiple of 512. */
+export async function createImage(path: string, format: 'raw' | 'qcow2', sizeBytes: number): Promise<string> {
+  await must('qemu-img', 'create', '-q', '-f', format, path, String(sizeBytes));
+  return path;
+}
+
+export interface NbdOptions {
+  /** The file that is served, as raw bytes: a client that wants qcow2 says so itself. */
+  file: string;
+  exportName: string;
+  /** A folder for the log and the files that trigger errors. */
+  scratch: string;
+  /** A unix socket's path, or a TCP port on 127.0.0.1 (0: any free one). */
+  listen: { socket: string } | { port: number };
+  /** Every write takes this much longer. */
+  writeDelayMs?: number;
+  /** Every read takes this much longer. */
+  readDelayMs?: number;
+}
+
+/** An NBD server that can be broken on command: a file that fails, hangs, loses its connection or comes back. */
+export class NbdServer {
+  readonly file: string;
+  readonly address: NbdAddress;
+  readonly #options: NbdOptions;
+  readonly #failReads: string;
+  readonly #failWrites: string;
+  #daemon: Daemon | undefined;
+
+  private constructor(options: NbdOptions, address: NbdAddress) {
+    this.file = options.file;
+    this.address = address;
+    this.#options = options;
+    this.#failReads = join(options.scratch, `${options.exportName}.fail-reads`);
+    this.#failWrites = join(options.scratch, `${options.exportName}.fail-writes`);
+  }
+
+  static async start(options: NbdOptions): Promise<NbdServer> {
+    const { exportName: name, listen } = options;
+    const address =
+      'socket' in listen
+        ? { export: name, socket: listen.socket }
+        : { export: name, host: '127.0.0.1', port: listen.port || (await freePort()) };
+    const server = new NbdServer(options, address);
+    await server.#run();
+    return server;
+  }
+
+  /** As QEMU and virt-cdp take it: `nbd+unix:///name?socket=/path` or `nbd://127.0.0.1:port/name`. */
+  get uri(): string {
+    const { address } = this;
+    if ('socket' in address) return `nbd+unix:///${address.export}?socket=${address.socket}`;
+    return `nbd://${address.host}:${address.port}/${address.export}`;
+  }
+
+  get pid(): number {
+    if (this.#daemon === undefined) throw new Error('the NBD server is not running');
+    return this.#daemon.pid;
+  }
+
+  async #run(): Promise<void> {
+    const { address } = this;
+    const listen = 'socket' in address ? ['-U', address.socket] : ['-i', address.host, '-p', String(address.port)];
+    if ('socket' in address) rmSync(address.socket, { force: true });
+    const daemon = new Daemon('nbdkit', ['-f', ...listen, '-e', address.export, ...this.#behaviour()], {
+      logPath: join(this.#options.scratch, `${address.export}.nbdkit.log`),
+    });
+    this.#daemon = daemon;
+    await waitFor(
+      `the NBD server of ${this.file}`,
+      async () => {
+        if (!daemon.running) throw new Error(`nbdkit ended\n${daemon.logTail()}`);
+        return isListening('socket' in address ? { path: address.socket } : address);
+      },
+      10_000,
+      () => daemon.logTail(),
+    );
+  }
+
+  #behaviour(): string[] {
+    const { writeDelayMs, readDelayMs } = this.#options;
+    const broken = (operation: string, trigger: string): string[] => [
+      `error-${operation}=EIO`,
+      `error-${operation}-rate=100%`,
+      `error-${operation}-file=${trigger}`,
+    ];
+    return [
+      '--filter=error',
+      ...(writeDelayMs === undefined && readDelayMs === undefined ? [] : ['--filter=delay']),
+      'file',
+      this.file,
+      ...['pread', 'extents', 'cache'].flatMap((operation) => broken(operation, this.#failReads)),
+      ...['pwrite', 'trim', 'zero'].flatMap((operation) => broken(operation, this.#failWrites)),
+      ...(writeDelayMs === undefined ? [] : [`wdelay=${writeDelayMs}ms`]),
+      ...(readDelayMs === undefined ? [] : [`rdelay=${readDelayMs}ms`]),
+    ];
+  }
+
+  /** From now on every read and write fails with EIO. A flush does not: nbdkit has no filter for that. */
+  failAll(): void {
+    this.failReads();
+    this.failWrites();
+  }
+
+  failReads(): void {
+    writeFileSync(this.#failReads, '');
+  }
+
+  failWrites(): void {
+    writeFileSync(this.#failWrites, '');
+  }
+
+  /** Takes all failures back. */
+  heal(): void {
+    rmSync(this.#failReads, { force: true });
+    rmSync(this.#failWrites, { force: true });
+  }
+
+  /** From now on no request is answered; connections stay open. */
+  hang(): void {
+    process.kill(this.pid, 'SIGSTOP');
+  }
+
+  unhang(): void {
+    process.kill(this.pid, 'SIGCONT');
+  }
+
+  /** The connections break off, and new ones are refused. */
+  async kill(): Promise<void> {
+    await this.#daemon?.end('SIGKILL');
+    this.#daemon = undefined;
+  }
+
+  /** Comes (back) up at the same address, with the same data. */
+  async restart(): Promise<void> {
+    await this.kill();
+    await this.#run();
+  }
+
+  async close(): Promise<void> {
+    await this.kill();
+    this.heal();
+    if ('socket' in this.address) rmSync(this.address.socket, { force: true });
+  }
+}

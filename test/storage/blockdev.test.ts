@@ -1,0 +1,107 @@
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { CdpError } from '../../src/errors.ts';
+import { blockdevLayers, imageOptions } from '../../src/storage/blockdev.ts';
+import { parseImageUri } from '../../src/storage/image.ts';
+
+const names = { storageNode: 'cdp-vda-mirror-storage', formatNode: 'cdp-vda-mirror' };
+
+describe('blockdevLayers', () => {
+  it('puts raw over a file, unprobed and past the page cache', () => {
+    const common = { 'read-only': false, 'auto-read-only': false, discard: 'unmap', cache: { direct: true, 'no-flush': false } };
+    assert.deepEqual(blockdevLayers(parseImageUri('/a.img'), names), [
+      { driver: 'file', filename: '/a.img', aio: 'threads', 'node-name': 'cdp-vda-mirror-storage', ...common },
+      { driver: 'raw', file: 'cdp-vda-mirror-storage', 'node-name': 'cdp-vda-mirror', ...common },
+    ]);
+  });
+
+  const shapes: [uri: string, sizeBytes: number | undefined, layers: string[]][] = [
+    ['/a.img', undefined, ['file cdp-vda-mirror-storage', 'raw cdp-vda-mirror']],
+    ['/dev/vg/a', 512, ['host_device cdp-vda-mirror-storage', 'raw cdp-vda-mirror 512']],
+    ['/a.qcow2', undefined, ['file cdp-vda-mirror-storage', 'qcow2 cdp-vda-mirror']],
+    ['/a.qcow2', 1024, ['file cdp-vda-mirror-storage', 'qcow2 cdp-vda-mirror-qcow2', 'raw cdp-vda-mirror 1024']],
+    ['nbd://h/e', 1024, ['nbd cdp-vda-mirror-storage', 'raw cdp-vda-mirror 1024']],
+  ];
+  for (const [uri, sizeBytes, layers] of shapes) {
+    it(`makes ${layers.join(', ')} of ${uri}`, () => {
+      const made = blockdevLayers(parseImageUri(uri), { ...names, ...(sizeBytes !== undefined && { sizeBytes }) });
+      const described = made.map((layer) =>
+        [layer.driver, layer['node-name'], ...('size' in layer ? [String(layer.size)] : [])].join(' '),
+      );
+      assert.deepEqual(described, layers);
+    });
+  }
+
+  it('never opens a backing file, and never lets an NBD client reconnect by itself', () => {
+    assert.ok(blockdevLayers(parseImageUri('/a.qcow2'), names).some((layer) => 'backing' in layer));
+    assert.ok(blockdevLayers(parseImageUri('nbd://h'), names).some((layer) => 'export' in layer && layer['reconnect-delay'] === 0));
+  });
+
+  it('hands read-only and caching down to every layer', () => {
+    for (const layer of blockdevLayers(parseImageUri('/a.qcow2'), { ...names, sizeBytes: 512, readOnly: true, direct: false })) {
+      assert.equal(layer['read-only'], true);
+      assert.equal(layer.cache.direct, false);
+    }
+  });
+
+  it('refuses a size that QEMU would refuse', () => {
+    for (const sizeBytes of [0, -512, 1000, NaN, 2 ** 60]) {
+      assert.throws(() => blockdevLayers(parseImageUri('/a'), { ...names, sizeBytes }), CdpError);
+    }
+  });
+
+  it('is taken by QEMU, for every shape', async function () {
+    const folder = await mkdtemp(join(tmpdir(), 'virt-cdp-blockdev-'));
+    try {
+      const uris = [join(folder, 'a, b:c.img'), join(folder, 'a.qcow2')];
+      for (const uri of uris) {
+        const image = parseImageUri(uri);
+        spawnSync('qemu-img', ['create', '-q', '-f', image.format, uri, '4M']);
+        for (const more of [{}, { sizeBytes: 2 ** 20 }, { readOnly: true }]) {
+          const nodes = nodesInQemu(blockdevLayers(image, { ...names, ...more, direct: false }));
+          assert.equal(nodes.get('cdp-vda-mirror'), 'sizeBytes' in more ? 2 ** 20 : 4 * 2 ** 20);
+        }
+      }
+    } finally {
+      await rm(folder, { recursive: true });
+    }
+  });
+});
+
+/** Adds the layers to a QEMU without a machine; gives the nodes and their sizes. */
+function nodesInQemu(layers: object[]): Map<string, number> {
+  const commands = [
+    { execute: 'qmp_capabilities' },
+    ...layers.map((layer) => ({ execute: 'blockdev-add', arguments: layer })),
+    { execute: 'query-named-block-nodes', arguments: { flat: true } },
+    ...layers.toReversed().map((layer) => ({
+      execute: 'blockdev-del',
+      arguments: { 'node-name': (layer as { 'node-name': string })['node-name'] },
+    })),
+    { execute: 'quit' },
+  ];
+  const qemu = spawnSync('qemu-system-x86_64', ['-M', 'none', '-nodefaults', '-display', 'none', '-qmp', 'stdio'], {
+    input: commands.map((command) => JSON.stringify(command)).join('\n'),
+    encoding: 'utf8',
+    timeout: 9000,
+  });
+  assert.doesNotMatch(qemu.stdout, /"error"/);
+  const answer = qemu.stdout.split('\n').find((line) => line.includes('"node-name"')) ?? '{"return": []}';
+  const { return: nodes } = JSON.parse(answer) as {
+    return: { 'node-name': string; image: { 'virtual-size': number } }[];
+  };
+  return new Map(nodes.map((node) => [node['node-name'], node.image['virtual-size']]));
+}
+
+describe('imageOptions', () => {
+  it('is one json: filename, whatever the path holds', () => {
+    assert.equal(
+      imageOptions(parseImageUri('/a,"b".qcow2')),
+      'json:{"driver":"qcow2","file":{"driver":"file","filename":"/a,\\"b\\".qcow2","aio":"threads",' +
+        '"cache":{"direct":true,"no-flush":false}},"cache":{"direct":true,"no-flush":false}}',
+    );
+  });
+});
