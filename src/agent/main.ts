@@ -59,6 +59,7 @@ async function runUntilSignal(configPath: string, initial: Config): Promise<void
     events: new EventLog<ProtectionEvent>(config.store),
     log,
     config: () => config,
+    afterStep: dieAfterSteps(process.env['VIRT_CDP_TEST_DIE_AFTER_STEPS']),
   });
   await host.start();
   const server = await startServer({ socketPath: config.socket, api: agentApi(host), log, version });
@@ -69,6 +70,15 @@ async function runUntilSignal(configPath: string, initial: Config): Promise<void
   await host.close();
   await session.close();
   await unwatch();
+}
+
+/** For tests of recovery: the agent ends as by a power cut after its n-th step. */
+function dieAfterSteps(count: string | undefined): () => void {
+  let left = count === undefined ? Infinity : Number(count);
+  return () => {
+    left -= 1;
+    if (left === 0) process.kill(process.pid, 'SIGKILL');
+  };
 }
 
 function nextSignal(): Promise<NodeJS.Signals> {

@@ -1,4 +1,4 @@
-import { DOMParser, onWarningStopParsing, XMLSerializer, type Document, type Element, type Node } from '@xmldom/xmldom';
+import { DOMParser, XMLSerializer, type Document, type Element, type Node } from '@xmldom/xmldom';
 import { CdpError, errorText, UsageError } from '../errors.ts';
 import type { ErrorPolicies } from './declaration.ts';
 import { diskSourceXml } from './disk-image.ts';
@@ -77,7 +77,7 @@ function edited(xml: string, edit: (document: Document) => void): string {
 
 function parse(xml: string): Document {
   try {
-    return new DOMParser({ onError: onWarningStopParsing }).parseFromString(xml, 'text/xml');
+    return new DOMParser({ onError: stopParsing }).parseFromString(xml, 'text/xml');
   } catch (error) {
     throw new UsageError({
       code: 'xml-invalid',
@@ -85,6 +85,11 @@ function parse(xml: string): Document {
       cause: error,
     });
   }
+}
+
+/** Warnings are about what is not XML, but for one: U+FFFD is a character like any other. */
+function stopParsing(_level: string, message: string): void {
+  if (!message.startsWith('Unicode replacement character')) throw new Error(message);
 }
 
 function rootOf(document: Document): Element {

@@ -65,11 +65,11 @@ export interface GraphView {
 }
 
 export async function viewGraph(monitor: Monitor): Promise<GraphView> {
-  const status = await monitor.execute('query-status', {});
   const devices = await monitor.execute('query-block', {});
   const graph = await monitor.execute('x-debug-query-block-graph', {});
   const nodes = await monitor.execute('query-named-block-nodes', { flat: true });
   const jobs = await monitor.execute('query-block-jobs', {});
+  const status = await monitor.execute('query-status', {});
   const nodeGraph = new NodeGraph(graph, nodes);
   return {
     running: status.running,

@@ -44,7 +44,7 @@ export class StepFailed extends Error {
   readonly step: Step;
 
   constructor(step: Step, cause: unknown) {
-    super(`${step.step}: ${errorText(cause)}`, { cause });
+    super(`the step ${step.step} failed`, { cause });
     this.name = 'StepFailed';
     this.step = step;
   }
@@ -91,7 +91,10 @@ const executors: Executors = {
   },
   compose: ({ live }, { dev, primaryTop }) => compose(live.monitor, dev, primaryTop),
   dropQuorum: ({ live }, { dev }) => closeNodes(live.monitor, [diskNames(dev).quorum]),
-  addEpoch: ({ live }, { dev }) => addBitmap(live.monitor, diskNames(dev).quorum, epochName(Date.now()), []),
+  addEpoch: async ({ live, memoryOf }, { dev }) => {
+    await addBitmap(live.monitor, diskNames(dev).quorum, epochName(Date.now()), []);
+    memoryOf(dev).reachable = { primary: true, mirror: true };
+  },
   dropEpoch: ({ live }, { dev, bitmap }) => removeBitmap(live.monitor, diskNames(dev).quorum, bitmap),
   track: ({ live }, { node, bitmap, merged }) => addBitmap(live.monitor, node, bitmap, merged),
   untrack: ({ live }, { node, bitmap }) => removeBitmap(live.monitor, node, bitmap),

@@ -11,10 +11,12 @@ import type { Log } from '../log.ts';
 import type { QmpEvent } from '../qmp/monitor.ts';
 import type { EventLog } from '../store/event-log.ts';
 import type { RecordStore } from '../store/record-store.ts';
+import { imageName } from '../storage/image.ts';
 import { LiveDomain } from './live-domain.ts';
 import type { ProtectionEvent } from './model.ts';
 import { Protector, type Shared } from './protector.ts';
 import type { DiskRecord, DomainRecord, DomainRecordSchema } from './record.ts';
+import type { Step } from './steps.ts';
 
 export interface HostParts {
   session: LibvirtSession;
@@ -22,6 +24,7 @@ export interface HostParts {
   events: EventLog<ProtectionEvent>;
   log: Log;
   config(): Config;
+  afterStep(step: Step): void;
 }
 
 /** The protected domains of this host: one protector each, woken by what libvirt reports. */
@@ -33,7 +36,7 @@ export class Host {
   readonly #log: Log;
   readonly #protectors = new Map<string, Protector>();
 
-  constructor({ session, store, events, log, config }: HostParts) {
+  constructor({ session, store, events, log, config, afterStep }: HostParts) {
     this.session = session;
     this.events = events;
     this.config = config;
@@ -44,6 +47,7 @@ export class Host {
       log,
       maxBytesPerS: () => config().resync.maxBytesPerS,
       probeDeadlineMs: () => config().mirror.timeoutMs,
+      afterStep,
       undeclare: (record, dev) => this.#undeclare(record, dev),
     };
   }
@@ -53,8 +57,10 @@ export class Host {
     for (const record of await this.#shared.store.all()) this.#add(record);
     const { events } = this.session;
     await events.onLifecycle(({ domain, event }) => this.#onLifecycle(domain, event));
-    await events.onQemuMonitorEvent(({ domain, event, details }) =>
-      this.#protectors.get(domain.uuid)?.live?.deliver({ event, data: eventData(details) }),
+    await events.onQemuMonitorEvent(({ domain, event, seconds, micros, details }) =>
+      this.#protectors
+        .get(domain.uuid)
+        ?.live?.deliver({ event, timeMs: seconds * 1000 + micros / 1000, data: eventData(details) }),
     );
     await events.onBlockJob(({ domain, disk, type, status }) => {
       const protector = this.#protectors.get(domain.uuid);
@@ -110,6 +116,7 @@ export class Host {
     if (known !== undefined) {
       await known.change((record) => {
         const others = record.disks.filter((disk) => !disks.some(({ dev }) => dev === disk.dev));
+        for (const { dev, mirror } of disks) known.note('declared', dev, { mirror: imageName(mirror.image), policy });
         return Promise.resolve({ record: { ...record, policy, disks: [...others, ...disks] }, result: undefined });
       });
       if (known.live === null) await this.#attachIfRunning(ref);
@@ -118,6 +125,7 @@ export class Host {
     const record: DomainRecord = { version: 1, uuid: ref.uuid, name: ref.name, policy, disks };
     await this.#shared.store.save(ref.uuid, record);
     const protector = this.#add(record);
+    for (const { dev, mirror } of disks) protector.note('declared', dev, { mirror: imageName(mirror.image), policy });
     await this.#attachIfRunning(ref);
     return protector;
   }
@@ -191,7 +199,7 @@ export class Host {
     const protector = this.#protectors.get(ref.uuid);
     if (protector === undefined || protector.record.disks.length === 0) return;
     if (protector.live?.ref.id === ref.id) protector.forgetXml();
-    else protector.attach(new LiveDomain(this.session, ref));
+    else await protector.attach(new LiveDomain(this.session, ref));
   }
 
   /** A declaration that came with the domain's XML (an import, Terraform, virsh edit) begins a record: mirror not current. */

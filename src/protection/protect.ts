@@ -60,7 +60,6 @@ export async function protect(host: Host, ref: DomainRef, request: ProtectReques
     await protector.change((record) => Promise.resolve({ record: { ...record, disks: record.disks.filter(({ dev }) => dev !== disk.dev) }, result: undefined }));
     throw error;
   }
-  protector.note('declared', disk.dev, { mirror: imageName(mirror), policy });
   return { protector, warnings: await startWarnings(protector, disk.dev, persistent) };
 }
 

@@ -14,6 +14,7 @@ import type { Observation } from './observation.ts';
 import { observe } from './observe.ts';
 import { plan, withDisk } from './plan.ts';
 import type { DiskRecord, DomainRecord, DomainRecordSchema } from './record.ts';
+import type { Step } from './steps.ts';
 import { diskStatus, domainStatus, recordedStatus, stateOf } from './status.ts';
 
 /** What all protectors of a host share. */
@@ -24,6 +25,8 @@ export interface Shared {
   /** Bytes per second of a sync; 0 is unlimited. */
   maxBytesPerS(): number;
   probeDeadlineMs(): number;
+  /** Called after each step; tests end the agent here. */
+  afterStep(step: Step): void;
   /** A disk is no longer protected: puts its former error policies back and takes the declaration away. */
   undeclare(record: DomainRecord, dev: string): Promise<void>;
 }
@@ -64,6 +67,9 @@ export class Protector {
   #failures = 0;
   #timer: NodeJS.Timeout | undefined;
   #closed = false;
+  #stoppedAtMs: number | null = null;
+  /** How long the guest was paused, as QEMU's own events tell, since a change of state was last shown. */
+  #pausedMs: number | null = null;
 
   constructor(shared: Shared, record: DomainRecord) {
     this.#shared = shared;
@@ -83,13 +89,13 @@ export class Protector {
     return this.#last;
   }
 
-  /** A QEMU of this domain runs. */
-  attach(live: LiveDomain): void {
+  /** A QEMU of this domain runs; it has been looked at when the promise is kept. */
+  async attach(live: LiveDomain): Promise<void> {
     this.#live = live;
     this.#last = null;
     this.#memory.clear();
     live.monitor.onEvent((event) => this.#heard(event));
-    this.wake();
+    await this.#enqueue(() => this.#turn());
   }
 
   /** The domain's QEMU is gone. */
@@ -216,6 +222,7 @@ export class Protector {
       this.#log.debug('plan', { steps: steps.map(({ step }) => step), run: observation.run });
       for (const step of steps) {
         await execute(step, this.#bench(live));
+        this.#shared.afterStep(step);
         if (this.#closed) return;
       }
     }
@@ -236,12 +243,13 @@ export class Protector {
 
   #failed(error: unknown): void {
     const step = error instanceof StepFailed ? error.step : null;
-    this.#log.warn('a step failed', { step: step?.step, error: errorText(error) });
+    const why = errorText(error instanceof StepFailed ? error.cause : error);
+    this.#log.warn('a step failed', { step: step?.step, error: why });
     if (step === null || !('dev' in step)) return;
     const memory = this.memoryOf(step.dev);
     const known = memory.trouble;
-    memory.failed(errorText(error));
-    if (known === null) this.note('step-failed', step.dev, { step: step.step, error: errorText(error) });
+    memory.failed(why);
+    if (known === null) this.note('step-failed', step.dev, { step: step.step, error: why });
   }
 
   /** With policy `available` a store that hangs or fails does not keep the guest waiting; the record follows. */
@@ -309,15 +317,21 @@ export class Protector {
       const from = before[index]?.state ?? null;
       if (from === state) continue;
       const event = state === 'syncing' ? 'resync-started' : state === 'rebuilding' ? 'rebuild-started' : state;
-      const detail = reason === null ? {} : { reason };
+      const detail = { ...(reason !== null && { reason }), ...(this.#pausedMs !== null && { pausedMs: this.#pausedMs }) };
       this.#shared.events.append({ time: now, domain: record.name, disk: dev, event, from, to: state, detail });
       this.#log.info('state', { disk: dev, event, from, to: state, reason });
     }
+    this.#pausedMs = null;
     return true;
   }
 
   /** What QEMU reports of the copies is remembered before the loop looks. */
   #heard(event: QmpEvent): void {
+    if (event.event === 'STOP') this.#stoppedAtMs = event.timeMs;
+    if (event.event === 'RESUME' && this.#stoppedAtMs !== null) {
+      this.#pausedMs = Math.round(event.timeMs - this.#stoppedAtMs);
+      this.#stoppedAtMs = null;
+    }
     for (const disk of this.#last?.disks ?? []) {
       const memory = this.memoryOf(disk.record.dev);
       const damage = damageReport(event, disk);

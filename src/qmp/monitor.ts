@@ -4,6 +4,8 @@ import { QmpError, QmpTimeoutError } from './errors.ts';
 /** An event as QEMU sent it. */
 export interface QmpEvent {
   event: string;
+  /** QEMU's own time of the event, in ms since 1970. */
+  timeMs: number;
   data: Record<string, unknown>;
 }
 

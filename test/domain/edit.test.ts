@@ -52,6 +52,13 @@ describe('edits of a domain XML', () => {
     }
   });
 
+  it('keep any character that XML allows', () => {
+    const odd = '\ufffd \u{1f600} \u0085 \u2028';
+    const xml = domainXml('network.xml').replace('Größe', odd);
+    assert.deepEqual(lines(withoutMetadata(xml, 'urn:nobody')), lines(xml));
+    assert.ok(withoutMetadata(xml, 'urn:nobody').includes(odd));
+  });
+
   it('withDiskImage changes the type, the source and the format of one disk', () => {
     const xml = domainXml('live.xml');
     assert.deepEqual(difference(xml, withDiskImage(xml, 'vda', parseImageUri('nbd://storage1/db', { format: 'qcow2' }))), {
