@@ -12,42 +12,37 @@ import { unprotect } from '../protection/unprotect.ts';
 
 /** What was done, for the user, and what they should know besides. */
 interface Outcome {
+  protector: Protector;
   message: string;
-  warnings?: string[];
+  warnings: string[];
 }
 
-type Carrier<A extends Action> = (host: Host, protector: Protector, args: ActionArguments[A]) => Promise<Outcome>;
+type Carriers = { [A in Action]: (host: Host, name: string, args: ActionArguments[A]) => Promise<Outcome> };
 
-const actions: { [A in Exclude<Action, 'protect'>]: Carrier<A> } = {
-  unprotect: async (_, protector, args) => {
-    await unprotect(protector, args);
-    return { message: `${protector.record.name} is no longer protected` };
+const carriers: Carriers = {
+  protect: async (host, name, args) => {
+    const ref = await host.find(name);
+    return { ...(await protect(host, ref, args)), message: `${ref.name} is declared protected` };
   },
-  hold: async (_, protector) => {
-    await hold(protector);
-    return { message: `${protector.record.name} is held: its mirror gets no writes, which are tracked instead` };
-  },
-  release: async (_, protector) => {
-    await release(protector);
-    return { message: `${protector.record.name} is released` };
-  },
-  failover: async (_, protector, args) => {
-    await failover(protector, args);
-    return { message: `${protector.record.name} is moved onto its mirror` };
-  },
-  rebuild: async (host, protector, args) => {
-    await rebuild(host, protector, args);
-    return { message: `${protector.record.name}'s rebuild has begun` };
-  },
-  resync: async (_, protector, args) => {
-    await resync(protector, args);
-    return { message: `${protector.record.name} is brought up to date` };
-  },
-  start: async (host, protector, args) => {
-    await start(host, protector, args);
-    return { message: `${protector.record.name} is started` };
-  },
+  unprotect: onProtected(unprotect, (name) => `${name} is no longer protected`),
+  hold: onProtected(hold, (name) => `${name} is held: its mirror gets no writes, which are tracked instead`),
+  release: onProtected(release, (name) => `${name} is released`),
+  failover: onProtected(failover, (name) => `${name} is moved onto its mirror`),
+  rebuild: onProtected(rebuild, (name) => `${name}'s rebuild has begun`),
+  resync: onProtected(resync, (name) => `${name} is brought up to date`),
+  start: onProtected(start, (name) => `${name} is started`),
 };
+
+function onProtected<Args>(
+  move: (protector: Protector, args: Args, host: Host) => Promise<void>,
+  message: (domain: string) => string,
+): (host: Host, name: string, args: Args) => Promise<Outcome> {
+  return async (host, name, args) => {
+    const protector = await protectorNamed(host, name);
+    await move(protector, args, host);
+    return { protector, message: message(protector.record.name), warnings: [] };
+  };
+}
 
 /** The agent's side of src/control. */
 export function agentApi(host: Host): AgentApi {
@@ -58,29 +53,13 @@ export function agentApi(host: Host): AgentApi {
     },
     domain: async (name) => (await protectorNamed(host, name)).status(),
     act: async (name, action, args) => {
-      const { protector, message, warnings } = await act(host, name, action, args);
-      return { message, warnings: warnings ?? [], status: protector.record.disks.length > 0 ? protector.status() : null };
+      const { protector, message, warnings } = await carriers[action](host, name, args);
+      return { message, warnings, status: protector.record.disks.length > 0 ? protector.status() : null };
     },
     hook: (call) => answerHook(host, call),
     eventsSince: (since) => host.events.since(since),
     followEvents: (listener) => host.events.follow(listener),
   };
-}
-
-async function act<A extends Action>(
-  host: Host,
-  name: string,
-  action: A,
-  args: ActionArguments[A],
-): Promise<Outcome & { protector: Protector }> {
-  if (action === 'protect') {
-    const ref = await host.find(name);
-    const { protector, warnings } = await protect(host, ref, args as ActionArguments['protect']);
-    return { protector, warnings, message: `${ref.name} is declared protected` };
-  }
-  const protector = await protectorNamed(host, name);
-  const carry = actions[action as keyof typeof actions] as Carrier<A>;
-  return { protector, ...(await carry(host, protector, args)) };
 }
 
 /** By name or UUID from memory, so that it works without libvirt; by id from libvirt. */

@@ -77,7 +77,7 @@ function edited(xml: string, edit: (document: Document) => void): string {
 
 function parse(xml: string): Document {
   try {
-    return new DOMParser({ onError: stopParsing }).parseFromString(xml, 'text/xml');
+    return new DOMParser({ onError: stopParsing, normalizeLineEndings }).parseFromString(xml, 'text/xml');
   } catch (error) {
     throw new UsageError({
       code: 'xml-invalid',
@@ -90,6 +90,11 @@ function parse(xml: string): Document {
 /** Warnings are about what is not XML, but for one: U+FFFD is a character like any other. */
 function stopParsing(_level: string, message: string): void {
   if (!message.startsWith('Unicode replacement character')) throw new Error(message);
+}
+
+/** As XML 1.0 has it; xmldom's own is XML 1.1's, which turns U+0085 and U+2028 into newlines too. */
+function normalizeLineEndings(xml: string): string {
+  return xml.replaceAll(/\r\n?/g, '\n');
 }
 
 function rootOf(document: Document): Element {

@@ -29,11 +29,11 @@ import type { Step, StepArguments, StepName } from './steps.ts';
 /** What executors act on. */
 export interface Workbench {
   live: LiveDomain;
-  memoryOf(dev: string): DiskMemory;
+  memoryOf: (dev: string) => DiskMemory;
   /** Durable when it returns, or said to be not. */
-  saveRecord(record: DomainRecord): Promise<void>;
-  forgetDisk(dev: string): Promise<void>;
-  note(event: EventName, disk: string, detail: Record<string, unknown>): void;
+  saveRecord: (record: DomainRecord) => Promise<void>;
+  forgetDisk: (dev: string) => Promise<void>;
+  note: (event: EventName, disk: string, detail: Record<string, unknown>) => void;
   /** 0 is unlimited. */
   maxBytesPerS: number;
   probeDeadlineMs: number;

@@ -23,8 +23,8 @@ export interface HostParts {
   store: RecordStore<DomainRecordSchema>;
   events: EventLog<ProtectionEvent>;
   log: Log;
-  config(): Config;
-  afterStep(step: Step): void;
+  config: () => Config;
+  afterStep: (step: Step) => void;
 }
 
 /** The protected domains of this host: one protector each, woken by what libvirt reports. */

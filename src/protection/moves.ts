@@ -68,7 +68,7 @@ export interface RebuildRequest {
   format?: ImageFormat | undefined;
 }
 
-export async function rebuild(host: Host, protector: Protector, request: RebuildRequest): Promise<void> {
+export async function rebuild(protector: Protector, request: RebuildRequest, host: Host): Promise<void> {
   const { record } = protector;
   const disk = chosenDisk(record, request.disk, (one) => !one.primary.current);
   if (disk === undefined) {

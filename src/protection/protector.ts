@@ -23,12 +23,12 @@ export interface Shared {
   events: EventLog<ProtectionEvent>;
   log: Log;
   /** Bytes per second of a sync; 0 is unlimited. */
-  maxBytesPerS(): number;
-  probeDeadlineMs(): number;
+  maxBytesPerS: () => number;
+  probeDeadlineMs: () => number;
   /** Called after each step; tests end the agent here. */
-  afterStep(step: Step): void;
+  afterStep: (step: Step) => void;
   /** A disk is no longer protected: puts its former error policies back and takes the declaration away. */
-  undeclare(record: DomainRecord, dev: string): Promise<void>;
+  undeclare: (record: DomainRecord, dev: string) => Promise<void>;
 }
 
 /** A look is taken so often while a job's progress is worth showing. */

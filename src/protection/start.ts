@@ -9,7 +9,11 @@ import type { DiskRecord } from './record.ts';
 import { stale } from './surgery.ts';
 
 /** Starts a domain from the current copy of each disk; where the primary is gone and the mirror is current, from the mirror. */
-export async function start(host: Host, protector: Protector, { acceptDataLoss }: { acceptDataLoss?: boolean | undefined }): Promise<void> {
+export async function start(
+  protector: Protector,
+  { acceptDataLoss }: { acceptDataLoss?: boolean | undefined },
+  host: Host,
+): Promise<void> {
   const { record } = protector;
   if (protector.live !== null) {
     throw new CdpError({ code: 'domain-running', message: `${record.name} runs already`, hint: `virt-cdp status ${record.name}` });

@@ -3,13 +3,15 @@ import type { BitmapName } from '../qmp/commands.ts';
 import type { EventName, Side } from './model.ts';
 import type { DomainRecord } from './record.ts';
 
+type NoArguments = object;
+
 /** Every step of a plan, with its arguments. Steps are data: the planner makes them, exactly one executor each carries them out. */
 export interface StepArguments {
   /** Leaves the mark that the pause which follows is ours. */
-  markSurgery: Record<never, never>;
-  unmarkSurgery: Record<never, never>;
-  pause: Record<never, never>;
-  resume: Record<never, never>;
+  markSurgery: NoArguments;
+  unmarkSurgery: NoArguments;
+  pause: NoArguments;
+  resume: NoArguments;
   buildPark: { dev: string; sizeBytes: number };
   removePark: { dev: string };
   park: { dev: string; qdev: string };

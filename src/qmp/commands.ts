@@ -47,7 +47,7 @@ interface Call<Arguments, Result = unknown> {
   result: Result;
 }
 
-export type NoArguments = Record<never, never>;
+type NoArguments = object;
 
 export type CommandName = keyof QmpCommands;
 

@@ -37,7 +37,7 @@ export class Monitor {
   ): Promise<QmpCommands[C]['result']> {
     const reply = JSON.parse(await this.#channel.send(JSON.stringify({ execute: command, arguments: args }))) as Reply;
     if (reply.error) throw new QmpError(command, reply.error.class, reply.error.desc);
-    return reply.return as QmpCommands[C]['result'];
+    return reply.return;
   }
 
   onEvent(listener: (event: QmpEvent) => void): () => void {

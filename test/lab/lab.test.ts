@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { compareCopies } from './copies.ts';
+import { compareCopies, outOfOrder } from './copies.ts';
 import { Lab } from './lab.ts';
 import { must } from './run.ts';
 
@@ -39,7 +39,7 @@ describe('the laboratory', function () {
     await web2.shutdown();
     const before = lab.path('web2-before.raw');
     await must('cp', image.file, before);
-    await must('dd', 'if=/dev/zero', `of=${image.file}`, 'bs=4096', `seek=${lastBlock}`, 'count=1', 'conv=notrunc', 'status=none');
+    await must('dd', 'if=/dev/zero', `of=${image.file}`, 'bs=4096', `seek=${lastBlock}`, 'count=1', 'conv=notrunc');
 
     const { missing } = await web2.witness.checkCopy(image.file, 'vda');
     assert.deepEqual(
@@ -69,6 +69,25 @@ describe('the laboratory', function () {
     const stopped = await db1.witness.checkCopy(first.file, 'sda');
     assert.deepEqual(stopped.missing, []);
     assert.deepEqual(db1.witness.errors, []);
+  });
+
+  it('tells whether copies of two disks are as of one moment', async () => {
+    const first = await lab.image('log.raw');
+    const second = await lab.image('data.raw');
+    const never = await lab.image('never.raw');
+    const db2 = await lab.domain({
+      name: 'db2',
+      cmdline: 'witness.ordered=1',
+      disks: [
+        { dev: 'vda', bus: 'virtio', image: first },
+        { dev: 'vdb', bus: 'virtio', image: second },
+      ],
+    });
+    await db2.witness.waitForAcks(20, 30_000, 'vdb');
+    await db2.destroy();
+
+    assert.deepEqual(await outOfOrder(first.file, second.file), []);
+    assert.notDeepEqual(await outOfOrder(never.file, second.file), []);
   });
 
   it('breaks storage: an I/O error pauses the guest, which goes on when it is healed', async () => {

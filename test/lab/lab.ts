@@ -12,7 +12,7 @@ export interface LabDomain extends Omit<DomainOptions, 'serialPath'> {
   start?: boolean;
 }
 
-export interface LabNbd extends Partial<Omit<NbdOptions, 'scratch'>> {
+export interface LabNbd extends Partial<Omit<NbdOptions, 'scratch' | 'namespace'>> {
   /** Names the export, the socket, and the file if none is given. */
   name: string;
   /** For a file that is made: its size; default 64 MiB. */
@@ -42,8 +42,8 @@ export class Lab {
 
   static async start(): Promise<Lab> {
     if (process.getuid?.() !== 0) throw new Error('the laboratory needs root');
-    const [kernel, libvirtd] = await Promise.all([guestKernel(), Libvirtd.start()]);
-    return new Lab(libvirtd, kernel);
+    const kernel = await guestKernel();
+    return new Lab(await Libvirtd.start(), kernel);
   }
 
   /** The scratch folder, removed at the end. */
@@ -57,7 +57,11 @@ export class Lab {
   }
 
   /** A new, empty image in the scratch folder; default 64 MiB. */
-  async image(fileName: string, format: 'raw' | 'qcow2' = 'raw', sizeBytes = defaultSizeBytes): Promise<ImageSource & { file: string }> {
+  async image(
+    fileName: string,
+    format: 'raw' | 'qcow2' = 'raw',
+    sizeBytes = defaultSizeBytes,
+  ): Promise<ImageSource & { file: string }> {
     return { format, file: await createImage(this.path(fileName), format, sizeBytes) };
   }
 
@@ -70,6 +74,7 @@ export class Lab {
       exportName: name,
       listen: { socket: join(scratch, `${name}.sock`) },
       scratch,
+      namespace: this.libvirtd.namespace,
       ...rest,
       file,
     });
@@ -106,9 +111,12 @@ export class Lab {
 
   async close(): Promise<void> {
     for (const guest of this.#guests) guest.close();
-    await Promise.all(this.#agents.map((agent) => agent.kill('SIGKILL')));
-    await Promise.all(this.#servers.map((server) => server.close()));
-    await this.libvirtd.close();
+    try {
+      await Promise.all(this.#agents.map((agent) => agent.kill('SIGKILL')));
+      await Promise.all(this.#servers.map((server) => server.close()));
+    } finally {
+      await this.libvirtd.close();
+    }
   }
 }
 

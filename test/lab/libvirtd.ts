@@ -143,10 +143,13 @@ export class Libvirtd {
 
   /** Ends every domain and libvirtd, by force, and removes the scratch folder. */
   async close(): Promise<void> {
-    await this.stop('SIGKILL');
-    if (!existsSync(capabilities)) this.#keepCapabilities();
-    await this.namespace.close();
-    rmSync(this.root, { recursive: true, force: true });
+    try {
+      await this.stop('SIGKILL');
+      if (!existsSync(capabilities)) this.#keepCapabilities();
+    } finally {
+      await this.namespace.close();
+      rmSync(this.root, { recursive: true, force: true });
+    }
   }
 
   /** At once or not at all: another laboratory may be doing the same. */

@@ -41,7 +41,7 @@ export async function must(program: string, ...args: string[]): Promise<string> 
 
 /**
  * A process that goes on until it is told to end. Its stdout and stderr go to `logPath`. It is killed with the process
- * that started it (setpriv --pdeathsig), even when that one is killed, and even when it is itself stopped.
+ * that started it (setpriv --pdeathsig), even when that one is killed, unless it is itself stopped (SIGSTOP) at the time.
  */
 export class Daemon {
   readonly child: ChildProcess;

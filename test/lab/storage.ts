@@ -2,6 +2,7 @@ import { rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { NbdAddress } from './domain-xml.ts';
 import { freePort, isListening } from './listening.ts';
+import type { MountNamespace } from './mount-namespace.ts';
 import { Daemon, must } from './run.ts';
 import { waitFor } from './wait.ts';
 
@@ -19,6 +20,8 @@ export interface NbdOptions {
   scratch: string;
   /** A unix socket's path, or a TCP port on 127.0.0.1 (0: any free one). */
   listen: { socket: string } | { port: number };
+  /** Where it runs: with a namespace it ends even if its parent is killed while it hangs. */
+  namespace?: MountNamespace;
   /** Every write takes this much longer. */
   writeDelayMs?: number;
   /** Every read takes this much longer. */
@@ -69,7 +72,9 @@ export class NbdServer {
     const { address } = this;
     const listen = 'socket' in address ? ['-U', address.socket] : ['-i', address.host, '-p', String(address.port)];
     if ('socket' in address) rmSync(address.socket, { force: true });
-    const daemon = new Daemon('nbdkit', ['-f', ...listen, '-e', address.export, ...this.#behaviour()], {
+    const command = ['nbdkit', '-f', ...listen, '-e', address.export, ...this.#behaviour()] as const;
+    const [program, ...args] = this.#options.namespace?.command(...command) ?? command;
+    const daemon = new Daemon(program, args, {
       logPath: join(this.#options.scratch, `${address.export}.nbdkit.log`),
     });
     this.#daemon = daemon;
