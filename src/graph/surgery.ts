@@ -2,6 +2,7 @@ import type { BlockdevOptions } from '../qmp/commands.ts';
 import { QmpError } from '../qmp/errors.ts';
 import type { Monitor } from '../qmp/monitor.ts';
 import { diskNames, surgeryMark } from './names.ts';
+import { NodeGraph } from './node-graph.ts';
 
 /**
  * Changes of the block graph under a live device. What aborts or freezes QEMU can't be asked for here: a device is only given
@@ -47,14 +48,18 @@ export async function buildPark(monitor: Monitor, dev: string, sizeBytes: number
 }
 
 /**
- * Makes `node` the device's root. A domain that somebody resumed meanwhile is stopped again. Setting a node that is attached
- * to a device already aborts QEMU, therefore the look.
+ * Makes `node` the device's root in place of `from`; nothing is done if it is already. A domain that somebody resumed meanwhile
+ * is stopped again. Setting a node that is attached to a device aborts QEMU, and leaving another node than the plan was made
+ * for could lose what was written to it (a stranger's snapshot in between), therefore the look.
  */
-export async function setRoot(monitor: Monitor, qdev: string, node: string): Promise<void> {
+export async function setRoot(monitor: Monitor, qdev: string, from: string, node: string): Promise<void> {
   if ((await monitor.execute('query-status', {})).running) await pause(monitor);
-  const user = (await monitor.execute('query-block', {})).find(({ inserted }) => inserted?.['node-name'] === node);
-  if (user?.qdev === qdev) return;
-  if (user !== undefined) throw new Error(`node ${node} is already attached to ${user.qdev ?? user.device}`);
+  const graph = new NodeGraph(await monitor.execute('x-debug-query-block-graph', {}));
+  const root = graph.rootOf(qdev);
+  if (root === node) return;
+  if (root !== from) throw new Error(`${qdev} is on ${root ?? 'no node'} and not, as planned, on ${from}`);
+  const [user] = graph.usersOf(node);
+  if (user !== undefined) throw new Error(`node ${node} is already attached to ${user || 'a block job'}`);
   await monitor.execute('qom-set', { path: qdev, property: 'drive', value: node });
 }
 

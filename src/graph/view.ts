@@ -1,6 +1,7 @@
 import type { BlockDevice, BlockGraph, BlockJob, BlockNode } from '../qmp/commands.ts';
 import type { Monitor } from '../qmp/monitor.ts';
 import { diskNames, epochPrefix, surgeryMark, trackPrefix } from './names.ts';
+import { NodeGraph } from './node-graph.ts';
 
 /** What lies under a disk's device. */
 export type Layout =
@@ -26,6 +27,8 @@ export interface TrackBitmap {
 export interface DiskGraph {
   /** QOM path of the device, for qom-set. */
   qdev: string;
+  /** The node under the device. */
+  root: string;
   sizeBytes: number;
   ioStatus: 'ok' | 'failed' | 'nospace';
   layout: Layout;
@@ -36,7 +39,7 @@ export interface DiskGraph {
   /** The quorum node exists, under the device or not. */
   quorum: { primaryChild: string; epochs: string[] } | null;
   parkReady: boolean;
-  /** Layers over the mirror's node under libvirt's names, topmost first. */
+  /** Layers over the mirror's node under libvirt's names, topmost first, with the filter of a job that runs on them. */
   layers: string[];
   tracking: TrackBitmap[];
   /** Our job that brings a copy up to date. */
@@ -64,12 +67,42 @@ export interface GraphView {
   disk(dev: string, alias: string, sourceIndex: number | null): DiskGraph | null;
 }
 
+/**
+ * Reads the graph and what belongs to it. The answers are of different moments, and a graph torn between two of them could show
+ * a disk on a node that it has just left: whatever disagrees is read again.
+ * @throws Error when the graph does not stand still.
+ */
 export async function viewGraph(monitor: Monitor): Promise<GraphView> {
-  const devices = await monitor.execute('query-block', {});
-  const graph = await monitor.execute('x-debug-query-block-graph', {});
-  const nodes = await monitor.execute('query-named-block-nodes', { flat: true });
-  const jobs = await monitor.execute('query-block-jobs', {});
-  const status = await monitor.execute('query-status', {});
+  for (let tries = 1; tries <= maxTries; tries++) {
+    const devices = await monitor.execute('query-block', {});
+    const nodes = await monitor.execute('query-named-block-nodes', { flat: true });
+    const jobs = await monitor.execute('query-block-jobs', {});
+    const graph = await monitor.execute('x-debug-query-block-graph', {});
+    const status = await monitor.execute('query-status', {});
+    if (agree(graph, nodes, jobs)) return graphView(status, devices, nodes, jobs, graph);
+  }
+  throw new Error(`the block graph changed during each of ${maxTries} looks`);
+}
+
+const maxTries = 10;
+
+/** The graph names the same nodes and jobs as the lists. */
+function agree(graph: BlockGraph, nodes: BlockNode[], jobs: BlockJob[]): boolean {
+  const named = (type: BlockGraph['nodes'][number]['type']): string =>
+    JSON.stringify(graph.nodes.flatMap((node) => (node.type === type ? node.name : [])).sort());
+  return (
+    named('block-driver') === JSON.stringify(nodes.map((node) => node['node-name'] ?? '').sort()) &&
+    named('block-job') === JSON.stringify(jobs.map(({ device }) => device).sort())
+  );
+}
+
+function graphView(
+  status: { running: boolean; status: string },
+  devices: BlockDevice[],
+  nodes: BlockNode[],
+  jobs: BlockJob[],
+  graph: BlockGraph,
+): GraphView {
   const nodeGraph = new NodeGraph(graph, nodes);
   return {
     running: status.running,
@@ -90,13 +123,11 @@ function viewDisk(
   sourceIndex: number | null,
 ): DiskGraph | null {
   const names = diskNames(dev);
-  const root = device.inserted?.['node-name'];
+  const root = device.qdev === undefined ? undefined : graph.rootOf(device.qdev);
   if (device.qdev === undefined || device.inserted === undefined || root === undefined) return null;
   const libvirtTop = [`libvirt-${sourceIndex}-format`, `libvirt-${sourceIndex}-storage`].find((name) => graph.has(name));
-  const layers =
-    libvirtTop !== undefined && graph.descent(libvirtTop).includes(names.mirror)
-      ? graph.descent(libvirtTop).slice(0, graph.descent(libvirtTop).indexOf(names.mirror))
-      : [];
+  const libvirtDescent = libvirtTop === undefined ? [] : graph.descent(graph.topAbove(libvirtTop));
+  const layers = libvirtDescent.slice(0, Math.max(0, libvirtDescent.indexOf(names.mirror)));
   const layout = layoutOf(graph, root, names.quorum, names.mirror, names.park);
   const primaryChild = graph.children(names.quorum).find((child) => child !== names.mirror);
   const primaryTop =
@@ -110,6 +141,7 @@ function viewDisk(
   const jobNames = graph.jobsOn([root, ...(primary?.chain ?? []), ...layers]);
   return {
     qdev: device.qdev,
+    root,
     sizeBytes: device.inserted.image['virtual-size'],
     ioStatus: device['io-status'] ?? 'ok',
     layout,
@@ -138,99 +170,4 @@ function layoutOf(graph: NodeGraph, root: string, quorum: string, mirror: string
 function primaryNodes(graph: NodeGraph, top: string): PrimaryNodes {
   const descent = graph.descent(top);
   return { top, data: descent.find((name) => !graph.isFilter(name)) ?? top, chain: graph.chain(top) };
-}
-
-/** Drivers that pass I/O through to one child. */
-const filterDrivers = new Set(['copy-on-read', 'throttle', 'mirror_top', 'commit_top', 'copy-before-write', 'backup-top']);
-
-/** The edges that lead from a node to the image whose guest-visible data it shows. */
-const dataEdges = new Set(['file', 'backing']);
-
-/** The edges to all that a copy consists of. */
-const chainEdges = new Set(['file', 'backing', 'data-file']);
-
-/** QEMU's nodes with their edges, by name. */
-class NodeGraph {
-  readonly #byName: Map<string, { id: number; driver: string; bitmaps: BlockNode['dirty-bitmaps'] }>;
-  readonly #nameOf: Map<number, string>;
-  readonly #jobs: { id: number; name: string }[];
-  readonly #edges: BlockGraph['edges'];
-
-  constructor(graph: BlockGraph, nodes: BlockNode[]) {
-    const details = new Map(nodes.map((node) => [node['node-name'], node]));
-    const drivers = graph.nodes.filter(({ type }) => type === 'block-driver');
-    this.#nameOf = new Map(drivers.map(({ id, name }) => [id, name]));
-    this.#byName = new Map(
-      drivers.map(({ id, name }) => [name, { id, driver: details.get(name)?.drv ?? '', bitmaps: details.get(name)?.['dirty-bitmaps'] }]),
-    );
-    this.#jobs = graph.nodes.filter(({ type }) => type === 'block-job');
-    this.#edges = graph.edges;
-  }
-
-  has(name: string): boolean {
-    return this.#byName.has(name);
-  }
-
-  isFilter(name: string): boolean {
-    return filterDrivers.has(this.#byName.get(name)?.driver ?? '');
-  }
-
-  children(name: string, edges?: Set<string>): string[] {
-    const id = this.#byName.get(name)?.id;
-    return this.#edges
-      .filter((edge) => id !== undefined && edge.parent === id && (edges === undefined || edges.has(edge.name)))
-      .flatMap((edge) => this.#nameOf.get(edge.child) ?? []);
-  }
-
-  /**
-   * The node, and what it shows the data of, one below the other. A format node's `file` is followed where it has no backing
-   * file, so that raw layers lead to what they lie over.
-   */
-  descent(name: string): string[] {
-    const path = [name];
-    for (let at = name; ; ) {
-      const [next] = this.children(at, dataEdges);
-      if (next === undefined || path.includes(next)) return path;
-      path.push(next);
-      at = next;
-    }
-  }
-
-  /** `name`, or what is below it if it is the filter node `filter`. */
-  below(name: string, filter: string): string {
-    return name === filter ? (this.children(name, dataEdges)[0] ?? name) : name;
-  }
-
-  /** The topmost node that leads to `name` through filters. */
-  topAbove(name: string): string {
-    const id = this.#byName.get(name)?.id;
-    const above = this.#edges
-      .filter((edge) => edge.child === id && dataEdges.has(edge.name))
-      .flatMap((edge) => this.#nameOf.get(edge.parent) ?? [])
-      .find((parent) => this.isFilter(parent));
-    return above === undefined ? name : this.topAbove(above);
-  }
-
-  /** `name` and every node of its image and backing images, parents before children. */
-  chain(name: string): string[] {
-    const found = [name];
-    for (const at of found) {
-      for (const child of this.children(at, chainEdges)) if (!found.includes(child)) found.push(child);
-    }
-    return found;
-  }
-
-  jobsOn(names: string[]): string[] {
-    return this.#jobs
-      .filter((job) =>
-        this.#edges.some((edge) => edge.parent === job.id && names.includes(this.#nameOf.get(edge.child) ?? '')),
-      )
-      .map(({ name }) => name);
-  }
-
-  bitmaps(node: string, prefix: string): { name: string; dirtyBytes: number }[] {
-    return (this.#byName.get(node)?.bitmaps ?? [])
-      .filter((bitmap) => bitmap.recording && bitmap.inconsistent !== true)
-      .flatMap(({ name, count }) => (name?.startsWith(prefix) ? { name, dirtyBytes: count } : []));
-  }
 }

@@ -1,5 +1,4 @@
-import type { Observation } from './observation.ts';
-import type { PresentDisk } from './surgery.ts';
+import type { DiskObservation } from './observation.ts';
 
 /** Which copy of a disk is damaged, as far as can be told. */
 export type Damage =
@@ -16,12 +15,11 @@ export type Damage =
  * Judges a pair. An error that both copies survive is put down to the mirror: its server may have lost writes that it had
  * acknowledged, and the guest must never go on over a quorum that has failed. What the mirror may lack is in the epochs.
  */
-export function damageOf(o: Observation, { graph, health }: PresentDisk): Damage {
+export function damageOf({ health, ioFailed }: DiskObservation): Damage {
   const { primary, mirror } = health;
-  const failed = graph.ioStatus !== 'ok' && o.run !== 'running';
   if (primary.is === 'failed' && mirror.is === 'failed') return 'both';
-  if (primary.is === 'failed') return primary.noSpace ? (failed ? 'primary-full' : 'mirror') : 'primary';
+  if (primary.is === 'failed') return primary.noSpace ? (ioFailed ? 'primary-full' : 'mirror') : 'primary';
   if (mirror.is === 'failed') return 'mirror';
-  if (!failed) return 'none';
+  if (!ioFailed) return 'none';
   return primary.is === 'answering' && mirror.is === 'answering' ? 'mirror' : 'unknown';
 }

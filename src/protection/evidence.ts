@@ -21,6 +21,16 @@ export function damageReport({ event, data }: QmpEvent, disk: DiskObservation): 
   };
 }
 
+/** Which disk's failed I/O stopped the guest; '' if it is none of ours. The event names the node under the device. */
+export function stoppedDisk({ data }: QmpEvent, disks: DiskObservation[]): string {
+  const node = data['node-name'];
+  const disk = disks.find(
+    ({ graph, record: { dev } }) =>
+      graph !== null && (graph.root === node || Object.values(diskNames(dev)).some((name) => name === node) || graph.primary?.chain.some((name) => name === node)),
+  );
+  return disk?.record.dev ?? '';
+}
+
 function sideOf(node: unknown, { graph, record }: DiskObservation): Side | null {
   if (node === diskNames(record.dev).mirror) return 'mirror';
   return graph?.primary && graph.primary.chain.some((name) => name === node) ? 'primary' : null;

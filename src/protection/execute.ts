@@ -62,9 +62,9 @@ const executors: Executors = {
     const { park, parkNull, nothing } = diskNames(dev);
     return closeNodes(live.monitor, [park, parkNull, nothing]);
   },
-  park: ({ live }, { dev, qdev }) => setRoot(live.monitor, qdev, diskNames(dev).park),
+  park: ({ live }, { dev, qdev, root }) => setRoot(live.monitor, qdev, root, diskNames(dev).park),
   unpark: async ({ live, memoryOf }, { dev, qdev, node }) => {
-    await setRoot(live.monitor, qdev, node);
+    await setRoot(live.monitor, qdev, diskNames(dev).park, node);
     memoryOf(dev).forgetHealth();
   },
   openMirror: async (bench, { dev, image, sizeBytes }) => {

@@ -36,6 +36,8 @@ export interface DiskObservation {
   stopPolicy: boolean;
   /** The persistent XML names a copy that is not current. */
   xmlBehind: boolean;
+  /** The guest is stopped because I/O on this disk failed. */
+  ioFailed: boolean;
   health: Record<Side, Health>;
   /** Why libvirt's copy job of a rebuild ended without success; null if it did not. */
   copyFailed: string | null;

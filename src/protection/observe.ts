@@ -13,11 +13,16 @@ import type { DiskRecord, DomainRecord } from './record.ts';
 /** How long one epoch records before the next begins: what a mirror's server may still lose is at most two epochs' writes. */
 const epochMs = 10 * 60_000;
 
-/** One look at a running domain: QEMU's graph, libvirt's view, and what is remembered. */
+/**
+ * One look at a running domain: QEMU's graph, libvirt's view, and what is remembered. `failing` names the disks that stopped the
+ * guest, as far as events told. Where they did not, a device's io-status has to do, though QEMU never resets it for a device
+ * without a named backend (QEMU, monitor/qmp-cmds.c: qmp_cont).
+ */
 export async function observe(
   live: LiveDomain,
   record: DomainRecord,
   memoryOf: (dev: string) => DiskMemory,
+  failing: ReadonlySet<string>,
 ): Promise<Observation> {
   const [view, reason, liveDisks, persistentDisks] = await Promise.all([
     viewGraph(live.monitor),
@@ -25,6 +30,7 @@ export async function observe(
     live.disks(),
     live.persistentDisks(),
   ]);
+  const run = runView(view, reason);
   const disks = await Promise.all(
     record.disks.map(async (disk): Promise<DiskObservation> => {
       const { dev } = disk;
@@ -37,6 +43,7 @@ export async function observe(
         liveImage: liveDisk?.image ?? null,
         stopPolicy: liveDisk !== undefined && hasStopPolicy(liveDisk),
         xmlBehind: namesOther(persistentDisks.find((other) => other.dev === dev), disk),
+        ioFailed: run === 'io-error' && (failing.size > 0 ? failing.has(dev) : graph !== null && graph.ioStatus !== 'ok'),
         health: memory.health,
         copyFailed: memory.copyFailed,
         mayRetry: memory.retryInMs === 0,
@@ -47,7 +54,7 @@ export async function observe(
   );
   return {
     now: new Date().toISOString(),
-    run: runView(view, reason),
+    run,
     surgeryMarked: view.surgeryMarked,
     record,
     disks,

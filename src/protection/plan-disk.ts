@@ -41,7 +41,7 @@ function planPair(o: Observation, disk: PresentDisk): DiskPlan {
   const { graph, record } = disk;
   const { primary } = graph;
   if (primary === null) return nothing;
-  switch (damageOf(o, disk)) {
+  switch (damageOf(disk)) {
     case 'primary':
       return surgery(failOver(o, disk, primary));
     case 'mirror':
@@ -116,7 +116,7 @@ function planPrimary(o: Observation, disk: PresentDisk): DiskPlan {
       },
     });
   }
-  if (ioFailed(o, disk)) return askAgain(disk, 'primary');
+  if (disk.ioFailed) return askAgain(disk, 'primary');
   switch (record.intent.kind) {
     case 'remove':
       return steps(...closeMirror(disk, primary), { step: 'forget', dev });
@@ -158,7 +158,7 @@ function planMirror(o: Observation, disk: PresentDisk): DiskPlan {
   if (record.primary.current) {
     return steps({ step: 'recordDisk', record: { ...record, primary: stale(record.primary, o.now) } });
   }
-  if (ioFailed(o, disk)) return askAgain(disk, 'mirror');
+  if (disk.ioFailed) return askAgain(disk, 'mirror');
   if (disk.xmlBehind && disk.mayRetry) return steps({ step: 'defineSource', dev, image: record.mirror.image });
   if (record.intent.kind === 'remove') return steps({ step: 'forget', dev });
   if (graph.layout === 'layered' || record.intent.kind === 'rebuild') return planRebuild(o, disk);
@@ -182,7 +182,7 @@ function planMirrorByLibvirt(o: Observation, disk: PresentDisk): DiskPlan {
       },
     });
   }
-  if (ioFailed(o, disk)) return askAgain(disk, 'mirror');
+  if (disk.ioFailed) return askAgain(disk, 'mirror');
   if (record.intent.kind === 'remove') return steps({ step: 'forget', dev: record.dev });
   return record.intent.kind === 'rebuild' ? planRebuildByLibvirt(disk) : nothing;
 }
@@ -214,10 +214,6 @@ function planParked(o: Observation, disk: PresentDisk): DiskPlan {
 /** With policy `strict` a guest that lost its mirror waits, parked, until both copies are current again. */
 function strictlyParked(o: Observation, { record }: PresentDisk): boolean {
   return o.record.policy === 'strict' && record.exposedSince !== null && record.primary.current && record.intent.kind === 'protect';
-}
-
-function ioFailed(o: Observation, { graph }: PresentDisk): boolean {
-  return o.run !== 'running' && graph.layout !== 'parked' && graph.ioStatus !== 'ok';
 }
 
 /** The only copy in use failed: it is asked until it answers, and then the guest goes on (endOfPause). */

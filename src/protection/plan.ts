@@ -31,7 +31,7 @@ function underOnePause(o: Observation, surgeries: Surgery[]): Step[] {
     ...surgeries.flatMap(({ before }) => before),
     ...(marks ? [{ step: 'markSurgery' } as const] : []),
     ...(o.run === 'running' ? [{ step: 'pause' } as const] : []),
-    ...surgeries.map(({ dev, qdev }) => ({ step: 'park', dev, qdev }) as const),
+    ...surgeries.map(({ dev, qdev, from }) => ({ step: 'park', dev, qdev, root: from }) as const),
     ...surgeries.flatMap(({ parked }) => parked),
     ...(recorded ? [{ step: 'record', record } as const] : []),
     ...surgeries.flatMap(({ dev, persist }) => (persist === null ? [] : [{ step: 'defineSource', dev, image: persist } as const])),
@@ -47,7 +47,7 @@ function endOfPause(o: Observation): Step[] {
   const unmark = o.surgeryMarked ? [{ step: 'unmarkSurgery' } as const] : [];
   if (o.run === 'running') return unmark;
   if (o.disks.some(({ graph }) => graph?.layout === 'parked')) return [];
-  const failing = o.disks.filter(({ graph }) => graph !== null && graph.ioStatus !== 'ok');
+  const failing = o.disks.filter(({ ioFailed }) => ioFailed);
   const mended = failing.every(
     ({ graph, health, mayRetry, record }) =>
       mayRetry && graph?.layout !== 'pair' && health[record.primary.current ? 'primary' : 'mirror'].is === 'answering',

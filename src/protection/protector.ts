@@ -5,7 +5,7 @@ import type { QmpEvent } from '../qmp/monitor.ts';
 import type { EventLog } from '../store/event-log.ts';
 import type { RecordStore } from '../store/record-store.ts';
 import { imageName } from '../storage/image.ts';
-import { damageReport, jobReport } from './evidence.ts';
+import { damageReport, jobReport, stoppedDisk } from './evidence.ts';
 import { DiskMemory } from './disk-memory.ts';
 import { execute, StepFailed, type Workbench } from './execute.ts';
 import type { LiveDomain } from './live-domain.ts';
@@ -67,6 +67,8 @@ export class Protector {
   #failures = 0;
   #timer: NodeJS.Timeout | undefined;
   #closed = false;
+  /** The disks that stopped the guest since it last ran, '' for one that is not ours; empty when no event told. */
+  readonly #failing = new Set<string>();
   #stoppedAtMs: number | null = null;
   /** How long the guest was paused, as QEMU's own events tell, since a change of state was last shown. */
   #pausedMs: number | null = null;
@@ -94,6 +96,7 @@ export class Protector {
     this.#live = live;
     this.#last = null;
     this.#memory.clear();
+    this.#failing.clear();
     live.monitor.onEvent((event) => this.#heard(event));
     await this.#enqueue(() => this.#turn());
   }
@@ -211,7 +214,7 @@ export class Protector {
 
   async #lookAndAct(live: LiveDomain): Promise<void> {
     for (let look = 1; look <= maxLooks; look++) {
-      const observation = await observe(live, this.#record, (dev) => this.memoryOf(dev));
+      const observation = await observe(live, this.#record, (dev) => this.memoryOf(dev), this.#failing);
       if (this.#live !== live) return;
       this.#last = observation;
       const steps = plan(observation);
@@ -221,7 +224,9 @@ export class Protector {
       }
       this.#log.debug('plan', { steps: steps.map(({ step }) => step), run: observation.run });
       for (const step of steps) {
+        const beganMs = performance.now();
         await execute(step, this.#bench(live));
+        this.#log.debug('step', { step: step.step, ms: Math.round(performance.now() - beganMs) });
         this.#shared.afterStep(step);
         if (this.#closed) return;
       }
@@ -328,6 +333,8 @@ export class Protector {
   /** What QEMU reports of the copies is remembered before the loop looks. */
   #heard(event: QmpEvent): void {
     if (event.event === 'STOP') this.#stoppedAtMs = event.timeMs;
+    if (event.event === 'RESUME') this.#failing.clear();
+    if (event.event === 'BLOCK_IO_ERROR') this.#failing.add(stoppedDisk(event, this.#last?.disks ?? []));
     if (event.event === 'RESUME' && this.#stoppedAtMs !== null) {
       this.#pausedMs = Math.round(event.timeMs - this.#stoppedAtMs);
       this.#stoppedAtMs = null;

@@ -15,10 +15,9 @@ export interface StateView {
 export function stateOf(o: Observation, disk: DiskObservation, trouble: string | null): StateView {
   const { graph, record, liveImage } = disk;
   if (graph === null) return { state: 'waiting', reason: 'the disk is not in the running domain' };
-  const ioFailed = graph.ioStatus !== 'ok' && o.run !== 'running';
   if (graph.layout === 'parked') return parkedState(o, record, trouble);
   if (graph.layout === 'pair') {
-    switch (damageOf(o, { ...disk, graph })) {
+    switch (damageOf(disk)) {
       case 'both':
         return { state: 'broken', reason: 'both copies fail; the guest waits, and goes on with the first that answers again' };
       case 'primary-full':
@@ -32,7 +31,7 @@ export function stateOf(o: Observation, disk: DiskObservation, trouble: string |
     }
   }
   const onMirror = graph.layout !== 'primary' || (liveImage !== null && sameStorage(liveImage, record.mirror.image));
-  if (ioFailed) return { state: 'broken', reason: trouble ?? `the only current copy fails; the guest waits until it answers again` };
+  if (disk.ioFailed) return { state: 'broken', reason: trouble ?? `the only current copy fails; the guest waits until it answers again` };
   if (onMirror) {
     return { state: record.intent.kind === 'rebuild' ? 'rebuilding' : 'failed-over', reason: trouble };
   }

@@ -14,7 +14,8 @@ export interface StepArguments {
   resume: NoArguments;
   buildPark: { dev: string; sizeBytes: number };
   removePark: { dev: string };
-  park: { dev: string; qdev: string };
+  /** Only from the root for which the plan was made. */
+  park: { dev: string; qdev: string; root: string };
   unpark: { dev: string; qdev: string; node: string };
   openMirror: { dev: string; image: Image; sizeBytes: number };
   closeMirror: { dev: string };

@@ -13,6 +13,8 @@ export type DiskStep = Step | { step: 'recordDisk'; record: DiskRecord };
 export interface Surgery {
   dev: string;
   qdev: string;
+  /** What the device is on when the plan is made. */
+  from: string;
   /** While the guest may still run. */
   before: Step[];
   /** With the device on the park. */
@@ -211,6 +213,7 @@ function surgeryOn(disk: PresentDisk): Surgery {
   return {
     dev: record.dev,
     qdev: graph.qdev,
+    from: graph.root,
     before: [],
     parked: [],
     record,

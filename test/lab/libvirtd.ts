@@ -132,7 +132,7 @@ export class Libvirtd {
   /** virsh that must succeed; its stdout without white space around it. */
   async mustVirsh(...args: string[]): Promise<string> {
     const { code, stdout, stderr } = await this.virsh(...args);
-    if (code !== 0) throw new Error(`virsh ${args.join(' ')}: ${stderr.trim()}\n${this.#daemon?.logTail() ?? ''}`);
+    if (code !== 0) throw new Error(`virsh ${args.join(' ')}: ${stderr.trim()}`);
     return stdout.trim();
   }
 
