@@ -1,5 +1,4 @@
-import type { Action, ActionArguments, AgentApi, HookAnswer, HookCall } from '../control/api.ts';
-import { parseDomain } from '../domain/domain.ts';
+import type { Action, ActionArguments, AgentApi } from '../control/api.ts';
 import { CdpError } from '../errors.ts';
 import type { Host } from '../protection/host.ts';
 import type { DomainStatus } from '../protection/model.ts';
@@ -7,7 +6,6 @@ import { failover, hold, rebuild, release, resync } from '../protection/moves.ts
 import { protect } from '../protection/protect.ts';
 import type { Protector } from '../protection/protector.ts';
 import { start } from '../protection/start.ts';
-import { staleSource } from '../protection/stale-source.ts';
 import { unprotect } from '../protection/unprotect.ts';
 
 /** What was done, for the user, and what they should know besides. */
@@ -56,7 +54,7 @@ export function agentApi(host: Host): AgentApi {
       const { protector, message, warnings } = await carriers[action](host, name, args);
       return { message, warnings, status: protector.record.disks.length > 0 ? protector.status() : null };
     },
-    hook: (call) => answerHook(host, call),
+    hook: ({ operation, domainXml }) => host.answerHook(operation, domainXml),
     eventsSince: (since) => host.events.since(since),
     followEvents: (listener) => host.events.follow(listener),
   };
@@ -88,22 +86,4 @@ async function undeclared(host: Host, known: DomainStatus[]): Promise<DomainStat
       guarantee: 'strict-ack',
       disks: [],
     }));
-}
-
-/** From memory alone: libvirt holds the domain locked while it waits for this. */
-function answerHook(host: Host, { operation, domainXml }: HookCall): HookAnswer {
-  if (operation !== 'prepare' && operation !== 'start') return { refuse: null };
-  const domain = parseDomain(domainXml);
-  const message = staleSource(host.protectors().map(({ record }) => record), domain);
-  if (message === null) return { refuse: null };
-  host.events.append({
-    time: new Date().toISOString(),
-    domain: domain.name,
-    disk: null,
-    event: 'start-refused',
-    from: null,
-    to: null,
-    detail: { reason: message },
-  });
-  return { refuse: { message } };
 }

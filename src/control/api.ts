@@ -1,3 +1,4 @@
+import type { HookAnswer } from '../protection/hook-answer.ts';
 import type { Policy } from '../domain/declaration.ts';
 import type { DomainStatus, ProtectionEvent } from '../protection/model.ts';
 
@@ -39,18 +40,13 @@ export interface ActionResult {
   status: DomainStatus | null;
 }
 
-/** What libvirt's hook tells the agent; the agent answers from memory. */
+/** What libvirt's hook tells the agent, which answers from memory. */
 export interface HookCall {
   operation: string;
   subOperation: string;
   extra: string;
   /** The XML that libvirt gave the hook on stdin. */
   domainXml: string;
-}
-
-export interface HookAnswer {
-  /** Refuse the operation, with a message for the user. */
-  refuse: { message: string } | null;
 }
 
 /** What the server offers; the agent implements it. Errors are CdpErrors. */

@@ -3,7 +3,8 @@ import { z } from 'zod';
 import { CdpError, RefusedError, UsageError } from '../errors.ts';
 import type { DomainStatus, ProtectionEvent } from '../protection/model.ts';
 import { problems } from './answer.ts';
-import type { Action, ActionArguments, ActionResult, DomainName, HookAnswer, HookCall } from './api.ts';
+import type { Action, ActionArguments, ActionResult, DomainName, HookCall } from './api.ts';
+import type { HookAnswer } from '../protection/hook-answer.ts';
 import { heartbeatMs, readEvents } from './event-stream.ts';
 import {
   actionArgumentsSchemas,

@@ -6,7 +6,8 @@
 import { z } from 'zod';
 import type { CopyStatus, DiskStatus, DomainStatus, JobStatus, ProtectionEvent } from '../protection/model.ts';
 import { diskStates, eventNames } from '../protection/model.ts';
-import type { Action, ActionArguments, ActionResult, AgentVersion, ErrorAnswer, HookAnswer, HookCall } from './api.ts';
+import type { Action, ActionArguments, ActionResult, AgentVersion, ErrorAnswer, HookCall } from './api.ts';
+import type { HookAnswer } from '../protection/hook-answer.ts';
 
 const bytes = z.int().nonnegative();
 const isoTime = z.iso.datetime();
@@ -113,6 +114,7 @@ export const hookBodySchema = z.strictObject({
 });
 
 export const hookAnswerSchema = z.strictObject({
+  xml: z.string().nullable(),
   refuse: z.strictObject({ message: z.string() }).nullable(),
 });
 

@@ -1,39 +1,66 @@
 /**
- * virt-cdp-hook: what hooks/qemu runs for a protected domain, with the hook's own arguments and stdin. It asks the
- * agent, whose answer comes from memory, and never libvirt, which would deadlock. libvirt waits for it with the domain
- * locked: whatever happens, it ends by the deadline in VIRT_CDP_HOOK_DEADLINE_MS. stdout stays empty, by which restore
- * and migrate leave the XML as it is. Exit 1 is a refusal; an agent that is down or silent refuses nothing.
+ * virt-cdp-hook: what hooks/qemu runs for a protected domain, with the hook's own arguments and stdin. It asks the agent, whose
+ * answer comes from memory, and if that does not answer the records on disk; never libvirt, which would deadlock. libvirt
+ * waits for it with the domain locked: whatever happens, it ends by the deadline in VIRT_CDP_HOOK_DEADLINE_MS. stdout is
+ * the XML for restore and migrate; empty, it leaves the XML as it is. Exit 1 is a refusal.
  */
 import { writeSync } from 'node:fs';
-import { CdpError, errorText } from '../errors.ts';
 import { defaultSocketPath, send } from '../control/transport.ts';
+import { CdpError, errorText } from '../errors.ts';
+import type { HookAnswer } from '../protection/hook-answer.ts';
 
 const usualDeadlineMs = 1000;
 
-/** Reading stdin counts too: the timer runs from here. */
+const storePath = process.env['VIRT_CDP_STORE'] ?? '/var/lib/virt-cdp';
 const deadlineMs = Number(process.env['VIRT_CDP_HOOK_DEADLINE_MS']) || usualDeadlineMs;
-const startedAt = performance.now();
+/** The rest of the deadline is for the records on disk. */
+const agentDeadlineMs = Math.ceil(deadlineMs / 2);
+
 const [domain = '', operation = '', subOperation = '', extra = ''] = process.argv.slice(2);
 
 setTimeout(() => goOn(`no answer within ${deadlineMs} ms`), deadlineMs);
 process.on('uncaughtException', (error) => goOn(errorText(error)));
 process.on('unhandledRejection', (error) => goOn(errorText(error)));
-void decide();
+void main();
 
-async function decide(): Promise<void> {
+async function main(): Promise<void> {
   const domainXml = await readStdin();
+  const answer = await agentsAnswer(domainXml).catch((error: unknown) => recordsAnswer(domainXml, error));
+  if (answer.refuse !== null) {
+    say(answer.refuse.message);
+    process.exit(1);
+  }
+  if (operation === 'prepare') await mark(domainXml);
+  if (answer.xml !== null) process.stdout.write(answer.xml, () => process.exit(0));
+  else process.exit(0);
+}
+
+async function agentsAnswer(domainXml: string): Promise<HookAnswer> {
   const answer = await send({
     socketPath: process.env['VIRT_CDP_SOCKET'] ?? defaultSocketPath,
     method: 'POST',
     path: `/v1/hook/${encodeURIComponent(operation)}`,
     body: { subOperation, extra, domainXml },
-    deadlineMs: Math.max(1, Math.ceil(deadlineMs - (performance.now() - startedAt))),
+    deadlineMs: agentDeadlineMs,
   });
   if (answer.status !== 200) throw new CdpError({ code: 'bad-answer', message: answer.text.trim() });
-  const refusal = refusalOf(answer.text);
-  if (refusal === null) process.exit(0);
-  say(refusal);
-  process.exit(1);
+  return JSON.parse(answer.text) as HookAnswer;
+}
+
+/** Loaded only when it is needed: the schemas would add a third to the time that every start has to wait. */
+async function recordsAnswer(domainXml: string, why: unknown): Promise<HookAnswer> {
+  const { answerFromRecords } = await import('./from-records.ts');
+  const answer = await answerFromRecords(storePath, operation, domainXml);
+  if (answer.refuse === null) say(`the agent does not answer (${errorText(why)}): ${operation} of ${domain} goes on by its records`);
+  return answer;
+}
+
+/** From now until the agent has armed it, the guest writes to one copy alone. */
+async function mark(domainXml: string): Promise<void> {
+  const uuid = /<uuid>([0-9a-f-]{36})<\/uuid>/i.exec(domainXml)?.[1]?.toLowerCase();
+  if (uuid === undefined) return;
+  const { markStart } = await import('../store/start-marker.ts');
+  await markStart(storePath, uuid);
 }
 
 async function readStdin(): Promise<string> {
@@ -41,12 +68,6 @@ async function readStdin(): Promise<string> {
   let text = '';
   for await (const chunk of process.stdin) text += chunk as string;
   return text;
-}
-
-/** By hand: the schema library would add a third to the time that a start has to wait. */
-function refusalOf(text: string): string | null {
-  const { refuse } = JSON.parse(text) as { refuse?: { message?: unknown } | null };
-  return typeof refuse?.message === 'string' ? refuse.message : null;
 }
 
 function goOn(reason: string): never {

@@ -11,11 +11,14 @@ import type { Log } from '../log.ts';
 import type { QmpEvent } from '../qmp/monitor.ts';
 import type { EventLog } from '../store/event-log.ts';
 import type { RecordStore } from '../store/record-store.ts';
+import { lastStart } from '../store/start-marker.ts';
 import { imageName } from '../storage/image.ts';
+import { writeStaleSources } from './stale-sources.ts';
+import { answerHook, type HookAnswer } from './hook-answer.ts';
 import { LiveDomain } from './live-domain.ts';
 import type { ProtectionEvent } from './model.ts';
 import { Protector, type Shared } from './protector.ts';
-import type { DiskRecord, DomainRecord, DomainRecordSchema } from './record.ts';
+import { newDiskRecord, sinceStart, type DiskRecord, type DomainRecord, type DomainRecordSchema } from './record.ts';
 import type { Step } from './steps.ts';
 
 export interface HostParts {
@@ -35,6 +38,8 @@ export class Host {
   readonly #shared: Shared;
   readonly #log: Log;
   readonly #protectors = new Map<string, Protector>();
+  /** One write of the list after the other. */
+  #staleSources: Promise<void> = Promise.resolve();
 
   constructor({ session, store, events, log, config, afterStep }: HostParts) {
     this.session = session;
@@ -48,13 +53,16 @@ export class Host {
       maxBytesPerS: () => config().resync.maxBytesPerS,
       probeDeadlineMs: () => config().mirror.timeoutMs,
       afterStep,
+      recordChanged: () => this.#listStaleSources(),
       undeclare: (record, dev) => this.#undeclare(record, dev),
     };
   }
 
   /** Reads the records, listens to libvirt, and looks at every running domain whenever libvirt is reached. */
   async start(): Promise<void> {
-    for (const record of await this.#shared.store.all()) this.#add(record);
+    for (const record of await this.#shared.store.all()) {
+      this.#add(sinceStart(record, await lastStart(this.config().store, record.uuid)));
+    }
     const { events } = this.session;
     await events.onLifecycle(({ domain, event }) => this.#onLifecycle(domain, event));
     await events.onQemuMonitorEvent(({ domain, event, seconds, micros, details }) =>
@@ -122,7 +130,8 @@ export class Host {
       if (known.live === null) await this.#attachIfRunning(ref);
       return known;
     }
-    const record: DomainRecord = { version: 1, uuid: ref.uuid, name: ref.name, policy, disks };
+    const start = await lastStart(this.config().store, ref.uuid);
+    const record: DomainRecord = { version: 1, uuid: ref.uuid, name: ref.name, policy, lastStart: start, disks };
     await this.#shared.store.save(ref.uuid, record);
     const protector = this.#add(record);
     for (const { dev, mirror } of disks) protector.note('declared', dev, { mirror: imageName(mirror.image), policy });
@@ -147,8 +156,20 @@ export class Host {
     }
   }
 
+  /** From memory alone: libvirt holds the domain locked while it waits for this. */
+  answerHook(operation: string, domainXml: string): HookAnswer {
+    const answer = answerHook(this.protectors().map(({ record }) => record), operation, domainXml, true);
+    if (answer.refuse !== null) {
+      const { name } = parseDomain(domainXml);
+      const detail = { reason: answer.refuse.message };
+      this.events.append({ time: new Date().toISOString(), domain: name, disk: null, event: 'start-refused', from: null, to: null, detail });
+    }
+    return answer;
+  }
+
   async close(): Promise<void> {
     await Promise.all([...this.#protectors.values()].map((protector) => protector.close()));
+    await this.#staleSources;
   }
 
   #add(record: DomainRecord): Protector {
@@ -199,7 +220,7 @@ export class Host {
     const protector = this.#protectors.get(ref.uuid);
     if (protector === undefined || protector.record.disks.length === 0) return;
     if (protector.live?.ref.id === ref.id) protector.forgetXml();
-    else await protector.attach(new LiveDomain(this.session, ref));
+    else await protector.attach(new LiveDomain(this.session, ref), await lastStart(this.config().store, ref.uuid));
   }
 
   /** A declaration that came with the domain's XML (an import, Terraform, virsh edit) begins a record: mirror not current. */
@@ -232,27 +253,16 @@ export class Host {
     );
   }
 
+  #listStaleSources(): void {
+    const records = this.protectors().map(({ record }) => record);
+    this.#staleSources = this.#staleSources
+      .then(() => writeStaleSources(this.config().store, records))
+      .catch((error: unknown) => void this.#log.warn('the stale sources could not be listed', { error: errorText(error) }));
+  }
+
   #inBackground(ref: DomainRef, work: Promise<void>): void {
     work.catch((error: unknown) => this.#log.warn('could not follow a domain', { domain: ref.name, error: errorText(error) }));
   }
-}
-
-/** A disk at the beginning of its protection: only the primary is current, and nothing is known of the mirror. */
-export function newDiskRecord(dev: string, primary: DiskRecord['primary']['image'], mirror: DiskRecord['mirror']['image'], rebuildTo: string | null): DiskRecord {
-  return {
-    dev,
-    primary: { image: primary, current: true, consistentAsOf: null },
-    mirror: { image: mirror, current: false, consistentAsOf: null },
-    track: null,
-    layerNames: [],
-    intent: { kind: 'protect' },
-    rebuildTo,
-    rebuilds: 0,
-    exposedSince: null,
-    state: 'stopped',
-    since: new Date().toISOString(),
-    reason: null,
-  };
 }
 
 function eventData(details: string | null): QmpEvent['data'] {

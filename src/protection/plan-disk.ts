@@ -82,7 +82,7 @@ function keepPair(disk: PresentDisk, primary: PrimaryNodes): DiskPlan {
             step: 'recordDisk' as const,
             record: {
               ...record,
-              primary: { image: liveImage ?? record.primary.image, ...both },
+              primary: { ...record.primary, image: liveImage ?? record.primary.image, ...both },
               mirror: { ...record.mirror, ...both },
               track: null,
               exposedSince: null,
@@ -116,7 +116,7 @@ function planPrimary(o: Observation, disk: PresentDisk): DiskPlan {
       },
     });
   }
-  if (disk.ioFailed) return askAgain(disk, 'primary');
+  if (disk.ioFailed && graph.layout !== 'parked') return askAgain(disk, 'primary');
   switch (record.intent.kind) {
     case 'remove':
       return steps(...closeMirror(disk, primary), { step: 'forget', dev });

@@ -7,8 +7,9 @@ import { CdpError, RefusedError, UsageError } from '../errors.ts';
 import type { DomainRef } from '../libvirt/types.ts';
 import { imageName, parseImageUri, sameStorage } from '../storage/image.ts';
 import { createImage, measureImage, resolveImage } from '../storage/tools.ts';
-import { newDiskRecord, type Host } from './host.ts';
+import type { Host } from './host.ts';
 import type { Protector } from './protector.ts';
+import { newDiskRecord } from './record.ts';
 
 export interface ProtectRequest {
   disk: string;

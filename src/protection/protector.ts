@@ -9,11 +9,11 @@ import { damageReport, jobReport, stoppedDisk } from './evidence.ts';
 import { DiskMemory } from './disk-memory.ts';
 import { execute, StepFailed, type Workbench } from './execute.ts';
 import type { LiveDomain } from './live-domain.ts';
-import type { DomainStatus, EventName, ProtectionEvent } from './model.ts';
+import type { DomainStatus, EventName, ProtectionEvent, Side } from './model.ts';
 import type { Observation } from './observation.ts';
 import { observe } from './observe.ts';
 import { plan, withDisk } from './plan.ts';
-import type { DiskRecord, DomainRecord, DomainRecordSchema } from './record.ts';
+import { sinceStart, type CopyRecord, type DiskRecord, type DomainRecord, type DomainRecordSchema } from './record.ts';
 import type { Step } from './steps.ts';
 import { diskStatus, domainStatus, recordedStatus, stateOf } from './status.ts';
 
@@ -25,6 +25,8 @@ export interface Shared {
   /** Bytes per second of a sync; 0 is unlimited. */
   maxBytesPerS: () => number;
   probeDeadlineMs: () => number;
+  /** A domain's record changed, not necessarily in a pause. */
+  recordChanged: () => void;
   /** Called after each step; tests end the agent here. */
   afterStep: (step: Step) => void;
   /** A disk is no longer protected: puts its former error policies back and takes the declaration away. */
@@ -91,21 +93,23 @@ export class Protector {
     return this.#last;
   }
 
-  /** A QEMU of this domain runs; it has been looked at when the promise is kept. */
-  async attach(live: LiveDomain): Promise<void> {
+  /** A QEMU of this domain runs, by the start of this name; it has been looked at when the promise is kept. */
+  async attach(live: LiveDomain, start: string | null): Promise<void> {
     this.#live = live;
     this.#last = null;
     this.#memory.clear();
     this.#failing.clear();
     live.monitor.onEvent((event) => this.#heard(event));
-    await this.#enqueue(() => this.#turn());
+    await this.#enqueue(async () => {
+      this.#record = sinceStart(this.#record, start);
+      await this.#turn();
+    });
   }
 
   /** The domain's QEMU is gone. */
   detach(): void {
     this.#live = null;
     this.#last = null;
-    this.#memory.clear();
     clearTimeout(this.#timer);
     void this.#enqueue(() => this.#showStates(() => ({ state: 'stopped', reason: null }))).catch((error: unknown) => {
       this.#log.error('the stop could not be recorded', { error: errorText(error) });
@@ -258,7 +262,8 @@ export class Protector {
   }
 
   /** With policy `available` a store that hangs or fails does not keep the guest waiting; the record follows. */
-  async #saveRecord(record: DomainRecord): Promise<void> {
+  async #saveRecord(wanted: DomainRecord): Promise<void> {
+    const record = this.#withReachability(wanted);
     this.#record = record;
     const saved = this.#shared.store.save(record.uuid, record);
     if (record.policy === 'strict') return saved;
@@ -283,6 +288,7 @@ export class Protector {
     else await this.#shared.store.save(record.uuid, record);
     this.note('undeclared', dev, {});
     this.#record = record;
+    this.#shared.recordChanged();
   }
 
   async #showObserved(live: LiveDomain, observation: Observation): Promise<void> {
@@ -305,6 +311,17 @@ export class Protector {
     }
   }
 
+  #withReachability(record: DomainRecord): DomainRecord {
+    const copyOf = (disk: DiskRecord, side: Side): CopyRecord => ({
+      ...disk[side],
+      reachable: this.memoryOf(disk.dev).reachable[side] ?? disk[side].reachable,
+    });
+    return {
+      ...record,
+      disks: record.disks.map((disk) => ({ ...disk, primary: copyOf(disk, 'primary'), mirror: copyOf(disk, 'mirror') })),
+    };
+  }
+
   /** Every change of a state is recorded and told. Answers whether there was one. */
   async #showStates(view: (disk: DiskRecord) => Pick<DiskRecord, 'state' | 'reason'>): Promise<boolean> {
     const before = this.#record.disks;
@@ -316,8 +333,10 @@ export class Protector {
       record = withDisk(record, { ...disk, state, reason, since: state === disk.state ? disk.since : now });
     }
     if (record === this.#record) return false;
+    record = this.#withReachability(record);
     await this.#shared.store.save(record.uuid, record);
     this.#record = record;
+    this.#shared.recordChanged();
     for (const [index, { dev, state, reason }] of record.disks.entries()) {
       const from = before[index]?.state ?? null;
       if (from === state) continue;

@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { policies } from '../domain/declaration.ts';
-import { imageFormats } from '../domain/image.ts';
+import { imageFormats, type Image } from '../domain/image.ts';
 import { diskStates } from './model.ts';
 
 const sourceSchema = z.discriminatedUnion('kind', [
@@ -24,6 +24,8 @@ const copyRecordSchema = z.strictObject({
   current: z.boolean(),
   /** ISO time as of which a stale copy is whole; null if it is current or a mixture of times. */
   consistentAsOf: z.string().nullable(),
+  /** Whether it answered when it was last used or asked; null if it never was. */
+  reachable: z.boolean().nullable(),
 });
 
 /**
@@ -67,11 +69,45 @@ export const domainRecordSchema = z.strictObject({
   uuid: z.string(),
   name: z.string(),
   policy: z.enum(policies),
+  /** The last start of the domain that this record takes into account (src/store/start-marker.ts). */
+  lastStart: z.string().nullable(),
   disks: z.array(diskRecordSchema),
 });
 
 export type DomainRecordSchema = typeof domainRecordSchema;
 export type DomainRecord = z.infer<DomainRecordSchema>;
 export type DiskRecord = z.infer<typeof diskRecordSchema>;
+/**
+ * The record in the light of a start that it may not know of: since then the guest has written to one copy alone, the
+ * primary if both were current.
+ */
+export function sinceStart(record: DomainRecord, start: string | null): DomainRecord {
+  if (start === record.lastStart) return record;
+  const disks = record.disks.map((disk) =>
+    disk.primary.current && disk.mirror.current
+      ? { ...disk, mirror: { ...disk.mirror, current: false, consistentAsOf: disk.since }, track: null }
+      : disk,
+  );
+  return { ...record, lastStart: start, disks };
+}
+
 export type CopyRecord = z.infer<typeof copyRecordSchema>;
 export type Intent = z.infer<typeof intentSchema>;
+
+/** A disk at the beginning of its protection: only the primary is current, and nothing is known of the mirror. */
+export function newDiskRecord(dev: string, primary: Image, mirror: Image, rebuildTo: string | null): DiskRecord {
+  return {
+    dev,
+    primary: { image: primary, current: true, consistentAsOf: null, reachable: null },
+    mirror: { image: mirror, current: false, consistentAsOf: null, reachable: null },
+    track: null,
+    layerNames: [],
+    intent: { kind: 'protect' },
+    rebuildTo,
+    rebuilds: 0,
+    exposedSince: null,
+    state: 'stopped',
+    since: new Date().toISOString(),
+    reason: null,
+  };
+}

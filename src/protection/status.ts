@@ -103,11 +103,11 @@ export function worst(states: DiskState[]): DiskState {
 }
 
 function copyStatus(record: DiskRecord, side: Side, memory: DiskMemory): CopyStatus {
-  const { image, current, consistentAsOf } = record[side];
+  const { image, current, consistentAsOf, reachable } = record[side];
   return {
     source: imageName(image),
     current,
-    reachable: memory.reachable[side],
+    reachable: memory.reachable[side] ?? reachable,
     consistentAsOf,
     ...(!current && consistentAsOf === null && { mixture: true as const }),
   };

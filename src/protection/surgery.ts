@@ -171,7 +171,7 @@ export function adoptRebuilt(o: Observation, disk: PresentDisk, primary: Primary
   const { dev } = record;
   const rebuilt: DiskRecord = {
     ...record,
-    primary: { image: to, current: true, consistentAsOf: null },
+    primary: { image: to, current: true, consistentAsOf: null, reachable: true },
     rebuilds: record.rebuilds + 1,
     intent: { kind: 'protect' },
     layerNames: [],

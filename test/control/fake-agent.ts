@@ -3,7 +3,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Writable } from 'node:stream';
 import winston from 'winston';
-import type { Action, ActionResult, AgentApi, HookAnswer, HookCall } from '../../src/control/api.ts';
+import type { Action, ActionResult, AgentApi, HookCall } from '../../src/control/api.ts';
+import type { HookAnswer } from '../../src/protection/hook-answer.ts';
 import { AgentClient } from '../../src/control/client.ts';
 import { startServer } from '../../src/control/server.ts';
 import { CdpError } from '../../src/errors.ts';
@@ -23,7 +24,7 @@ export class FakeAgent implements AgentApi {
     warnings: [],
     status: this.statuses.get(domain) ?? null,
   });
-  onHook: () => HookAnswer = () => ({ refuse: null });
+  onHook: () => HookAnswer = () => ({ refuse: null, xml: null });
   socketPath = '';
   private readonly listeners = new Set<(event: ProtectionEvent) => void>();
   private close = (): Promise<void> => Promise.resolve();

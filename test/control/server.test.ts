@@ -44,10 +44,10 @@ describe('the agent on its socket', () => {
   });
 
   it('passes a hook on, also with a large XML', async () => {
-    agent.onHook = () => ({ refuse: { message: 'the primary is stale' } });
+    agent.onHook = () => ({ refuse: { message: 'the primary is stale' }, xml: null });
     const domainXml = `<domain>${'<disk/>'.repeat(300_000)}</domain>`;
     const call = { operation: 'prepare', subOperation: 'begin', extra: '-', domainXml };
-    assert.deepEqual(await agent.client.hook(call, 5000), { refuse: { message: 'the primary is stale' } });
+    assert.deepEqual(await agent.client.hook(call, 5000), { refuse: { message: 'the primary is stale' }, xml: null });
     assert.deepEqual(agent.hookCalls, [call]);
   });
 
