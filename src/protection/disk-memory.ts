@@ -1,5 +1,6 @@
 import type { Side } from './model.ts';
 import type { Health } from './observation.ts';
+import type { DiskRecord } from './record.ts';
 
 const firstRetryMs = 500;
 const lastRetryMs = 30_000;
@@ -39,6 +40,16 @@ export class DiskMemory {
   learn(side: Side, health: Health): void {
     this.health[side] = health;
     if (health.is !== 'unknown') this.reachable[side] = health.is === 'answering';
+  }
+
+  /** The disk's record with what is known of its copies' being reachable. */
+  reached(disk: DiskRecord): DiskRecord {
+    const { primary, mirror } = disk;
+    return {
+      ...disk,
+      primary: { ...primary, reachable: this.reachable.primary ?? primary.reachable },
+      mirror: { ...mirror, reachable: this.reachable.mirror ?? mirror.reachable },
+    };
   }
 
   /** After a surgery the copies are judged anew. */

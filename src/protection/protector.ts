@@ -5,17 +5,19 @@ import type { QmpEvent } from '../qmp/monitor.ts';
 import type { EventLog } from '../store/event-log.ts';
 import type { RecordStore } from '../store/record-store.ts';
 import { imageName } from '../storage/image.ts';
-import { damageReport, jobReport, stoppedDisk } from './evidence.ts';
+import { Announcer } from './announcer.ts';
 import { DiskMemory } from './disk-memory.ts';
+import { damageReport, jobReport, stoppedDisk } from './evidence.ts';
 import { execute, StepFailed, type Workbench } from './execute.ts';
 import type { LiveDomain } from './live-domain.ts';
-import type { DomainStatus, EventName, ProtectionEvent, Side } from './model.ts';
+import type { DomainStatus, EventName, ProtectionEvent } from './model.ts';
 import type { Observation } from './observation.ts';
 import { observe } from './observe.ts';
 import { plan, withDisk } from './plan.ts';
-import { sinceStart, type CopyRecord, type DiskRecord, type DomainRecord, type DomainRecordSchema } from './record.ts';
-import type { Step } from './steps.ts';
+import { RecordKeeper } from './record-keeper.ts';
+import { sinceStart, type DiskRecord, type DomainRecord, type DomainRecordSchema } from './record.ts';
 import { diskStatus, domainStatus, recordedStatus, stateOf } from './status.ts';
+import type { Step } from './steps.ts';
 
 /** What all protectors of a host share. */
 export interface Shared {
@@ -46,9 +48,6 @@ const lastPauseMs = 5_000;
 /** So many looks without an end are a planner that goes in circles; it is given a rest. */
 const maxLooks = 100;
 
-/** A record that can't be written by then does not hold up a guest any longer. */
-const recordDeadlineMs = 2_000;
-
 /**
  * Protects one domain: observe, plan, execute, observe again, until the plan is empty.
  *
@@ -60,8 +59,11 @@ const recordDeadlineMs = 2_000;
 export class Protector {
   readonly #shared: Shared;
   readonly #log: Log;
+  readonly #announcer: Announcer;
+  readonly #keeper: RecordKeeper;
   readonly #memory = new Map<string, DiskMemory>();
-  #record: DomainRecord;
+  /** The disks that stopped the guest since it last ran, '' for one that is not ours; empty when no event told. */
+  readonly #failing = new Set<string>();
   #live: LiveDomain | null = null;
   #last: Observation | null = null;
   #queue: Promise<unknown> = Promise.resolve();
@@ -69,20 +71,16 @@ export class Protector {
   #failures = 0;
   #timer: NodeJS.Timeout | undefined;
   #closed = false;
-  /** The disks that stopped the guest since it last ran, '' for one that is not ours; empty when no event told. */
-  readonly #failing = new Set<string>();
-  #stoppedAtMs: number | null = null;
-  /** How long the guest was paused, as QEMU's own events tell, since a change of state was last shown. */
-  #pausedMs: number | null = null;
 
   constructor(shared: Shared, record: DomainRecord) {
     this.#shared = shared;
-    this.#record = record;
     this.#log = shared.log.child({ domain: record.name });
+    this.#announcer = new Announcer(shared.events, this.#log, record.name);
+    this.#keeper = new RecordKeeper(shared.store, record, shared.recordChanged);
   }
 
   get record(): DomainRecord {
-    return this.#record;
+    return this.#keeper.record;
   }
 
   get live(): LiveDomain | null {
@@ -101,7 +99,7 @@ export class Protector {
     this.#failing.clear();
     live.monitor.onEvent((event) => this.#heard(event));
     await this.#enqueue(async () => {
-      this.#record = sinceStart(this.#record, start);
+      this.#keeper.take(sinceStart(this.record, start));
       await this.#turn();
     });
   }
@@ -126,9 +124,8 @@ export class Protector {
   /** Changes the record in the queue, durably, and acts on it as far as it goes without waiting. @throws what `change` throws */
   async change<T>(change: (record: DomainRecord) => Promise<{ record: DomainRecord; result: T }>): Promise<T> {
     return this.#enqueue(async () => {
-      const { record, result } = await change(this.#record);
-      await this.#shared.store.save(record.uuid, record);
-      this.#record = record;
+      const { record, result } = await change(this.record);
+      await this.#keeper.save(record);
       for (const memory of this.#memory.values()) memory.succeeded();
       await this.#turn();
       return result;
@@ -138,7 +135,7 @@ export class Protector {
   /** Of a domain that does not run: its disks that were asked to be removed need nothing more. */
   async forgetRemoved(): Promise<void> {
     await this.#enqueue(async () => {
-      for (const { dev, intent } of this.#record.disks) if (intent.kind === 'remove') await this.#forgetDisk(dev);
+      for (const { dev, intent } of this.record.disks) if (intent.kind === 'remove') await this.#forgetDisk(dev);
     });
   }
 
@@ -157,12 +154,12 @@ export class Protector {
 
   status(): DomainStatus {
     const running = this.#live !== null;
-    const disks = this.#record.disks.map((record) => {
+    const disks = this.record.disks.map((record) => {
       const seen = this.#last?.disks.find((disk) => disk.record.dev === record.dev);
       const memory = this.memoryOf(record.dev);
       return running && seen !== undefined ? diskStatus({ ...seen, record }, memory) : recordedStatus(record, memory);
     });
-    return domainStatus(this.#record, running, disks);
+    return domainStatus(this.record, running, disks);
   }
 
   memoryOf(dev: string): DiskMemory {
@@ -174,16 +171,7 @@ export class Protector {
   }
 
   note(event: EventName, disk: string | null, detail: Record<string, unknown>): void {
-    this.#shared.events.append({
-      time: new Date().toISOString(),
-      domain: this.#record.name,
-      disk,
-      event,
-      from: null,
-      to: null,
-      detail,
-    });
-    this.#log.info(event, { disk, event, ...detail });
+    this.#announcer.note(event, disk, detail);
   }
 
   /** Ends when what is under way has ended; the domain stays as it is. */
@@ -203,9 +191,10 @@ export class Protector {
     this.#woken = false;
     clearTimeout(this.#timer);
     const live = this.#live;
-    if (live === null || this.#record.disks.length === 0) return;
+    if (live === null || this.record.disks.length === 0) return;
     try {
       await this.#lookAndAct(live);
+      await this.#keeper.catchUp();
       this.#failures = 0;
       this.#sleep(this.#nextLookMs());
     } catch (error) {
@@ -218,7 +207,7 @@ export class Protector {
 
   async #lookAndAct(live: LiveDomain): Promise<void> {
     for (let look = 1; look <= maxLooks; look++) {
-      const observation = await observe(live, this.#record, (dev) => this.memoryOf(dev), this.#failing);
+      const observation = await observe(live, this.record, (dev) => this.memoryOf(dev), this.#failing);
       if (this.#live !== live) return;
       this.#last = observation;
       const steps = plan(observation);
@@ -242,7 +231,8 @@ export class Protector {
     return {
       live,
       memoryOf: (dev) => this.memoryOf(dev),
-      saveRecord: (record) => this.#saveRecord(record),
+      saveRecord: (record) =>
+        this.#keeper.saveInTime(record, (why) => this.note('record-not-durable', null, { error: why })),
       forgetDisk: (dev) => this.#forgetDisk(dev),
       note: (event, disk, detail) => this.note(event, disk, detail),
       maxBytesPerS: this.#shared.maxBytesPerS(),
@@ -261,34 +251,10 @@ export class Protector {
     if (known === null) this.note('step-failed', step.dev, { step: step.step, error: why });
   }
 
-  /** With policy `available` a store that hangs or fails does not keep the guest waiting; the record follows. */
-  async #saveRecord(wanted: DomainRecord): Promise<void> {
-    const record = this.#withReachability(wanted);
-    this.#record = record;
-    const saved = this.#shared.store.save(record.uuid, record);
-    if (record.policy === 'strict') return saved;
-    let timer: NodeJS.Timeout | undefined;
-    const late = new Promise<never>((_, reject) => {
-      timer = setTimeout(() => reject(new Error(`not durable after ${recordDeadlineMs} ms`)), recordDeadlineMs);
-    });
-    try {
-      await Promise.race([saved, late]);
-    } catch (error) {
-      saved.catch(() => undefined);
-      this.note('record-not-durable', null, { error: errorText(error) });
-    } finally {
-      clearTimeout(timer);
-    }
-  }
-
   async #forgetDisk(dev: string): Promise<void> {
-    await this.#shared.undeclare(this.#record, dev);
-    const record = { ...this.#record, disks: this.#record.disks.filter((disk) => disk.dev !== dev) };
-    if (record.disks.length === 0) await this.#shared.store.remove(record.uuid);
-    else await this.#shared.store.save(record.uuid, record);
+    await this.#shared.undeclare(this.record, dev);
+    await this.#keeper.save({ ...this.record, disks: this.record.disks.filter((disk) => disk.dev !== dev) });
     this.note('undeclared', dev, {});
-    this.#record = record;
-    this.#shared.recordChanged();
   }
 
   async #showObserved(live: LiveDomain, observation: Observation): Promise<void> {
@@ -301,7 +267,7 @@ export class Protector {
     });
     if (!changed) return;
     const disks = this.status().disks.map(({ dev, state, since, runningOn }) => {
-      const record = this.#record.disks.find((disk) => disk.dev === dev);
+      const record = this.record.disks.find((disk) => disk.dev === dev);
       return { dev, state, since, runningOn, mirror: record === undefined ? '' : imageName(record.mirror.image) };
     });
     try {
@@ -311,53 +277,27 @@ export class Protector {
     }
   }
 
-  #withReachability(record: DomainRecord): DomainRecord {
-    const copyOf = (disk: DiskRecord, side: Side): CopyRecord => ({
-      ...disk[side],
-      reachable: this.memoryOf(disk.dev).reachable[side] ?? disk[side].reachable,
-    });
-    return {
-      ...record,
-      disks: record.disks.map((disk) => ({ ...disk, primary: copyOf(disk, 'primary'), mirror: copyOf(disk, 'mirror') })),
-    };
-  }
-
   /** Every change of a state is recorded and told. Answers whether there was one. */
   async #showStates(view: (disk: DiskRecord) => Pick<DiskRecord, 'state' | 'reason'>): Promise<boolean> {
-    const before = this.#record.disks;
+    const before = this.record;
     const now = new Date().toISOString();
-    let record = this.#record;
-    for (const disk of before) {
+    const after = before.disks.reduce((record, disk) => {
       const { state, reason } = view(disk);
-      if (state === disk.state && reason === disk.reason) continue;
-      record = withDisk(record, { ...disk, state, reason, since: state === disk.state ? disk.since : now });
-    }
-    if (record === this.#record) return false;
-    record = this.#withReachability(record);
-    await this.#shared.store.save(record.uuid, record);
-    this.#record = record;
-    this.#shared.recordChanged();
-    for (const [index, { dev, state, reason }] of record.disks.entries()) {
-      const from = before[index]?.state ?? null;
-      if (from === state) continue;
-      const event = state === 'syncing' ? 'resync-started' : state === 'rebuilding' ? 'rebuild-started' : state;
-      const detail = { ...(reason !== null && { reason }), ...(this.#pausedMs !== null && { pausedMs: this.#pausedMs }) };
-      this.#shared.events.append({ time: now, domain: record.name, disk: dev, event, from, to: state, detail });
-      this.#log.info('state', { disk: dev, event, from, to: state, reason });
-    }
-    this.#pausedMs = null;
+      if (state === disk.state && reason === disk.reason) return record;
+      const seen = this.memoryOf(disk.dev).reached(disk);
+      return withDisk(record, { ...seen, state, reason, since: state === disk.state ? disk.since : now });
+    }, before);
+    if (after === before) return false;
+    await this.#keeper.save(after);
+    this.#announcer.states(before.disks, after.disks);
     return true;
   }
 
   /** What QEMU reports of the copies is remembered before the loop looks. */
   #heard(event: QmpEvent): void {
-    if (event.event === 'STOP') this.#stoppedAtMs = event.timeMs;
+    this.#announcer.heard(event);
     if (event.event === 'RESUME') this.#failing.clear();
     if (event.event === 'BLOCK_IO_ERROR') this.#failing.add(stoppedDisk(event, this.#last?.disks ?? []));
-    if (event.event === 'RESUME' && this.#stoppedAtMs !== null) {
-      this.#pausedMs = Math.round(event.timeMs - this.#stoppedAtMs);
-      this.#stoppedAtMs = null;
-    }
     for (const disk of this.#last?.disks ?? []) {
       const memory = this.memoryOf(disk.record.dev);
       const damage = damageReport(event, disk);
