@@ -25,9 +25,9 @@ const carriers: Carriers = {
   unprotect: onProtected(unprotect, (name) => `${name} is no longer protected`),
   hold: onProtected(hold, (name) => `${name} is held: its mirror gets no writes, which are tracked instead`),
   release: onProtected(release, (name) => `${name} is released`),
-  failover: onProtected(failover, (name) => `${name} is moved onto its mirror`),
+  failover: onProtected(failover, (name) => `${name} is being moved onto its mirror`),
   rebuild: onProtected(rebuild, (name) => `${name}'s rebuild has begun`),
-  resync: onProtected(resync, (name) => `${name} is brought up to date`),
+  resync: onProtected(resync, (name) => `${name} is being brought up to date`),
   start: onProtected(start, (name) => `${name} is started`),
 };
 

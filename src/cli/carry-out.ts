@@ -4,6 +4,7 @@ import type { DiskStatus } from '../protection/model.ts';
 import type { Context } from './command.ts';
 import type { ExitCode } from './exit.ts';
 import { exitCodes } from './exit.ts';
+import { formatBytes } from './format.ts';
 import type { Wait } from './wait.ts';
 import { waitFor } from './wait.ts';
 
@@ -70,11 +71,15 @@ function isUnderWay(result: ActionResult, goal: Goal): boolean {
 }
 
 function stuckError(domain: string, disk: DiskStatus): CdpError {
-  const silence = disk.state === 'stopped' ? 'the domain does not run any more' : 'the agent does not say why';
-  const reason = disk.reason ?? silence;
   return new CdpError({
     code: 'goal-not-reached',
-    message: `${domain} ${disk.dev} is ${disk.state}: ${reason}`,
+    message: `${domain} ${disk.dev} is ${disk.state}: ${disk.reason ?? silenceText(disk)}`,
     hint: `the agent goes on when it can; see virt-cdp status ${domain} and virt-cdp events --domain ${domain}`,
   });
+}
+
+function silenceText({ state, job }: DiskStatus): string {
+  if (state === 'stopped') return 'the domain does not run any more';
+  if (state === 'broken' || job === null) return 'the agent does not say why';
+  return `its ${job.kind} does not move any more, at ${formatBytes(job.done)} of ${formatBytes(job.total)}`;
 }

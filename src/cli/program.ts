@@ -1,5 +1,5 @@
 import { Command as Commander, CommanderError, Option } from 'commander';
-import { AgentClient } from '../control/client.ts';
+import { AgentClient, StreamBrokenError } from '../control/client.ts';
 import { defaultSocketPath } from '../control/transport.ts';
 import { version } from '../control/version.ts';
 import { UsageError } from '../errors.ts';
@@ -30,7 +30,9 @@ export async function runCommandLine(argv: readonly string[], surroundings: Surr
     // `commander.help` is the help that was printed because no command was given.
     if (error instanceof CommanderError && error.code === 'commander.help') return exitCodes.usage;
     const told = error instanceof CommanderError ? usageError(error) : asCdpError(error);
-    return reportError(told, { json: argv.includes('--json'), ...surroundings }, exitCodeOf(told));
+    // After a stream of JSON objects on stdout, an error there would look like one of them.
+    const json = argv.includes('--json') && !(told instanceof StreamBrokenError);
+    return reportError(told, { json, ...surroundings }, exitCodeOf(told));
   }
 }
 

@@ -6,9 +6,12 @@ import { styledState } from './status-text.ts';
 const barWidth = 20;
 /** The rate is that of the last seconds: storage does not run evenly. */
 const rateWindowMs = 5000;
+/** Looks that are closer than this say nothing about the rate. */
+const rateSpanMs = 1000;
 
 interface Sample {
   timeMs: number;
+  kind: JobStatus['kind'];
   done: number;
 }
 
@@ -28,15 +31,17 @@ export class Progress {
 
   show(disks: readonly DiskStatus[], nowMs: number): void {
     if (this.out.json) return;
-    for (const disk of disks) {
-      const tenth = disk.job && disk.job.total > 0 ? Math.floor((disk.job.done / disk.job.total) * 10) : '';
+    // A job that does not know yet how much there is to do has nothing to show.
+    const shown = disks.filter(({ job }) => job === null || job.total > 0);
+    const texts = shown.map((disk) => ({ disk, text: `${disk.dev}  ${this.diskText(disk, nowMs)}` }));
+    for (const { disk, text } of texts) {
+      const tenth = disk.job ? Math.floor((disk.job.done / disk.job.total) * 10) : '';
       const key = `${disk.state} ${disk.job?.kind ?? ''} ${this.out.tty ? '' : tenth}`;
-      const text = `${disk.dev}  ${this.diskText(disk, nowMs)}`;
       if (this.told.get(disk.dev) !== key && !(this.out.tty && disk.job !== null)) this.line(text);
       this.told.set(disk.dev, key);
     }
-    const working = disks.find((disk) => disk.job !== null);
-    if (this.out.tty && working) this.overwrite(`${working.dev}  ${this.diskText(working, nowMs)}`);
+    const working = texts.find(({ disk }) => disk.job !== null);
+    if (this.out.tty && working) this.overwrite(working.text);
   }
 
   /** Ends the line that was being overwritten, if any. */
@@ -66,13 +71,15 @@ export class Progress {
   }
 
   /** Bytes a second, or null while there is too little to tell. */
-  private rate(dev: string, job: JobStatus, nowMs: number): number | null {
-    const all = [...(this.samples.get(dev) ?? []), { timeMs: nowMs, done: job.done }];
-    const recent = all.filter((sample) => sample.done <= job.done && nowMs - sample.timeMs <= rateWindowMs);
+  private rate(dev: string, { kind, done }: JobStatus, nowMs: number): number | null {
+    const all = [...(this.samples.get(dev) ?? []), { timeMs: nowMs, kind, done }];
+    const recent = all.filter(
+      (sample) => sample.kind === kind && sample.done <= done && nowMs - sample.timeMs <= rateWindowMs,
+    );
     this.samples.set(dev, recent);
     const first = recent[0];
-    if (first === undefined || nowMs <= first.timeMs) return null;
-    return ((job.done - first.done) / (nowMs - first.timeMs)) * 1000;
+    if (first === undefined || nowMs - first.timeMs < rateSpanMs) return null;
+    return ((done - first.done) / (nowMs - first.timeMs)) * 1000;
   }
 }
 

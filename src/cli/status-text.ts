@@ -8,7 +8,7 @@ export function statusLines(status: DomainStatus, out: Output, nowMs: number): s
   const run = status.running ? 'running' : 'not running';
   if (status.disks.length === 0) return [`${name}  not protected (${run})`];
   const head = `${name}  ${styledState(status.state, out)}  (${run}, policy ${status.policy})`;
-  return [head, ...status.disks.flatMap((disk) => diskLines(disk, out, nowMs).map((line) => `  ${line}`))];
+  return [head, ...status.disks.flatMap((disk) => diskLines(status, disk, out, nowMs).map((line) => `  ${line}`))];
 }
 
 /** The state in the colour of its urgency. */
@@ -28,22 +28,22 @@ const stateStyles: Record<DiskState, Style> = {
   broken: 'red',
 };
 
-function diskLines(disk: DiskStatus, out: Output, nowMs: number): string[] {
+function diskLines({ running }: DomainStatus, disk: DiskStatus, out: Output, nowMs: number): string[] {
   const lasting = formatDuration(nowMs - Date.parse(disk.since));
   const lines = [`${disk.dev}  ${styledState(disk.state, out)} since ${formatTime(disk.since)}, for ${lasting}`];
   if (disk.reason !== null) lines.push(`     why: ${disk.reason}`);
-  lines.push(`     ${runText(disk)}`);
+  lines.push(`     ${runText(disk, running)}`);
   const copies = [copyCells('primary', disk.primary), copyCells('mirror', disk.mirror)];
   lines.push(...formatTable(copies).map((line) => `     ${line}`));
   if (disk.exposedSince !== null) lines.push(`     ${exposedText(disk, disk.exposedSince, nowMs)}`);
-  if (disk.job !== null) {
+  if (disk.job !== null && disk.job.total > 0) {
     const { kind, done, total } = disk.job;
     lines.push(`     ${kind}: ${formatShare(done, total)}, ${formatBytes(done)} of ${formatBytes(total)}`);
   }
   return lines;
 }
 
-function runText(disk: DiskStatus): string {
+function runText(disk: DiskStatus, running: boolean): string {
   switch (disk.runningOn) {
     case 'both':
       return 'the guest runs on both copies';
@@ -53,7 +53,7 @@ function runText(disk: DiskStatus): string {
         ? `the guest is paused on the ${disk.runningOn}`
         : `the guest runs on the ${disk.runningOn} alone`;
     case 'none':
-      return disk.state === 'stopped' ? 'the guest does not run' : 'the guest runs on neither copy';
+      return running && disk.state !== 'stopped' ? 'the guest is paused' : 'the guest does not run';
   }
 }
 
@@ -65,7 +65,7 @@ function copyCells(side: string, copy: CopyStatus): string[] {
 export function currencyText(copy: CopyStatus): string {
   if (copy.current) return 'current';
   if (copy.consistentAsOf !== null) return `STALE, whole as of ${formatTime(copy.consistentAsOf)}`;
-  return copy.mixture ? 'STALE, a mixture of times' : 'STALE';
+  return copy.mixture ? 'STALE, not a whole copy' : 'STALE';
 }
 
 function reachabilityText(copy: CopyStatus): string {
@@ -74,8 +74,8 @@ function reachabilityText(copy: CopyStatus): string {
 }
 
 function exposedText(disk: DiskStatus, since: string, nowMs: number): string {
-  const size = disk.exposedBytes === null ? 'an unknown amount' : formatBytes(disk.exposedBytes);
-  return `exposed since ${formatTime(since)}, for ${formatDuration(nowMs - Date.parse(since))}: ${size} on one copy only`;
+  const text = `one current copy since ${formatTime(since)}, for ${formatDuration(nowMs - Date.parse(since))}`;
+  return disk.exposedBytes === null ? text : `${text}: ${formatBytes(disk.exposedBytes)} on one copy only`;
 }
 
 /** Which copies of all of a domain's disks are current: `both`, `primary`, `mirror`, `none`, or `mixed`. */

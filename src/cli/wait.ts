@@ -3,13 +3,10 @@ import type { AgentClient } from '../control/client.ts';
 import type { DiskStatus, DomainStatus } from '../protection/model.ts';
 import type { Output } from './output.ts';
 import { Progress } from './progress.ts';
+import { Stillness } from './stillness.ts';
 
 /** An event wakes the look at the status at once; the numbers of a job come from looking this often. */
 const pollMs = 500;
-/** A disk that is not on its way and says why is given this long to change its mind. */
-const settledMs = 3000;
-/** ... and one that does not say why, this long. */
-const silentMs = 30_000;
 
 export interface Wait {
   /** The domain's UUID or name. */
@@ -46,7 +43,7 @@ export async function waitFor(
       progress.show(disks, nowMs);
       const open = disks.filter((disk) => !wait.reached(disk));
       if (open.length === 0) return { kind: 'reached', status };
-      const stuck = open.filter((disk) => isStuck(disk, stillness.ofMs(disk, nowMs)));
+      const stuck = open.filter((disk) => stillness.isStuck(disk, nowMs));
       // While another disk is on its way it is worth staying, but not when the domain can't run.
       const hopeless = stuck.find(isOut) ?? (stuck.length === open.length ? stuck[0] : undefined);
       if (hopeless) return { kind: 'stuck', status, disk: hopeless };
@@ -61,38 +58,6 @@ export async function waitFor(
 
 function isOut({ state }: DiskStatus): boolean {
   return state === 'broken' || state === 'stopped';
-}
-
-/** Nothing moves a broken or stopped disk, and a waiting one that has told its reason moves by other hands. */
-function isStuck(disk: DiskStatus, stillMs: number): boolean {
-  if (disk.job !== null) return false;
-  switch (disk.state) {
-    case 'broken':
-    case 'stopped':
-      return true;
-    case 'syncing':
-    case 'rebuilding':
-      return false;
-    case 'protected':
-    case 'failed-over':
-    case 'exposed':
-    case 'held':
-    case 'waiting':
-      return stillMs > (disk.reason === null ? silentMs : settledMs);
-  }
-}
-
-/** For how long each disk has shown the same. */
-class Stillness {
-  private readonly seen = new Map<string, { text: string; sinceMs: number }>();
-
-  ofMs(disk: DiskStatus, nowMs: number): number {
-    const text = JSON.stringify([disk.state, disk.reason, disk.runningOn, disk.job]);
-    const before = this.seen.get(disk.dev);
-    if (before?.text === text) return nowMs - before.sinceMs;
-    this.seen.set(disk.dev, { text, sinceMs: nowMs });
-    return 0;
-  }
 }
 
 class Bell {

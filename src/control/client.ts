@@ -35,6 +35,9 @@ export interface FollowOptions {
   signal?: AbortSignal;
 }
 
+/** The stream of events has ended after it began: the agent is gone, or fell silent. */
+export class StreamBrokenError extends AgentUnreachableError {}
+
 /**
  * The agent as seen from outside. Every method throws AgentUnreachableError if there is no answer, and otherwise what
  * the agent threw: RefusedError, UsageError or CdpError with its code, message and hint.
@@ -151,8 +154,8 @@ async function* untilSilent(response: IncomingMessage): AsyncGenerator<string> {
   for await (const chunk of response) yield chunk as string;
 }
 
-function streamBroken(socketPath: string, cause: unknown): AgentUnreachableError {
-  return new AgentUnreachableError({
+function streamBroken(socketPath: string, cause: unknown): StreamBrokenError {
+  return new StreamBrokenError({
     code: 'agent-unreachable',
     message: `the agent at ${socketPath} has ended the stream of events`,
     hint: 'see whether it runs: systemctl status virt-cdpd',

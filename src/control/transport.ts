@@ -94,7 +94,8 @@ function unreachable(call: Call, deadline: AbortSignal, cause: unknown): AgentUn
     return new AgentUnreachableError({ code, message, hint: 'run this as root, or join the group that owns it', cause });
   }
   const message = `cannot reach the agent at ${socketPath}: ${reasonText(reason, cause)}`;
-  return new AgentUnreachableError({ code, message, hint: 'start it: systemctl start virt-cdpd', cause });
+  const hint = 'start it: systemctl start virt-cdpd, or virt-cdpd --config FILE';
+  return new AgentUnreachableError({ code, message, hint, cause });
 }
 
 const reasonTexts: Record<string, string> = {

@@ -11,7 +11,7 @@ const chainEdges = new Set(['file', 'backing', 'data-file']);
 
 /** QEMU's nodes with their edges, by name. */
 export class NodeGraph {
-  readonly #byName: Map<string, { id: number; driver: string; bitmaps: BlockNode['dirty-bitmaps'] }>;
+  readonly #byName: Map<string, { id: number; driver: string; file: string; bitmaps: BlockNode['dirty-bitmaps'] }>;
   readonly #nameOf: Map<number, string>;
   readonly #jobs: { id: number; name: string }[];
   readonly #devices: { id: number; name: string }[];
@@ -23,7 +23,7 @@ export class NodeGraph {
     const drivers = graph.nodes.filter(({ type }) => type === 'block-driver');
     this.#nameOf = new Map(drivers.map(({ id, name }) => [id, name]));
     this.#byName = new Map(
-      drivers.map(({ id, name }) => [name, { id, driver: details.get(name)?.drv ?? '', bitmaps: details.get(name)?.['dirty-bitmaps'] }]),
+      drivers.map(({ id, name }) => [name, { id, driver: details.get(name)?.drv ?? '', file: details.get(name)?.file ?? '', bitmaps: details.get(name)?.['dirty-bitmaps'] }]),
     );
     this.#jobs = graph.nodes.filter(({ type }) => type === 'block-job');
     this.#devices = graph.nodes.filter(({ type }) => type === 'block-backend');
@@ -73,8 +73,17 @@ export class NodeGraph {
   }
 
   /** `name`, or what is below it if it is the filter node `filter`. */
-  below(name: string, filter: string): string {
+  without(filter: string, name: string): string {
     return name === filter ? (this.children(name, dataEdges)[0] ?? name) : name;
+  }
+
+  /** `name` and every node below it, parents before children. */
+  below(name: string): string[] {
+    return this.#reachable(name);
+  }
+
+  imageOf(name: string): string {
+    return this.#byName.get(name)?.file ?? '';
   }
 
   /** The topmost node that leads to `name` through filters. */
@@ -89,9 +98,13 @@ export class NodeGraph {
 
   /** `name` and every node of its image and backing images, parents before children. */
   chain(name: string): string[] {
+    return this.#reachable(name, chainEdges);
+  }
+
+  #reachable(name: string, edges?: Set<string>): string[] {
     const found = [name];
     for (const at of found) {
-      for (const child of this.children(at, chainEdges)) if (!found.includes(child)) found.push(child);
+      for (const child of this.children(at, edges)) if (!found.includes(child)) found.push(child);
     }
     return found;
   }

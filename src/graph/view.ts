@@ -55,6 +55,8 @@ export interface PrimaryNodes {
   data: string;
   /** All of libvirt's nodes of this copy, topmost first, backing files included. */
   chain: string[];
+  /** What QEMU calls the images of the chain: a path or a URI each. */
+  images: string[];
 }
 
 /** Everything that is read from QEMU for one look at a domain. */
@@ -65,6 +67,8 @@ export interface GraphView {
   /** The mark of a surgery of ours exists. */
   surgeryMarked: boolean;
   disk(dev: string, alias: string, sourceIndex: number | null): DiskGraph | null;
+  /** Our nodes for a disk whose device is gone, and what they hold open, topmost first. */
+  orphans(dev: string): string[];
 }
 
 /**
@@ -112,6 +116,10 @@ function graphView(
       const device = devices.find(({ qdev }) => qdev === alias || qdev?.includes(`/${alias}/`));
       return device ? viewDisk(nodeGraph, jobs, device, dev, sourceIndex) : null;
     },
+    orphans: (dev) => {
+      const { quorum, mirror, park, nothing } = diskNames(dev);
+      return [quorum, mirror, park, nothing].flatMap((name) => (nodeGraph.has(name) ? nodeGraph.below(name) : []));
+    },
   };
 }
 
@@ -133,7 +141,7 @@ function viewDisk(
   const primaryTop =
     primaryChild ??
     (layout === 'primary'
-      ? graph.below(root, names.syncJob)
+      ? graph.without(names.syncJob, root)
       : libvirtTop !== undefined && layers.length === 0
         ? graph.topAbove(libvirtTop)
         : undefined);
@@ -169,5 +177,6 @@ function layoutOf(graph: NodeGraph, root: string, quorum: string, mirror: string
 
 function primaryNodes(graph: NodeGraph, top: string): PrimaryNodes {
   const descent = graph.descent(top);
-  return { top, data: descent.find((name) => !graph.isFilter(name)) ?? top, chain: graph.chain(top) };
+  const chain = graph.chain(top);
+  return { top, data: descent.find((name) => !graph.isFilter(name)) ?? top, chain, images: chain.map((name) => graph.imageOf(name)) };
 }

@@ -11,6 +11,8 @@ export class DiskMemory {
   /** When a copy was last known to answer or fail. */
   reachable: Record<Side, boolean | null> = { primary: null, mirror: null };
   copyFailed: string | null = null;
+  /** The disk may have been written to since QEMU started, or was not booted by it. */
+  touched = false;
   deltaPasses = 0;
   /** Why the last attempt to get on failed; null after a success. */
   trouble: string | null = null;
@@ -35,6 +37,13 @@ export class DiskMemory {
   /** Milliseconds until the next attempt; 0 if it may be made now. */
   get retryInMs(): number {
     return Math.max(0, this.#retryAtMs - Date.now());
+  }
+
+  /** A copy is in use again, and what was wrong with it before is no more. */
+  opened(side: Side): void {
+    this.learn(side, { is: 'answering' });
+    this.trouble = null;
+    this.deltaPasses = 0;
   }
 
   learn(side: Side, health: Health): void {

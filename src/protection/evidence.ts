@@ -31,6 +31,12 @@ export function stoppedDisk({ data }: QmpEvent, disks: DiskObservation[]): strin
   return disk?.record.dev ?? '';
 }
 
+/**
+ * A reset drops writes that were under way or waited to be retried: one copy may have one that the other has not. Nothing of
+ * that was acknowledged; the mirror is brought up to date by its epochs.
+ */
+export const resetDamage: Failed = { is: 'failed', why: 'the guest was reset', noSpace: false };
+
 function sideOf(node: unknown, { graph, record }: DiskObservation): Side | null {
   if (node === diskNames(record.dev).mirror) return 'mirror';
   return graph?.primary && graph.primary.chain.some((name) => name === node) ? 'primary' : null;

@@ -17,12 +17,14 @@ import {
 import { QmpError } from '../qmp/errors.ts';
 import { blockdevLayers } from '../storage/blockdev.ts';
 import { imageName } from '../storage/image.ts';
+import { fingerprint } from '../storage/fingerprint.ts';
 import { probeImage } from '../storage/tools.ts';
+import { requireNoWrites } from '../sync/untouched.ts';
 import { flushNode } from '../sync/flush.ts';
 import { cancelSync, endFullSync, finishDelta, startDelta, startFullSync } from '../sync/jobs.ts';
 import type { DiskMemory } from './disk-memory.ts';
 import type { LiveDomain } from './live-domain.ts';
-import type { EventName } from './model.ts';
+import type { EventName, Side } from './model.ts';
 import type { DomainRecord } from './record.ts';
 import type { Step, StepArguments, StepName } from './steps.ts';
 
@@ -72,8 +74,7 @@ const executors: Executors = {
     // A raw mirror may be larger than the disk; a qcow2 mirror is exactly as large.
     const shown = image.format === 'raw' ? { sizeBytes } : {};
     await openImage(bench, image, { storageNode: mirrorStorage, formatNode: mirror, ...shown });
-    bench.memoryOf(dev).learn('mirror', { is: 'answering' });
-    bench.memoryOf(dev).deltaPasses = 0;
+    bench.memoryOf(dev).opened('mirror');
   },
   closeMirror: async ({ live, memoryOf }, { dev }) => {
     const { mirror, mirrorStorage } = diskNames(dev);
@@ -82,12 +83,18 @@ const executors: Executors = {
   },
   openPrimary: async (bench, { dev, image, names: [formatNode = '', storageNode = `${formatNode}-file`] }) => {
     await openImage(bench, image, { storageNode, formatNode });
-    bench.memoryOf(dev).learn('primary', { is: 'answering' });
-    bench.memoryOf(dev).deltaPasses = 0;
+    bench.memoryOf(dev).opened('primary');
   },
   closePrimary: async ({ live, memoryOf }, { dev, nodes }) => {
     await closeNodes(live.monitor, nodes);
     memoryOf(dev).health.primary = { is: 'unknown' };
+  },
+  closeOrphans: ({ live }, { nodes }) => closeNodes(live.monitor, nodes),
+  requireUntouched: async (bench, { dev, qdev, node, image, fingerprint: expected }) => {
+    bench.memoryOf(dev).touched = true;
+    await requireNoWrites(bench.live.monitor, qdev, node);
+    const found = await fingerprint(image, { deadlineMs: bench.probeDeadlineMs });
+    if (found !== expected) throw new Error(`'${imageName(image)}' was changed while the domain was stopped`);
   },
   compose: ({ live }, { dev, primaryTop }) => compose(live.monitor, dev, primaryTop),
   dropQuorum: ({ live }, { dev }) => closeNodes(live.monitor, [diskNames(dev).quorum]),
@@ -110,17 +117,19 @@ const executors: Executors = {
     const { flushJob, nothing } = diskNames(dev);
     return flushNode(live.monitor, flushJob, nothing, node);
   },
-  probe: async ({ memoryOf, probeDeadlineMs }, { dev, side, image }) => {
-    const answer = await probeImage(image, { deadlineMs: probeDeadlineMs });
-    const memory = memoryOf(dev);
-    memory.learn(side, answer.ok ? { is: 'answering' } : { is: 'failed', why: answer.reason, noSpace: false });
-    if (!answer.ok) memory.failed(`the ${side} does not answer: ${answer.reason}`);
+  probe: async (bench, { dev, side, image }) => {
+    const why = await ask(bench, dev, side, image);
+    if (why !== null) bench.memoryOf(dev).failed(why);
+  },
+  requireAnswer: async (bench, { dev, side, image }) => {
+    const why = await ask(bench, dev, side, image);
+    if (why !== null) throw new Error(why);
   },
   buildLayers: ({ live }, { dev, names }) => buildLayers(live.monitor, dev, names),
-  startCopy: async ({ live, memoryOf }, { dev, to }) => {
+  startCopy: async ({ live, memoryOf, maxBytesPerS }, { dev, to }) => {
     memoryOf(dev).copyFailed = null;
     try {
-      await live.startCopy(dev, to);
+      await live.startCopy(dev, to, maxBytesPerS);
     } catch (error) {
       memoryOf(dev).copyFailed = errorText(error);
       throw error;
@@ -153,6 +162,13 @@ export async function execute(step: Step, bench: Workbench): Promise<void> {
   } catch (error) {
     throw new StepFailed(step, error);
   }
+}
+
+/** Why a copy does not answer; null if it does. */
+async function ask({ memoryOf, probeDeadlineMs }: Workbench, dev: string, side: Side, image: Image): Promise<string | null> {
+  const answer = await probeImage(image, { deadlineMs: probeDeadlineMs });
+  memoryOf(dev).learn(side, answer.ok ? { is: 'answering' } : { is: 'failed', why: answer.reason, noSpace: false });
+  return answer.ok ? null : `the ${side} does not answer: ${answer.reason}`;
 }
 
 /**

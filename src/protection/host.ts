@@ -3,7 +3,7 @@ import { DECLARATION_KEY, DECLARATION_URI, declarationToXml, type Declaration } 
 import { parseDomain, type Domain } from '../domain/domain.ts';
 import { withErrorPolicy, withMetadata, withoutMetadata } from '../domain/edit.ts';
 import { CdpError, errorText } from '../errors.ts';
-import { blockJobStatus, blockJobType, lifecycleEvent } from '../libvirt/constants.ts';
+import { blockJobStatus, blockJobType, lifecycleEvent, startedDetail } from '../libvirt/constants.ts';
 import { isLibvirtError, libvirtErrorCode } from '../libvirt/errors.ts';
 import type { LibvirtSession } from '../libvirt/session.ts';
 import type { DomainRef } from '../libvirt/types.ts';
@@ -14,6 +14,8 @@ import type { RecordStore } from '../store/record-store.ts';
 import { lastStart } from '../store/start-marker.ts';
 import { imageName } from '../storage/image.ts';
 import { writeStaleSources } from './stale-sources.ts';
+import { AutoRebuild } from './auto-rebuild.ts';
+import { rebuild } from './moves.ts';
 import { answerHook, type HookAnswer } from './hook-answer.ts';
 import { LiveDomain } from './live-domain.ts';
 import type { ProtectionEvent } from './model.ts';
@@ -38,6 +40,7 @@ export class Host {
   readonly #shared: Shared;
   readonly #log: Log;
   readonly #protectors = new Map<string, Protector>();
+  readonly #autoRebuild = new AutoRebuild((protector, dev) => rebuild(protector, { disk: dev }, this));
   /** One write of the list after the other. */
   #staleSources: Promise<void> = Promise.resolve();
 
@@ -54,6 +57,7 @@ export class Host {
       probeDeadlineMs: () => config().mirror.timeoutMs,
       afterStep,
       recordChanged: () => this.#listStaleSources(),
+      shown: (protector) => this.#autoRebuild.consider(protector, config().rebuild.auto),
       undeclare: (record, dev) => this.#undeclare(record, dev),
     };
   }
@@ -64,7 +68,7 @@ export class Host {
       this.#add(sinceStart(record, await lastStart(this.config().store, record.uuid)));
     }
     const { events } = this.session;
-    await events.onLifecycle(({ domain, event }) => this.#onLifecycle(domain, event));
+    await events.onLifecycle(({ domain, event, detail }) => this.#onLifecycle(domain, event, detail));
     await events.onQemuMonitorEvent(({ domain, event, seconds, micros, details }) =>
       this.#protectors
         .get(domain.uuid)
@@ -178,10 +182,10 @@ export class Host {
     return protector;
   }
 
-  #onLifecycle(ref: DomainRef, event: number): void {
+  #onLifecycle(ref: DomainRef, event: number, detail: number): void {
     switch (event) {
       case lifecycleEvent.started:
-        this.#inBackground(ref, this.#attach(ref));
+        this.#inBackground(ref, this.#attach(ref, detail === startedDetail.booted));
         break;
       case lifecycleEvent.stopped:
       case lifecycleEvent.crashed:
@@ -215,12 +219,12 @@ export class Host {
     if (running !== undefined) await this.#attach(running);
   }
 
-  async #attach(ref: DomainRef): Promise<void> {
+  async #attach(ref: DomainRef, booted = false): Promise<void> {
     await this.#adoptDeclaration(ref);
     const protector = this.#protectors.get(ref.uuid);
     if (protector === undefined || protector.record.disks.length === 0) return;
     if (protector.live?.ref.id === ref.id) protector.forgetXml();
-    else await protector.attach(new LiveDomain(this.session, ref), await lastStart(this.config().store, ref.uuid));
+    else await protector.attach(new LiveDomain(this.session, ref), { start: await lastStart(this.config().store, ref.uuid), booted });
   }
 
   /** A declaration that came with the domain's XML (an import, Terraform, virsh edit) begins a record: mirror not current. */
@@ -236,7 +240,7 @@ export class Host {
     const added = declared.disks.flatMap((disk) => {
       const primary = domain.disks.find(({ dev }) => dev === disk.dev)?.image;
       if (primary == null || known.some(({ dev }) => dev === disk.dev)) return [];
-      return [newDiskRecord(disk.dev, primary, disk.mirror, disk.rebuild?.to ?? null)];
+      return [newDiskRecord(disk, primary, ref.id >= 0)];
     });
     if (added.length > 0) await this.declare(ref, declared.policy, added);
   }

@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import { imageToDiskXml } from '../domain/disk-image.ts';
 import { parseDomain, type DomainDisk } from '../domain/domain.ts';
 import { withDiskImage } from '../domain/edit.ts';
@@ -6,6 +7,8 @@ import type { LibvirtClient } from '../libvirt/client.ts';
 import type { LibvirtSession } from '../libvirt/session.ts';
 import type { DomainRef } from '../libvirt/types.ts';
 import { Monitor, type QmpEvent } from '../qmp/monitor.ts';
+
+const bootId = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
 
 /** A QMP command that libvirt has not answered by then is given up; QEMU may be hanging on a storage. */
 const qmpDeadlineMs = 20_000;
@@ -17,6 +20,8 @@ const defineDeadlineMs = 3_000;
 export class LiveDomain {
   readonly ref: DomainRef;
   readonly monitor: Monitor;
+  /** Which QEMU this is: libvirt numbers its domains anew after each boot of the host. */
+  readonly instance: string;
   readonly #client: LibvirtClient;
   readonly #listeners = new Set<(event: QmpEvent) => void>();
   #disks: Promise<DomainDisk[]> | null = null;
@@ -24,6 +29,7 @@ export class LiveDomain {
 
   constructor(session: LibvirtSession, ref: DomainRef) {
     this.ref = ref;
+    this.instance = `${bootId}/${ref.id}`;
     this.#client = session.client;
     this.monitor = new Monitor({
       send: (request) => this.#client.qemuMonitorCommand(ref, request, qmpDeadlineMs),
@@ -80,12 +86,13 @@ export class LiveDomain {
     this.forgetPersistentDisks();
   }
 
-  /** Starts libvirt's copy job onto an existing image. */
-  async startCopy(dev: string, to: Image): Promise<void> {
+  /** Starts libvirt's copy job onto an existing image; 0 is unlimited. */
+  async startCopy(dev: string, to: Image, maxBytesPerS: number): Promise<void> {
     await this.#client.blockCopy(this.ref, dev, imageToDiskXml(to), {
       reuseExternal: true,
       transientJob: true,
       synchronousWrites: true,
+      ...(maxBytesPerS > 0 && { bandwidthBytesPerSec: maxBytesPerS }),
     });
   }
 
@@ -95,7 +102,8 @@ export class LiveDomain {
     this.forgetDisks();
   }
 
-  async setLiveMetadata(uri: string, key: string, xml: string): Promise<void> {
+  /** null takes the element away. */
+  async setLiveMetadata(uri: string, key: string, xml: string | null): Promise<void> {
     await this.#client.setMetadata(this.ref, { uri, key, xml, live: true, config: false });
   }
 }

@@ -82,6 +82,7 @@ export interface ProtectionEvent {
 
 export const eventNames = [
   'declared',
+  'requested',
   'undeclared',
   'armed',
   'protected',
@@ -100,7 +101,6 @@ export const eventNames = [
   'started',
   'stopped',
   'start-refused',
-  'damage-found',
   'record-not-durable',
   'rebuild-failed',
   'step-failed',

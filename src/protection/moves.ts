@@ -1,6 +1,7 @@
 import { imageFromDiskXml } from '../domain/disk-image.ts';
 import type { Image, ImageFormat } from '../domain/image.ts';
 import { CdpError, RefusedError, UsageError } from '../errors.ts';
+import { requireSpace } from '../storage/free-space.ts';
 import { imageName, parseImageUri, sameStorage } from '../storage/image.ts';
 import { createImage, measureImage, probeImage, resolveImage } from '../storage/tools.ts';
 import type { Host } from './host.ts';
@@ -15,18 +16,20 @@ const storageDeadlineMs = 30_000;
 export async function hold(protector: Protector): Promise<void> {
   await intend(protector, undefined, (disk, record) => {
     requireOnPrimary(record, disk);
+    protector.note('requested', disk.dev, { move: 'hold' });
     return { kind: 'hold' };
   });
 }
 
 export async function release(protector: Protector): Promise<void> {
-  await intend(protector, undefined, (disk) => (disk.intent.kind === 'hold' ? { kind: 'protect' } : disk.intent));
   protector.note('released', null, {});
+  await intend(protector, undefined, (disk) => (disk.intent.kind === 'hold' ? { kind: 'protect' } : disk.intent));
 }
 
 export async function resync(protector: Protector, { disk, full }: { disk?: string | undefined; full?: boolean | undefined }): Promise<void> {
   await intend(protector, disk, (one, record) => {
     requireOnPrimary(record, one);
+    protector.note('requested', one.dev, { move: 'resync', full: full === true });
     return full === true ? { kind: 'resync' } : one.intent;
   });
 }
@@ -44,6 +47,7 @@ export async function failover(protector: Protector, { disk, acceptDataLoss }: {
         hint: `virt-cdp start ${record.name} starts it, from the mirror if the primary is gone`,
       });
     }
+    protector.note('requested', one.dev, { move: 'failover' });
     return { kind: 'failover' };
   });
 }
@@ -86,10 +90,13 @@ export async function rebuild(protector: Protector, request: RebuildRequest, hos
     });
   }
   const intent = request.to === 'original' ? await toOriginal(protector, disk) : await toNew(host, protector, disk, request);
+  protector.note('requested', disk.dev, { move: 'rebuild', to: imageName(intent.to) });
   await intend(protector, disk.dev, () => intent);
 }
 
-async function toOriginal(protector: Protector, { dev, primary }: DiskRecord): Promise<Intent> {
+type RebuildIntent = Extract<Intent, { kind: 'rebuild' }>;
+
+async function toOriginal(protector: Protector, { dev, primary }: DiskRecord): Promise<RebuildIntent> {
   const answer = await probeImage(primary.image, { deadlineMs: storageDeadlineMs });
   if (!answer.ok) {
     throw new CdpError({
@@ -110,7 +117,7 @@ async function toOriginal(protector: Protector, { dev, primary }: DiskRecord): P
   return { kind: 'rebuild', to: primary.image, original: openedByUs };
 }
 
-async function toNew(host: Host, protector: Protector, disk: DiskRecord, request: RebuildRequest): Promise<Intent> {
+async function toNew(host: Host, protector: Protector, disk: DiskRecord, request: RebuildRequest): Promise<RebuildIntent> {
   const to = await resolveImage(requestedTarget(protector.record, disk, request), { deadlineMs: storageDeadlineMs });
   if (sameStorage(to, disk.primary.image)) {
     throw new UsageError({ code: 'target-is-original', message: `'${imageName(to)}' is the original primary`, hint: 'use --to original' });
@@ -120,6 +127,7 @@ async function toNew(host: Host, protector: Protector, disk: DiskRecord, request
   const seen = protector.observation?.disks.find(({ record }) => record.dev === disk.dev);
   const sizeBytes = seen?.graph?.sizeBytes ?? (await measureImage(disk.mirror.image, { deadlineMs: storageDeadlineMs })).virtualSizeBytes;
   if (to.source.kind === 'file') {
+    await requireSpace(to, sizeBytes, { deadlineMs: storageDeadlineMs });
     await createImage(to, sizeBytes, { deadlineMs: storageDeadlineMs });
     return { kind: 'rebuild', to, original: false };
   }
@@ -173,8 +181,12 @@ async function intend(
       throw new UsageError({ code: 'disk-not-protected', message: `${record.name}'s disk '${dev}' is not protected`, hint: `virt-cdp status ${record.name}` });
     }
     const disks = record.disks.map((disk) =>
-      dev === undefined || disk.dev === dev ? { ...disk, intent: intentOf(disk, record) } : disk,
+      dev === undefined || disk.dev === dev ? withIntent(disk, intentOf(disk, record)) : disk,
     );
     return Promise.resolve({ record: { ...record, disks }, result: undefined });
   });
+}
+
+function withIntent(disk: DiskRecord, intent: Intent): DiskRecord {
+  return { ...disk, intent, rebuilds: intent.kind === 'rebuild' ? disk.rebuilds + 1 : disk.rebuilds };
 }

@@ -8,6 +8,8 @@ export interface Observation {
   /** ISO time of the look. */
   now: string;
   run: RunView;
+  /** Which QEMU this is. */
+  instance: string;
   /** The mark of a surgery of ours stands in QEMU. */
   surgeryMarked: boolean;
   record: DomainRecord;
@@ -30,6 +32,8 @@ export interface DiskObservation {
   record: DiskRecord;
   /** null when the device is not in the domain. */
   graph: DiskGraph | null;
+  /** Nodes that an unplugged disk left behind in QEMU, topmost first. */
+  orphans: string[];
   /** libvirt's live `<source>`; null when the disk is not in the live XML or of a kind that is not supported. */
   liveImage: Image | null;
   /** The live disk has error_policy and rerror_policy `stop`. */
@@ -39,6 +43,8 @@ export interface DiskObservation {
   /** The guest is stopped because I/O on this disk failed. */
   ioFailed: boolean;
   health: Record<Side, Health>;
+  /** As far as is known the guest has not written to the disk since this QEMU booted. */
+  untouched: boolean;
   /** Why libvirt's copy job of a rebuild ended without success; null if it did not. */
   copyFailed: string | null;
   /** The back-off since the last failed attempt on this disk has run out. */

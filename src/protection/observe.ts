@@ -23,13 +23,17 @@ export async function observe(
   record: DomainRecord,
   memoryOf: (dev: string) => DiskMemory,
   failing: ReadonlySet<string>,
+  instance: string,
 ): Promise<Observation> {
-  const [view, reason, liveDisks, persistentDisks] = await Promise.all([
+  const [view, reason, knownDisks, persistentDisks] = await Promise.all([
     viewGraph(live.monitor),
     live.pausedReason(),
     live.disks(),
     live.persistentDisks(),
   ]);
+  const outdated = knownDisks.some((disk) => record.disks.some(({ dev }) => dev === disk.dev) && isOutdated(view, disk));
+  if (outdated) live.forgetDisks();
+  const liveDisks = outdated ? await live.disks() : knownDisks;
   const run = runView(view, reason);
   const disks = await Promise.all(
     record.disks.map(async (disk): Promise<DiskObservation> => {
@@ -40,11 +44,13 @@ export async function observe(
       return {
         record: disk,
         graph,
+        orphans: graph === null ? view.orphans(dev) : [],
         liveImage: liveDisk?.image ?? null,
         stopPolicy: liveDisk !== undefined && hasStopPolicy(liveDisk),
         xmlBehind: namesOther(persistentDisks.find((other) => other.dev === dev), disk),
         ioFailed: run === 'io-error' && (failing.size > 0 ? failing.has(dev) : graph !== null && graph.ioStatus !== 'ok'),
         health: memory.health,
+        untouched: !memory.touched,
         copyFailed: memory.copyFailed,
         mayRetry: memory.retryInMs === 0,
         deltaPasses: memory.deltaPasses,
@@ -55,10 +61,18 @@ export async function observe(
   return {
     now: new Date().toISOString(),
     run,
+    instance,
     surgeryMarked: view.surgeryMarked,
     record,
     disks,
   };
+}
+
+/** libvirt tells nobody of an external snapshot; but then the disk's topmost image has another node than its XML said. */
+function isOutdated(view: GraphView, { dev, alias, sourceIndex }: DomainDisk): boolean {
+  const top = alias === null ? undefined : view.disk(dev, alias, sourceIndex)?.primary?.data;
+  const index = /^libvirt-(\d+)-/.exec(top ?? '')?.[1];
+  return index !== undefined && Number(index) !== sourceIndex;
 }
 
 function runView({ running, runState, surgeryMarked }: GraphView, reason: number): RunView {

@@ -1,6 +1,7 @@
 import { diskNames } from '../graph/names.ts';
 import type { PrimaryNodes } from '../graph/view.ts';
-import { sameStorage } from '../storage/image.ts';
+import type { Image } from '../domain/image.ts';
+import { imageName, sameStorage } from '../storage/image.ts';
 import { damageOf } from './damage.ts';
 import type { DiskObservation, Observation } from './observation.ts';
 import { nothing, steps, surgery, type DiskPlan } from './disk-plan.ts';
@@ -9,6 +10,7 @@ import { planSync } from './plan-sync.ts';
 import type { Side } from './model.ts';
 import {
   adoptRebuilt,
+  armIdentical,
   degrade,
   dropLayers,
   failOver,
@@ -16,12 +18,16 @@ import {
   giveBack,
   pivot,
   stale,
+  wait,
   type DiskStep,
   type PresentDisk,
+  type Surgery,
 } from './surgery.ts';
 
 export function planDisk(o: Observation, disk: DiskObservation): DiskPlan {
-  if (disk.graph === null) return nothing;
+  if (disk.graph === null) {
+    return disk.orphans.length > 0 ? steps({ step: 'closeOrphans', dev: disk.record.dev, nodes: disk.orphans }) : nothing;
+  }
   const present: PresentDisk = { ...disk, graph: disk.graph };
   switch (disk.graph.layout) {
     case 'pair':
@@ -43,9 +49,11 @@ function planPair(o: Observation, disk: PresentDisk): DiskPlan {
   if (primary === null) return nothing;
   switch (damageOf(disk)) {
     case 'primary':
-      return surgery(failOver(o, disk, primary));
-    case 'mirror':
-      return surgery(degrade(o, disk, primary, { stayParked: record.intent.kind !== 'remove' && o.record.policy === 'strict' }));
+      return surgery(onlyIfAnswering(disk, 'mirror', failOver(o, asPair(disk), primary)));
+    case 'mirror': {
+      const stayParked = record.intent.kind !== 'remove' && o.record.policy === 'strict';
+      return surgery(onlyIfAnswering(disk, 'primary', degrade(o, asPair(disk), primary, { stayParked })));
+    }
     case 'unknown':
       return steps(...probes(disk));
     case 'both':
@@ -54,17 +62,35 @@ function planPair(o: Observation, disk: PresentDisk): DiskPlan {
       return nothing;
     case 'none':
   }
+  if (graph.layout === 'parked') return surgery(finishArming(disk));
   switch (record.intent.kind) {
     case 'hold':
     case 'remove':
     case 'resync':
-      return surgery(degrade(o, disk, primary, { stayParked: false }));
+      return surgery(onlyIfAnswering(disk, 'primary', degrade(o, asPair(disk), primary, { stayParked: false })));
     case 'failover':
-      return surgery(failOver(o, disk, primary));
+      return surgery(onlyIfAnswering(disk, 'mirror', failOver(o, asPair(disk), primary)));
     case 'protect':
     case 'rebuild':
-      return graph.layout === 'parked' ? surgery(finishArming(disk)) : keepPair(disk, primary);
+      return keepPair(disk, primary);
   }
+}
+
+/** Unless an I/O has just shown which copy is well, the other must not be left for one that died unnoticed. */
+function onlyIfAnswering({ record, ioFailed }: PresentDisk, side: Side, leaving: Surgery): Surgery {
+  if (ioFailed) return leaving;
+  return { ...leaving, before: [...leaving.before, { step: 'requireAnswer', dev: record.dev, side, image: record[side].image }] };
+}
+
+/** What is composed is equal, also when a crash kept that from being recorded. */
+function asPair(disk: PresentDisk): PresentDisk {
+  const { record } = disk;
+  const both = { current: true, consistentAsOf: null };
+  return {
+    ...disk,
+    xmlBehind: disk.xmlBehind || !record.primary.current,
+    record: { ...record, primary: { ...record.primary, ...both }, mirror: { ...record.mirror, ...both } },
+  };
 }
 
 /** Both copies get every write. What is left: what a crash left undone, and the epochs. */
@@ -105,6 +131,7 @@ function planPrimary(o: Observation, disk: PresentDisk): DiskPlan {
   if (primary === null || liveImage === null) return nothing;
   if (sameStorage(liveImage, record.mirror.image)) return planMirrorByLibvirt(o, disk);
   if (!record.primary.current) return nothing;
+  if (record.instance !== o.instance) return planStarted(o, disk, primary, liveImage);
   if (record.mirror.current || !sameStorage(liveImage, record.primary.image)) {
     return steps({
       step: 'recordDisk',
@@ -117,6 +144,7 @@ function planPrimary(o: Observation, disk: PresentDisk): DiskPlan {
     });
   }
   if (disk.ioFailed && graph.layout !== 'parked') return askAgain(disk, 'primary');
+  if (disk.xmlBehind && disk.mayRetry) return steps({ step: 'defineSource', dev, image: record.primary.image });
   switch (record.intent.kind) {
     case 'remove':
       return steps(...closeMirror(disk, primary), { step: 'forget', dev });
@@ -132,6 +160,8 @@ function planPrimary(o: Observation, disk: PresentDisk): DiskPlan {
     case 'failover':
     case 'rebuild':
       if (!disk.stopPolicy || graph.otherJob !== null) return nothing;
+      if (record.identical !== null) return planIdentical(disk, primary, record.identical);
+      if (graph.layout === 'primary' && strictlyParked(o, disk)) return surgery(wait(disk));
       return planSync(disk, {
         target: 'mirror',
         open: graph.mirrorOpen,
@@ -141,6 +171,37 @@ function planPrimary(o: Observation, disk: PresentDisk): DiskPlan {
         primary,
       });
   }
+}
+
+/**
+ * A QEMU has opened the primary anew, and the guest has run on it alone since. An image of which the primary is no part is not
+ * the disk that the mirror was made of, and must not overwrite it.
+ */
+function planStarted(o: Observation, disk: PresentDisk, primary: PrimaryNodes, liveImage: Image): DiskPlan {
+  const { record } = disk;
+  const same = sameStorage(liveImage, record.primary.image);
+  if (!same && !primary.images.includes(imageName(record.primary.image))) return nothing;
+  const startsStrict = o.record.policy === 'strict' && record.instance !== null;
+  return steps({
+    step: 'recordDisk',
+    record: {
+      ...record,
+      instance: o.instance,
+      primary: { ...record.primary, image: liveImage },
+      mirror: stale(record.mirror, record.state === 'stopped' ? record.since : o.now),
+      track: null,
+      identical: same ? record.identical : null,
+      exposedSince: startsStrict ? (record.exposedSince ?? o.now) : record.exposedSince,
+    },
+  });
+}
+
+/** The copies were identical when the domain stopped. If the guest has not written yet, they are armed as they are. */
+function planIdentical(disk: PresentDisk, primary: PrimaryNodes, fingerprint: string): DiskPlan {
+  const { graph, record, untouched, mayRetry } = disk;
+  if (!untouched) return steps({ step: 'recordDisk', record: { ...record, identical: null } });
+  if (graph.mirrorOpen) return surgery(armIdentical(disk, primary, fingerprint));
+  return mayRetry ? steps({ step: 'openMirror', dev: record.dev, image: record.mirror.image, sizeBytes: graph.sizeBytes }) : nothing;
 }
 
 /** Held on request: nothing of ours in the way of libvirt's own jobs but a bitmap on the disk's node. */
@@ -170,21 +231,25 @@ function planMirror(o: Observation, disk: PresentDisk): DiskPlan {
 /** The domain was started on the mirror: libvirt itself opened it, under its own names. */
 function planMirrorByLibvirt(o: Observation, disk: PresentDisk): DiskPlan {
   const { record } = disk;
-  if (record.primary.current || !record.mirror.current) {
-    if (!record.mirror.current) return nothing;
+  if (!record.mirror.current) return nothing;
+  if (record.primary.current || record.instance !== o.instance) {
     return steps({
       step: 'recordDisk',
       record: {
         ...record,
+        instance: o.instance,
         primary: stale(record.primary, record.state === 'stopped' ? record.since : o.now),
         track: null,
+        identical: null,
         exposedSince: record.exposedSince ?? o.now,
       },
     });
   }
   if (disk.ioFailed) return askAgain(disk, 'mirror');
   if (record.intent.kind === 'remove') return steps({ step: 'forget', dev: record.dev });
-  return record.intent.kind === 'rebuild' ? planRebuildByLibvirt(disk) : nothing;
+  if (record.intent.kind !== 'rebuild') return nothing;
+  if (record.intent.original) return steps({ step: 'recordDisk', record: { ...record, intent: { ...record.intent, original: false } } });
+  return planRebuildByLibvirt(disk);
 }
 
 /** A surgery was broken off here: finish it where the graph or the record show where it led, otherwise undo it. */
@@ -193,7 +258,7 @@ function planParked(o: Observation, disk: PresentDisk): DiskPlan {
   const { primary } = graph;
   if (graph.syncJob !== null && !strictlyParked(o, disk)) return steps({ step: 'cancelSync', dev: record.dev });
   if (graph.quorum !== null) return planPair(o, disk);
-  if (record.intent.kind === 'rebuild' && !record.intent.original) {
+  if (!record.primary.current && record.intent.kind === 'rebuild' && !record.intent.original) {
     const { to } = record.intent;
     if (primary !== null && liveImage !== null && sameStorage(liveImage, to)) return surgery(adoptRebuilt(o, disk, primary, to));
     if (graph.otherJob?.ready === true) return surgery(pivot(disk));

@@ -1,3 +1,4 @@
+import { diskNames } from '../graph/names.ts';
 import type { Observation } from './observation.ts';
 import { nothing, steps, surgery, type DiskPlan } from './disk-plan.ts';
 import { planSync } from './plan-sync.ts';
@@ -42,7 +43,11 @@ function planBackToOriginal(o: Observation, disk: PresentDisk): DiskPlan {
   const { graph, record, mayRetry } = disk;
   const { dev, layerNames } = record;
   if (graph.primary === null) {
-    return mayRetry ? steps({ step: 'openPrimary', dev, image: record.primary.image, names: layerNames }) : nothing;
+    const { mirror } = diskNames(dev);
+    const passes = graph.tracking.filter(({ name }) => name !== record.track?.bitmap);
+    return mayRetry
+      ? steps(...passes.map(({ name }) => ({ step: 'untrack', node: mirror, bitmap: name }) as const), { step: 'openPrimary', dev, image: record.primary.image, names: layerNames })
+      : nothing;
   }
   return planSync(disk, {
     target: 'primary',

@@ -1,9 +1,9 @@
 import { diskNames } from '../graph/names.ts';
-import type { PrimaryNodes } from '../graph/view.ts';
+import type { PrimaryNodes, TrackBitmap } from '../graph/view.ts';
 import type { Side } from './model.ts';
 import type { Observation } from './observation.ts';
 import { nothing, steps, surgery, type DiskPlan } from './disk-plan.ts';
-import { arm, newBitmap, type DiskStep, type PresentDisk } from './surgery.ts';
+import { arm, newBitmap, passBitmap, type DiskStep, type PresentDisk } from './surgery.ts';
 
 /** Below this much left to copy, the last delta is short enough to be made in the pause. */
 const finalDeltaBytes = 1024 * 1024;
@@ -21,7 +21,11 @@ export interface SyncRoute {
   primary: PrimaryNodes;
 }
 
-/** Brings the stale copy up to date from the current one, never the other way, and arms when little is left. */
+/**
+ * Brings the stale copy up to date from the current one, never the other way, and arms when little is left. The tracking bitmap
+ * forgets nothing until then: a pass works on a bitmap of its own, because a backup job clears what it copied without a
+ * flush of its target (QEMU 7.2, tried), whose server can still lose it.
+ */
 export function planSync(disk: PresentDisk, route: SyncRoute): DiskPlan {
   const { graph, record, health, mayRetry } = disk;
   const { dev, track } = record;
@@ -34,37 +38,38 @@ export function planSync(disk: PresentDisk, route: SyncRoute): DiskPlan {
   }
   if (route.open && health[target].is === 'failed') return steps(...route.closeSteps);
   if (!mayRetry) return nothing;
-  if (!route.open) return steps(...route.openSteps);
-
   const mirror = diskNames(dev).mirror;
   const [from, fromData, to] =
     target === 'mirror' ? [primary.top, primary.data, mirror] : [mirror, mirror, primary.top];
   const source = target === 'mirror' ? 'primary' : 'mirror';
-  const tracked = graph.tracking.find(({ on, name }) => on === source && name === track?.bitmap);
-  const leftover = graph.tracking
-    .filter((bitmap) => bitmap !== tracked)
-    .map(({ on, name }) => ({ step: 'untrack' as const, node: on === 'primary' ? primary.data : mirror, bitmap: name }));
+  const untrack = ({ on, name }: TrackBitmap): DiskStep => ({ step: 'untrack', node: on === 'primary' ? primary.data : mirror, bitmap: name });
+  const find = (bitmap: string | null): TrackBitmap | undefined => graph.tracking.find(({ on, name }) => on === source && name === bitmap);
+  const tracked = find(track && track.bitmap);
+  const pass = find(track && passBitmap(track.bitmap));
+  const leftover = graph.tracking.filter((bitmap) => bitmap !== tracked && bitmap !== pass).map(untrack);
   const mixture = { ...record, [target]: { ...record[target], consistentAsOf: null } };
 
+  // What an earlier pass copied may have been lost with the connection: a copy that is opened again gets everything again.
+  if (!route.open) return steps(...(pass === undefined ? [] : [untrack(pass)]), ...route.openSteps);
   if (track === null || tracked === undefined || track.base === 'copying') {
     const bitmap = newBitmap(route.newBitmap);
     return steps(
-      ...graph.tracking.map(({ on, name }) => ({
-        step: 'untrack' as const,
-        node: on === 'primary' ? primary.data : mirror,
-        bitmap: name,
-      })),
+      ...graph.tracking.map(untrack),
       { step: 'recordDisk', record: { ...mixture, track: { bitmap, base: 'copying' } } },
       { step: 'track', dev, node: fromData, bitmap, merged: [] },
       { step: 'startFullSync', dev, from, to },
     );
   }
-  if (tracked.dirtyBytes > finalDeltaBytes && disk.deltaPasses < maxDeltaPasses) {
+  const bitmap = passBitmap(track.bitmap);
+  if (pass === undefined) {
     return steps(
       ...leftover,
       ...(record[target].consistentAsOf === null ? [] : [{ step: 'recordDisk' as const, record: mixture }]),
-      { step: 'startDelta', dev, from: fromData, to, bitmap: track.bitmap },
+      { step: 'track', dev, node: fromData, bitmap, merged: [{ node: fromData, name: track.bitmap }] },
     );
+  }
+  if (pass.dirtyBytes > finalDeltaBytes && disk.deltaPasses < maxDeltaPasses) {
+    return steps({ step: 'startDelta', dev, from: fromData, to, bitmap });
   }
   return surgery(arm(disk, primary, track.bitmap));
 }

@@ -1,4 +1,5 @@
-import type { Observation } from './observation.ts';
+import type { DiskObservation, Observation } from './observation.ts';
+import { damageOf } from './damage.ts';
 import { planDisk } from './plan-disk.ts';
 import type { DiskRecord, DomainRecord } from './record.ts';
 import type { Step } from './steps.ts';
@@ -11,13 +12,21 @@ import type { DiskStep, Surgery } from './surgery.ts';
 export function plan(o: Observation): Step[] {
   if (o.run === 'hands-off') return [];
   const plans = o.disks.map((disk) => planDisk(o, disk));
-  const surgeries = plans.flatMap((disk) => (disk.kind === 'surgery' ? [disk.surgery] : []));
+  const surgeries = plans.flatMap((disk, index) => (disk.kind === 'surgery' && isDue(o.disks[index]) ? [disk.surgery] : []));
   if (surgeries.length > 0) return underOnePause(o, surgeries);
   const steps = plans.flatMap((disk) => (disk.kind === 'steps' ? disk.steps : []));
   return steps.length > 0 ? withRecords(o.record, steps) : endOfPause(o);
 }
 
-/** All disks' surgeries in one pause: parked, operated on, recorded together, and only then given back to the guest. */
+/** A guest that runs is not paused again at once for a surgery that failed; one that waits for its disk is not kept waiting. */
+function isDue(disk: DiskObservation | undefined): boolean {
+  return disk !== undefined && (disk.mayRetry || disk.ioFailed || disk.graph?.layout === 'parked' || damageOf(disk) !== 'none');
+}
+
+/**
+ * All disks' surgeries in one pause: parked, operated on, recorded together, and only then given back to the guest. A pause that was
+ * there before is marked too: somebody may end it in mid-surgery, and then the guest is stopped again by us.
+ */
 function underOnePause(o: Observation, surgeries: Surgery[]): Step[] {
   const record = surgeries.reduce((domain, { record: disk }) => withDisk(domain, disk), o.record);
   const recorded = surgeries.some((surgery) => surgery.recorded);
@@ -25,19 +34,18 @@ function underOnePause(o: Observation, surgeries: Surgery[]): Step[] {
     ({ record: { dev }, graph }) =>
       graph?.layout === 'parked' && !surgeries.some((surgery) => surgery.dev === dev && surgery.root !== null),
   );
-  const resumes = o.run !== 'suspended' && !staysParked && surgeries.every(({ root }) => root !== null);
-  const marks = o.run === 'running' && !o.surgeryMarked;
+  const stillFails = o.disks.some((disk) => disk.ioFailed && !mended(disk) && !surgeries.some(({ dev }) => dev === disk.record.dev));
+  const resumes = o.run !== 'suspended' && !staysParked && !stillFails && surgeries.every(({ root }) => root !== null);
   return [
     ...surgeries.flatMap(({ before }) => before),
-    ...(marks ? [{ step: 'markSurgery' } as const] : []),
+    ...(o.surgeryMarked ? [] : [{ step: 'markSurgery' } as const]),
     ...(o.run === 'running' ? [{ step: 'pause' } as const] : []),
     ...surgeries.map(({ dev, qdev, from }) => ({ step: 'park', dev, qdev, root: from }) as const),
     ...surgeries.flatMap(({ parked }) => parked),
     ...(recorded ? [{ step: 'record', record } as const] : []),
     ...surgeries.flatMap(({ dev, persist }) => (persist === null ? [] : [{ step: 'defineSource', dev, image: persist } as const])),
     ...surgeries.flatMap(({ dev, qdev, root }) => (root === null ? [] : [{ step: 'unpark', dev, qdev, node: root } as const])),
-    ...(resumes ? [{ step: 'resume' } as const] : []),
-    ...(resumes && (marks || o.surgeryMarked) ? [{ step: 'unmarkSurgery' } as const] : []),
+    ...(resumes ? [{ step: 'resume' } as const, { step: 'unmarkSurgery' } as const] : []),
     ...(resumes || o.run === 'suspended' ? withRecords(record, surgeries.flatMap(({ after }) => after)) : []),
   ];
 }
@@ -45,15 +53,16 @@ function underOnePause(o: Observation, surgeries: Surgery[]): Step[] {
 /** With nothing left to do, a pause that is ours ends, and so does one for an I/O error whose copy answers again. */
 function endOfPause(o: Observation): Step[] {
   const unmark = o.surgeryMarked ? [{ step: 'unmarkSurgery' } as const] : [];
-  if (o.run === 'running') return unmark;
+  if (o.run === 'running' || o.run === 'suspended') return unmark;
   if (o.disks.some(({ graph }) => graph?.layout === 'parked')) return [];
   const failing = o.disks.filter(({ ioFailed }) => ioFailed);
-  const mended = failing.every(
-    ({ graph, health, mayRetry, record }) =>
-      mayRetry && graph?.layout !== 'pair' && health[record.primary.current ? 'primary' : 'mirror'].is === 'answering',
-  );
-  const ends = o.run === 'surgery' ? mended : o.run === 'io-error' && failing.length > 0 && mended;
+  const ends = failing.every(mended) && (o.run === 'surgery' || (o.run === 'io-error' && (failing.length > 0 || o.surgeryMarked)));
   return ends ? [{ step: 'resume' }, ...unmark] : [];
+}
+
+/** The copy whose I/O failed answers again. A guest never goes on over a pair that failed: what the copies lack is known only to its epochs. */
+function mended({ graph, health, mayRetry, record }: DiskObservation): boolean {
+  return mayRetry && graph?.layout !== 'pair' && health[record.primary.current ? 'primary' : 'mirror'].is === 'answering';
 }
 
 /** Turns a disk's record into a step that writes the domain's, with what the steps before it recorded. */

@@ -28,7 +28,7 @@ const measureDeadlineMs = 30_000;
 export async function protect(host: Host, ref: DomainRef, request: ProtectRequest): Promise<{ protector: Protector; warnings: string[] }> {
   const { domain, persistent } = await host.definition(ref);
   const disk = findDisk(domain, request.disk);
-  const primary = await protectableImage(disk);
+  const primary = protectableImage(disk);
   const known = host.protectorOf(ref.uuid)?.record;
   if (known?.disks.some(({ dev }) => dev === disk.dev)) {
     throw new UsageError({
@@ -38,7 +38,7 @@ export async function protect(host: Host, ref: DomainRef, request: ProtectReques
     });
   }
   const mirror = await resolveImage(requestedMirror(request), { deadlineMs: measureDeadlineMs });
-  await refuseImageInUse(host, ref, mirror, disk.dev, primary);
+  await refuseImageInUse(host, ref, mirror, disk.dev, await resolveImage(primary, { deadlineMs: measureDeadlineMs }));
   const { virtualSizeBytes } = await measureImage(primary, { deadlineMs: measureDeadlineMs });
   if (request.create === true) await createImage(mirror, virtualSizeBytes, { deadlineMs: measureDeadlineMs });
   else await checkMirror(mirror, virtualSizeBytes, request.overwriteMirror === true);
@@ -52,7 +52,7 @@ export async function protect(host: Host, ref: DomainRef, request: ProtectReques
     previousErrorPolicy: { errorPolicy: disk.errorPolicy, readErrorPolicy: disk.readErrorPolicy },
   };
   const others = domain.declaration?.disks.filter(({ dev }) => dev !== disk.dev) ?? [];
-  const protector = await host.declare(ref, policy, [newDiskRecord(disk.dev, primary, mirror, rebuildTo)]);
+  const protector = await host.declare(ref, policy, [newDiskRecord(declared, primary, ref.id >= 0)]);
   try {
     await host.writeDeclaration(ref, { policy, disks: [...others, declared] }, (xml) =>
       withErrorPolicy(xml, disk.dev, { errorPolicy: 'stop', readErrorPolicy: 'stop' }),
@@ -87,14 +87,14 @@ function findDisk(domain: Domain, dev: string): DomainDisk {
   });
 }
 
-async function protectableImage(disk: DomainDisk): Promise<Image> {
+function protectableImage(disk: DomainDisk): Image {
   if (disk.unsupported !== null || disk.image === null) {
     throw new CdpError({
       code: 'disk-unsupported',
       message: `the disk ${disk.dev} can't be protected: ${disk.unsupported ?? 'it has no image'}`,
     });
   }
-  return resolveImage(disk.image, { deadlineMs: measureDeadlineMs });
+  return disk.image;
 }
 
 function requestedMirror({ mirror, mirrorXml }: ProtectRequest): Image {

@@ -4,10 +4,11 @@ import type { Log } from '../log.ts';
 import type { QmpEvent } from '../qmp/monitor.ts';
 import type { EventLog } from '../store/event-log.ts';
 import type { RecordStore } from '../store/record-store.ts';
+import { fingerprint } from '../storage/fingerprint.ts';
 import { imageName } from '../storage/image.ts';
 import { Announcer } from './announcer.ts';
 import { DiskMemory } from './disk-memory.ts';
-import { damageReport, jobReport, stoppedDisk } from './evidence.ts';
+import { damageReport, jobReport, resetDamage, stoppedDisk } from './evidence.ts';
 import { execute, StepFailed, type Workbench } from './execute.ts';
 import type { LiveDomain } from './live-domain.ts';
 import type { DomainStatus, EventName, ProtectionEvent } from './model.ts';
@@ -29,6 +30,8 @@ export interface Shared {
   probeDeadlineMs: () => number;
   /** A domain's record changed, not necessarily in a pause. */
   recordChanged: () => void;
+  /** A domain's states were looked at and shown. */
+  shown: (protector: Protector) => void;
   /** Called after each step; tests end the agent here. */
   afterStep: (step: Step) => void;
   /** A disk is no longer protected: puts its former error policies back and takes the declaration away. */
@@ -44,6 +47,12 @@ const idleMs = 60_000;
 /** After a failed step the next look is taken at once; if that fails too, after so long, and then twice as long up to the second. */
 const firstPauseMs = 100;
 const lastPauseMs = 5_000;
+
+/** libvirt kills a QEMU that has not ended 10 s after it was told to (util/virprocess.c); well before that it ended by itself. */
+const killedAfterMs = 8_000;
+
+/** An external snapshot is only announced, by the job that makes its overlay: so many looks, one a second, to see it. */
+const looksAfterSnapshot = 5;
 
 /** So many looks without an end are a planner that goes in circles; it is given a rest. */
 const maxLooks = 100;
@@ -64,6 +73,7 @@ export class Protector {
   readonly #memory = new Map<string, DiskMemory>();
   /** The disks that stopped the guest since it last ran, '' for one that is not ours; empty when no event told. */
   readonly #failing = new Set<string>();
+  #looksSoon = 0;
   #live: LiveDomain | null = null;
   #last: Observation | null = null;
   #queue: Promise<unknown> = Promise.resolve();
@@ -71,6 +81,8 @@ export class Protector {
   #failures = 0;
   #timer: NodeJS.Timeout | undefined;
   #closed = false;
+  /** When the guest itself shut QEMU down. */
+  #shutdownAtMs: number | null = null;
 
   constructor(shared: Shared, record: DomainRecord) {
     this.#shared = shared;
@@ -91,13 +103,19 @@ export class Protector {
     return this.#last;
   }
 
-  /** A QEMU of this domain runs, by the start of this name; it has been looked at when the promise is kept. */
-  async attach(live: LiveDomain, start: string | null): Promise<void> {
+  /**
+   * A QEMU of this domain runs, by the start of this name; it has been looked at when the promise is kept. `booted`: it has only
+   * just begun to, and not from a saved state.
+   */
+  async attach(live: LiveDomain, { start, booted }: { start: string | null; booted: boolean }): Promise<void> {
     this.#live = live;
     this.#last = null;
+    this.#shutdownAtMs = null;
     this.#memory.clear();
     this.#failing.clear();
+    for (const { dev } of this.record.disks) this.memoryOf(dev).touched = !booted;
     live.monitor.onEvent((event) => this.#heard(event));
+    if (booted) this.note('started', null, {});
     await this.#enqueue(async () => {
       this.#keeper.take(sinceStart(this.record, start));
       await this.#turn();
@@ -106,10 +124,14 @@ export class Protector {
 
   /** The domain's QEMU is gone. */
   detach(): void {
+    const identical = this.#identicalAtStop();
     this.#live = null;
     this.#last = null;
     clearTimeout(this.#timer);
-    void this.#enqueue(() => this.#showStates(() => ({ state: 'stopped', reason: null }))).catch((error: unknown) => {
+    void this.#enqueue(async () => {
+      await this.#rememberIdentical(identical);
+      await this.#showStates(() => ({ state: 'stopped', reason: null }));
+    }).catch((error: unknown) => {
       this.#log.error('the stop could not be recorded', { error: errorText(error) });
     });
   }
@@ -207,7 +229,7 @@ export class Protector {
 
   async #lookAndAct(live: LiveDomain): Promise<void> {
     for (let look = 1; look <= maxLooks; look++) {
-      const observation = await observe(live, this.record, (dev) => this.memoryOf(dev), this.#failing);
+      const observation = await observe(live, this.record, (dev) => this.memoryOf(dev), this.#failing, live.instance);
       if (this.#live !== live) return;
       this.#last = observation;
       const steps = plan(observation);
@@ -253,7 +275,9 @@ export class Protector {
 
   async #forgetDisk(dev: string): Promise<void> {
     await this.#shared.undeclare(this.record, dev);
-    await this.#keeper.save({ ...this.record, disks: this.record.disks.filter((disk) => disk.dev !== dev) });
+    const rest = this.record.disks.filter((disk) => disk.dev !== dev);
+    if (this.#live !== null) await this.#showToLibvirt(this.#live, rest);
+    await this.#keeper.save({ ...this.record, disks: rest });
     this.note('undeclared', dev, {});
   }
 
@@ -265,13 +289,19 @@ export class Protector {
       if (view.state === 'protected') this.memoryOf(disk.dev).succeeded();
       return view;
     });
-    if (!changed) return;
-    const disks = this.status().disks.map(({ dev, state, since, runningOn }) => {
-      const record = this.record.disks.find((disk) => disk.dev === dev);
-      return { dev, state, since, runningOn, mirror: record === undefined ? '' : imageName(record.mirror.image) };
+    if (changed) await this.#showToLibvirt(live, this.record.disks);
+    this.#shared.shown(this);
+  }
+
+  /** Writes these disks' states into the live metadata, where any client of libvirt sees them; without disks, takes it away. */
+  async #showToLibvirt(live: LiveDomain, records: DiskRecord[]): Promise<void> {
+    const disks = this.status().disks.flatMap(({ dev, state, since, runningOn }) => {
+      const record = records.find((disk) => disk.dev === dev);
+      return record === undefined ? [] : [{ dev, state, since, runningOn, mirror: imageName(record.mirror.image) }];
     });
+    const xml = disks.length === 0 ? null : statusToXml({ instance: live.instance, disks });
     try {
-      await live.setLiveMetadata(STATUS_URI, STATUS_KEY, statusToXml({ instance: String(live.ref.id), disks }));
+      await live.setLiveMetadata(STATUS_URI, STATUS_KEY, xml);
     } catch (error) {
       this.#log.warn('the live metadata could not be written', { error: errorText(error) });
     }
@@ -293,13 +323,36 @@ export class Protector {
     return true;
   }
 
+  /**
+   * The disks whose copies are identical now that QEMU has ended: both had every write, none failed, the guest itself shut down,
+   * and libvirt did not lose patience and kill QEMU in the middle of a write.
+   */
+  #identicalAtStop(): string[] {
+    if (this.#shutdownAtMs === null || Date.now() - this.#shutdownAtMs > killedAfterMs) return [];
+    return (this.#last?.disks ?? []).flatMap(({ record: { dev }, graph }) =>
+      graph?.layout === 'pair' && Object.values(this.memoryOf(dev).health).every(({ is }) => is !== 'failed') ? [dev] : [],
+    );
+  }
+
+  async #rememberIdentical(devs: string[]): Promise<void> {
+    const deadlineMs = this.#shared.probeDeadlineMs();
+    for (const disk of this.record.disks) {
+      if (!devs.includes(disk.dev) || !disk.primary.current || !disk.mirror.current) continue;
+      const identical = await fingerprint(disk.primary.image, { deadlineMs });
+      this.#keeper.take(withDisk(this.record, { ...disk, identical }));
+    }
+  }
+
   /** What QEMU reports of the copies is remembered before the loop looks. */
   #heard(event: QmpEvent): void {
     this.#announcer.heard(event);
     if (event.event === 'RESUME') this.#failing.clear();
-    if (event.event === 'BLOCK_IO_ERROR') this.#failing.add(stoppedDisk(event, this.#last?.disks ?? []));
+    if (event.event === 'SHUTDOWN' && event.data['guest'] === true) this.#shutdownAtMs = Date.now();
+    // Before the first look nobody knows whose nodes they are; the devices' io-status tells then.
+    if (event.event === 'BLOCK_IO_ERROR' && this.#last !== null) this.#failing.add(stoppedDisk(event, this.#last.disks));
     for (const disk of this.#last?.disks ?? []) {
       const memory = this.memoryOf(disk.record.dev);
+      if (event.event === 'RESET' && disk.graph?.layout === 'pair') memory.health.mirror = resetDamage;
       const damage = damageReport(event, disk);
       if (damage !== null) {
         if (memory.health[damage.side].is !== 'failed') this.note(`${damage.side}-lost`, disk.record.dev, { why: damage.health.why });
@@ -314,11 +367,16 @@ export class Protector {
       }
     }
     if (event.event === 'DEVICE_DELETED') this.#live?.forgetDisks();
+    if (event.event === 'JOB_STATUS_CHANGE' && String(event.data['id']).startsWith('create-libvirt-')) this.#looksSoon = looksAfterSnapshot;
     this.wake();
   }
 
   #nextLookMs(): number {
     const disks = this.#last?.disks ?? [];
+    if (this.#looksSoon > 0) {
+      this.#looksSoon -= 1;
+      return progressMs;
+    }
     if (disks.some(({ graph }) => graph !== null && (graph.syncJob !== null || graph.otherJob !== null))) return progressMs;
     const retries = disks.flatMap(({ record: { dev } }) => this.memoryOf(dev).retryInMs || []);
     return Math.min(idleMs, ...retries);

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { policies } from '../domain/declaration.ts';
+import { policies, type DeclaredDisk } from '../domain/declaration.ts';
 import { imageFormats, type Image } from '../domain/image.ts';
 import { diskStates } from './model.ts';
 
@@ -49,12 +49,21 @@ const diskRecordSchema = z.strictObject({
   primary: copyRecordSchema,
   mirror: copyRecordSchema,
   track: trackSchema.nullable(),
+  /** The QEMU instance in which the disk was last seen: in another one, libvirt has opened the disk anew. */
+  instance: z.string().nullable(),
+  /**
+   * The primary's fingerprint when the domain last stopped cleanly with both copies identical; null if it did not, or they may
+   * have changed since.
+   */
+  identical: z.string().nullable(),
   /** libvirt's names of the primary's nodes when the domain was moved off it, topmost first: a rebuild needs them again. */
   layerNames: z.array(z.string()),
   intent: intentSchema,
   /** Where later rebuilds put the new primary, with {domain}, {dev} and {n}. */
   rebuildTo: z.string().nullable(),
-  /** How many new primaries were made; the next one's {n} is one more. */
+  /** Rebuild without being asked. */
+  rebuildAuto: z.boolean(),
+  /** How many rebuilds were begun; the next one's {n} is one more. */
   rebuilds: z.int(),
   exposedSince: z.string().nullable(),
   /** The state that was last shown, since when, and why. */
@@ -95,18 +104,25 @@ export type CopyRecord = z.infer<typeof copyRecordSchema>;
 export type Intent = z.infer<typeof intentSchema>;
 
 /** A disk at the beginning of its protection: only the primary is current, and nothing is known of the mirror. */
-export function newDiskRecord(dev: string, primary: Image, mirror: Image, rebuildTo: string | null): DiskRecord {
+export function newDiskRecord(
+  { dev, mirror, rebuild }: DeclaredDisk,
+  primary: Image,
+  running: boolean,
+): DiskRecord {
   return {
     dev,
     primary: { image: primary, current: true, consistentAsOf: null, reachable: null },
     mirror: { image: mirror, current: false, consistentAsOf: null, reachable: null },
     track: null,
+    instance: null,
+    identical: null,
     layerNames: [],
     intent: { kind: 'protect' },
-    rebuildTo,
+    rebuildTo: rebuild?.to ?? null,
+    rebuildAuto: rebuild?.auto ?? false,
     rebuilds: 0,
     exposedSince: null,
-    state: 'stopped',
+    state: running ? 'waiting' : 'stopped',
     since: new Date().toISOString(),
     reason: null,
   };

@@ -32,9 +32,12 @@ export async function start(
   const before = await client.domainXml(ref, { inactive: true, secure: true });
   const { domain } = await host.definition(ref);
   const xml = record.disks.reduce((text, disk) => {
-    const image = disk[chosen.get(disk.dev) ?? 'primary'].image;
+    const side = chosen.get(disk.dev) ?? 'primary';
+    const { image } = disk[side];
     const defined = domain.disks.find(({ dev }) => dev === disk.dev)?.image;
-    return defined != null && sameStorage(defined, image) ? text : withDiskImage(text, disk.dev, image);
+    // Neither of the two copies: an overlay over the primary, made by a snapshot that nobody saw.
+    const isOverlay = side === 'primary' && defined != null && !sameStorage(defined, disk.mirror.image);
+    return isOverlay || (defined != null && sameStorage(defined, image)) ? text : withDiskImage(text, disk.dev, image);
   }, before);
   if (xml !== before) await client.defineXml(xml);
   await client.create(ref);

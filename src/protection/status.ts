@@ -41,6 +41,9 @@ export function stateOf(o: Observation, disk: DiskObservation, trouble: string |
       reason: `the domain runs from a stale copy; the current one is ${imageName(record.mirror.image)}: virsh destroy it, then virt-cdp start`,
     };
   }
+  if (record.instance !== o.instance) {
+    return { state: 'waiting', reason: `the domain runs from an image that is not '${imageName(record.primary.image)}': virt-cdp unprotect it, then protect it again` };
+  }
   if (record.intent.kind === 'hold') return { state: 'held', reason: null };
   if (!disk.stopPolicy) {
     return { state: 'waiting', reason: "the running disk lacks error_policy='stop'; it has it from the domain's next start on" };
@@ -53,7 +56,7 @@ export function stateOf(o: Observation, disk: DiskObservation, trouble: string |
 function parkedState(o: Observation, record: DiskRecord, trouble: string | null): StateView {
   const waits = o.record.policy === 'strict' && record.exposedSince !== null;
   return waits
-    ? { state: 'waiting', reason: trouble ?? 'policy strict: the guest is paused until both copies are current again' }
+    ? { state: 'waiting', reason: `policy strict: the guest is paused until both copies are current again${trouble === null ? '' : `; ${trouble}`}` }
     : { state: record.state, reason: record.reason };
 }
 

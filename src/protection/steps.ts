@@ -22,6 +22,10 @@ export interface StepArguments {
   /** Opens the primary's image under libvirt's names. */
   openPrimary: { dev: string; image: Image; names: string[] };
   closePrimary: { dev: string; nodes: string[] };
+  /** Fails unless the parked disk was not written to since QEMU started, and the primary is as when it last stopped. */
+  requireUntouched: { dev: string; qdev: string; node: string; image: Image; fingerprint: string };
+  /** Closes what an unplugged disk left behind. */
+  closeOrphans: { dev: string; nodes: string[] };
   compose: { dev: string; primaryTop: string };
   dropQuorum: { dev: string };
   /** Begins an epoch on the quorum node. */
@@ -39,6 +43,8 @@ export interface StepArguments {
   flush: { dev: string; node: string };
   /** Asks a copy for an answer by another process; what comes of it is seen in the next observation. */
   probe: { dev: string; side: Side; image: Image };
+  /** As `probe`, but fails without an answer. */
+  requireAnswer: { dev: string; side: Side; image: Image };
   /** libvirt's names over the mirror, for libvirt's own copy job. */
   buildLayers: { dev: string; names: string[] };
   startCopy: { dev: string; to: Image };

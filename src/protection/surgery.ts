@@ -2,6 +2,7 @@ import type { Image } from '../domain/image.ts';
 import { diskNames, trackPrefix } from '../graph/names.ts';
 import type { DiskGraph, PrimaryNodes } from '../graph/view.ts';
 import type { BitmapName } from '../qmp/commands.ts';
+import type { Side } from './model.ts';
 import type { DiskObservation, Observation } from './observation.ts';
 import type { CopyRecord, DiskRecord } from './record.ts';
 import type { Step } from './steps.ts';
@@ -46,21 +47,46 @@ export function arm(disk: PresentDisk, primary: PrimaryNodes, bitmap: string): S
     ...surgeryOn(disk),
     before: [...park(graph, dev), { step: 'flush', dev, node: to }],
     parked: [
-      { step: 'finishDelta', dev, from, to, bitmap },
+      { step: 'finishDelta', dev, from, to, bitmap: passBitmap(bitmap) },
       { step: 'flush', dev, node: to },
       { step: 'compose', dev, primaryTop: primary.top },
       { step: 'addEpoch', dev },
     ],
     record: bothCurrent(record),
     recorded: true,
-    persist: fromPrimary ? null : record.primary.image,
+    ...(!fromPrimary && { persist: record.primary.image }),
     root: quorum,
     after: [
+      { step: 'untrack', node: from, bitmap: passBitmap(bitmap) },
       { step: 'untrack', node: from, bitmap },
       { step: 'note', event: kind, disk: dev, detail: {} },
       { step: 'note', event: 'armed', disk: dev, detail: {} },
     ],
   };
+}
+
+/** Puts the two-copy writer over copies that nobody has written to since they were identical. */
+export function armIdentical(disk: PresentDisk, primary: PrimaryNodes, fingerprint: string): Surgery {
+  const { graph, record } = disk;
+  const { dev } = record;
+  return {
+    ...surgeryOn(disk),
+    before: park(graph, dev),
+    parked: [
+      { step: 'requireUntouched', dev, qdev: graph.qdev, node: primary.data, image: record.primary.image, fingerprint },
+      { step: 'compose', dev, primaryTop: primary.top },
+      { step: 'addEpoch', dev },
+    ],
+    record: bothCurrent(record),
+    recorded: true,
+    root: diskNames(dev).quorum,
+    after: [{ step: 'note', event: 'armed', disk: dev, detail: { copied: 0 } }],
+  };
+}
+
+/** Leaves the guest waiting on the park. */
+export function wait(disk: PresentDisk): Surgery {
+  return { ...surgeryOn(disk), before: park(disk.graph, disk.record.dev) };
 }
 
 /** A pair that a crash left parked, or that was just composed, is given to the device. */
@@ -72,7 +98,7 @@ export function finishArming(disk: PresentDisk): Surgery {
     parked: graph.quorum?.epochs.length === 0 ? [{ step: 'addEpoch', dev }] : [],
     record: bothCurrent(record),
     recorded: true,
-    persist: record.primary.current ? null : record.primary.image,
+    ...(!record.primary.current && { persist: record.primary.image }),
     root: diskNames(dev).quorum,
     after: [{ step: 'note', event: 'armed', disk: dev, detail: {} }],
   };
@@ -87,7 +113,7 @@ export function degrade(o: Observation, disk: PresentDisk, primary: PrimaryNodes
     ...surgeryOn(disk),
     before: park(graph, dev),
     parked: [
-      { step: 'track', dev, node: primary.data, bitmap, merged: epochs(graph, dev) },
+      { step: 'track', dev, node: primary.data, bitmap, merged: written(disk, 'primary', primary.data) },
       ...(graph.quorum === null ? [] : [{ step: 'dropQuorum', dev } as const]),
     ],
     record: {
@@ -112,7 +138,7 @@ export function failOver(o: Observation, disk: PresentDisk, primary: PrimaryNode
     ...surgeryOn(disk),
     before: park(graph, dev),
     parked: [
-      { step: 'track', dev, node: mirror, bitmap, merged: epochs(graph, dev) },
+      { step: 'track', dev, node: mirror, bitmap, merged: written(disk, 'mirror', mirror) },
       ...(graph.quorum === null ? [] : [{ step: 'dropQuorum', dev } as const]),
     ],
     record: {
@@ -172,21 +198,18 @@ export function adoptRebuilt(o: Observation, disk: PresentDisk, primary: Primary
   const rebuilt: DiskRecord = {
     ...record,
     primary: { image: to, current: true, consistentAsOf: null, reachable: true },
-    rebuilds: record.rebuilds + 1,
     intent: { kind: 'protect' },
     layerNames: [],
   };
-  const finished: DiskStep[] = [{ step: 'note', event: 'rebuild-finished', disk: dev, detail: {} }];
   if (!graph.mirrorOpen) {
     const bitmap = newBitmap(o);
     return {
       ...surgeryOn(disk),
       parked: [{ step: 'track', dev, node: primary.data, bitmap, merged: [] }],
-      record: { ...rebuilt, mirror: stale(record.mirror, o.now), track: { bitmap, base: 'whole' } },
+      record: { ...rebuilt, mirror: stale(record.mirror, o.now), track: { bitmap, base: 'whole' }, intent: record.intent },
       recorded: true,
       persist: to,
       root: primary.top,
-      after: finished,
     };
   }
   return {
@@ -199,7 +222,10 @@ export function adoptRebuilt(o: Observation, disk: PresentDisk, primary: Primary
     recorded: true,
     persist: to,
     root: diskNames(dev).quorum,
-    after: [...finished, { step: 'note', event: 'armed', disk: dev, detail: {} }],
+    after: [
+      { step: 'note', event: 'rebuild-finished', disk: dev, detail: {} },
+      { step: 'note', event: 'armed', disk: dev, detail: {} },
+    ],
   };
 }
 
@@ -209,7 +235,7 @@ export function giveBack(disk: PresentDisk, root: string): Surgery {
 }
 
 function surgeryOn(disk: PresentDisk): Surgery {
-  const { record, graph } = disk;
+  const { record, graph, xmlBehind } = disk;
   return {
     dev: record.dev,
     qdev: graph.qdev,
@@ -218,7 +244,7 @@ function surgeryOn(disk: PresentDisk): Surgery {
     parked: [],
     record,
     recorded: false,
-    persist: null,
+    persist: xmlBehind ? record[record.primary.current ? 'primary' : 'mirror'].image : null,
     root: null,
     after: [],
   };
@@ -234,6 +260,7 @@ function bothCurrent(record: DiskRecord): DiskRecord {
     primary: { ...record.primary, current: true, consistentAsOf: null },
     mirror: { ...record.mirror, current: true, consistentAsOf: null },
     track: null,
+    identical: null,
     layerNames: [],
     intent: record.intent.kind === 'rebuild' ? { kind: 'protect' } : record.intent,
     exposedSince: null,
@@ -249,8 +276,15 @@ export function newBitmap(o: Observation): string {
   return `${trackPrefix}${Date.parse(o.now)}`;
 }
 
-function epochs(graph: DiskGraph, dev: string): BitmapName[] {
-  return (graph.quorum?.epochs ?? []).map((name) => ({ node: diskNames(dev).quorum, name }));
+/** The bitmap of the delta passes onto a copy as long as it stays open. */
+export function passBitmap(bitmap: string): string {
+  return `${bitmap}-pass`;
+}
+
+/** All that the other copy may lack: the epochs, or what a surgery that was broken off has made of them. */
+function written({ record, graph }: PresentDisk, side: Side, node: string): BitmapName[] {
+  const epochs = (graph.quorum?.epochs ?? []).map((name) => ({ node: diskNames(record.dev).quorum, name }));
+  return [...epochs, ...graph.tracking.flatMap(({ on, name }) => (on === side ? { node, name } : []))];
 }
 
 /** libvirt's names of the topmost image, without backing files and filters. */

@@ -10,7 +10,8 @@ export interface QmpCommands {
   'query-named-block-nodes': Call<{ flat: boolean }, BlockNode[]>;
   'x-debug-query-block-graph': Call<NoArguments, BlockGraph>;
   'query-block-jobs': Call<NoArguments, BlockJob[]>;
-  'query-blockstats': Call<NoArguments, BlockStats[]>;
+  /** Of devices; of all nodes with `query-nodes`. */
+  'query-blockstats': Call<{ 'query-nodes'?: true }, BlockStats[]>;
   'blockdev-add': Call<BlockdevOptions>;
   'blockdev-del': Call<{ 'node-name': string }>;
   'block-dirty-bitmap-add': Call<{ node: string; name: string; granularity: number; persistent?: boolean }>;

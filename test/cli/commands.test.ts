@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { domainStatusesSchema, protectionEventSchema } from '../../src/control/schema.ts';
 import { CdpError, RefusedError, UsageError } from '../../src/errors.ts';
 import type { DiskStatus } from '../../src/protection/model.ts';
@@ -9,6 +10,7 @@ import { FakeAgent, diskWith, domainWith, noon } from '../control/fake-agent.ts'
 import { type Ended, errorCode, runHere, runProgram } from './run-cli.ts';
 
 const staleMirror = { source: 'nbd://storage/web1', current: false, reachable: false, consistentAsOf: noon };
+const mixedMirror = { ...staleMirror, consistentAsOf: null, mixture: true } as const;
 const exposed: Partial<DiskStatus> = {
   state: 'exposed',
   reason: 'the mirror does not answer',
@@ -34,22 +36,27 @@ describe('virt-cdp', () => {
       assert.deepEqual([code, stdout], [0, 'hold of web1 accepted\n']);
     });
 
-    for (const [code, type] of [
-      [1, CdpError],
-      [2, UsageError],
-      [4, RefusedError],
+    for (const [code, type, why] of [
+      [1, CdpError, 'mirror-missing'],
+      [1, UsageError, 'already-protected'],
+      [1, UsageError, 'not-failed-over'],
+      [1, UsageError, 'disk-not-found'],
+      [2, UsageError, 'image-uri-invalid'],
+      [2, UsageError, 'mirror-ambiguous'],
+      [2, UsageError, 'target-missing'],
+      [4, RefusedError, 'failed-over'],
     ] as const) {
-      it(`${code} on a ${type.name}, told in text or JSON`, async () => {
-        agent.onAct = () => Promise.reject(new type({ code: 'why', message: 'it failed', hint: 'do this' }));
+      it(`${code} on a ${type.name} ${why}, told in text or JSON`, async () => {
+        agent.onAct = () => Promise.reject(new type({ code: why, message: 'it failed', hint: 'do this' }));
         assert.deepEqual(await run('unprotect', 'web1'), { code, stdout: '', stderr: 'error: it failed\nhint: do this\n' });
         const json = await run('unprotect', 'web1', '--json');
         assert.equal(json.code, code);
-        assert.deepEqual(JSON.parse(json.stdout), { error: { code: 'why', message: 'it failed', hint: 'do this' } });
+        assert.deepEqual(JSON.parse(json.stdout), { error: { code: why, message: 'it failed', hint: 'do this' } });
       });
     }
 
     it('2 on a wrong command line, told in text or JSON', async () => {
-      for (const argv of [['nonsense'], ['hold'], ['status', 'a', 'b'], ['hold', 'web1', '--x'], ['events', '--since', 'x']]) {
+      for (const argv of [['nonsense'], ['hold'], ['status', 'a', 'b'], ['hold', 'web1', '--x'], ['events', '--since', 'x'], ['protect', 'web1', '--disk', 'vda']]) {
         const { code, stdout, stderr } = await run(...argv);
         assert.equal(code, 2, argv.join(' '));
         assert.equal(stdout, '');
@@ -57,19 +64,23 @@ describe('virt-cdp', () => {
         assert.equal(errorCode(await run(...argv, '--json')), 'usage');
       }
       assert.equal((await run()).code, 2);
+      assert.equal((await run('hold', '')).code, 2);
     });
 
     it('3 when nobody answers, as a program too', async () => {
       const none = { VIRT_CDP_SOCKET: '/nonexistent/virt-cdp.sock' };
       const ended = await runProgram(['list'], none);
       assert.equal(ended.code, 3);
-      assert.match(ended.stderr, /^error: cannot reach the agent.*\nhint: start it: systemctl start virt-cdpd\n$/);
+      assert.match(ended.stderr, /^error: cannot reach the agent.*\nhint: start it: systemctl start virt-cdpd, or virt-cdpd --config FILE\n$/);
       assert.equal(errorCode(await runHere(['list', '--json'], { env: none })), 'agent-unreachable');
     });
 
     it('0 for help and version', async () => {
       assert.match((await run('--help')).stdout, /install-hook/);
-      assert.match((await run('protect', '--help')).stdout, /--overwrite-mirror/);
+      const protect = (await run('protect', '--help')).stdout;
+      assert.match(protect, /--overwrite-mirror/);
+      assert.match(protect, /nbd\+unix:/);
+      assert.doesNotMatch(protect, /iscsi|rbd/);
       const version = await run('--version');
       assert.deepEqual([version.code, /^\d+\.\d+\.\d+\n$/.test(version.stdout)], [0, true]);
     });
@@ -102,7 +113,31 @@ describe('virt-cdp', () => {
       assert.match(stdout, /the guest runs on the primary alone/);
       assert.match(stdout, /primary {2}current +reachable +\/images\/web1.qcow2/);
       assert.match(stdout, /mirror {3}STALE, whole as of 2026-.* UNREACHABLE +nbd:/);
-      assert.match(stdout, /1\.2 GiB on one copy only/);
+      assert.match(stdout, /one current copy since 2026-\d\d-\d\d \d\d:00:00, for [^:]*: 1\.2 GiB on one copy only\n/);
+    });
+
+    const told = async (changes: Partial<DiskStatus>, running = true): Promise<string> => {
+      agent.statuses.set('web1', domainWith({ running, disks: [diskWith(changes)] }));
+      return (await run('status', 'web1')).stdout;
+    };
+
+    it('says of a mirror that no time is known for that it is not a whole copy', async () => {
+      assert.match(await told({ ...exposed, mirror: mixedMirror }), /mirror {3}STALE, not a whole copy {2}UNREACHABLE/);
+    });
+
+    it('leaves out an amount that is not known', async () => {
+      assert.match(await told({ ...exposed, exposedBytes: null }), /one current copy since [^\n]*, for \d+ d[^:\n]*\n/);
+    });
+
+    it('says whether a guest on neither copy is paused or does not run', async () => {
+      assert.match(await told({ state: 'waiting', runningOn: 'none' }), /\(running, policy available\)[^]* the guest is paused\n/);
+      assert.match(await told({ state: 'waiting', runningOn: 'none' }, false), /\(not running, [^]* the guest does not run\n/);
+    });
+
+    it('shows a job once it knows how much there is to do', async () => {
+      const job = { kind: 'full-sync', done: 0, total: 0 } as const;
+      assert.doesNotMatch(await told({ state: 'syncing', job }), /full-sync/);
+      assert.match(await told({ state: 'syncing', job: { ...job, total: 1024 } }), / full-sync: 0%, 0 B of 1\.0 KiB\n/);
     });
 
     it('--json is an array, of one domain if one is named', async () => {
@@ -171,9 +206,29 @@ describe('virt-cdp', () => {
     });
 
     it('tell what would be lost before they give it up', async () => {
-      agent.statuses.set('web1', domainWith({ disks: [diskWith(exposed)] }));
-      const { stderr } = await run('failover', 'web1', '--accept-data-loss', '--no-wait');
-      assert.match(stderr, /web1 vda: the mirror nbd:\/\/storage\/web1 is STALE, whole as of 2026-/);
+      const vdb = { ...exposed, dev: 'vdb', mirror: mixedMirror };
+      agent.statuses.set('web1', domainWith({ disks: [diskWith(exposed), diskWith(vdb)] }));
+      const failover = ['failover', 'web1', '--accept-data-loss', '--no-wait'];
+      const both = (await run(...failover)).stderr.split('\n');
+      assert.match(both[0]!, /^web1 vda: the mirror nbd:\/\/storage\/web1 is STALE, whole as of 2026-.*; what was written later is not on it$/);
+      assert.match(both[1]!, /^web1 vdb: the mirror nbd:\/\/storage\/web1 is STALE, not a whole copy; a guest may not even boot from it$/);
+      assert.match((await run(...failover, '--disk', 'vdb')).stderr, /^web1 vdb: .*\n$/);
+      agent.statuses.set('web1', domainWith({ running: false, disks: [diskWith({ ...exposed, state: 'stopped', runningOn: 'none' })] }));
+      assert.match((await run('start', 'web1', '--accept-data-loss')).stderr, /^web1 vda: the mirror .*\n$/);
+    });
+
+    it('tell of no loss where the action can only be refused', async () => {
+      const disks = [diskWith(exposed)];
+      agent.onAct = () => Promise.reject(new CdpError({ code: 'why', message: 'it is so' }));
+      for (const [action, status] of [
+        ['start', domainWith({ disks })],
+        ['failover', domainWith({ running: false, disks })],
+        ['failover', domainWith({ disks: [diskWith({ primary: staleMirror, mirror: staleMirror, runningOn: 'mirror' })] })],
+      ] as const) {
+        agent.statuses.set('web1', status);
+        assert.equal((await run(action, 'web1', '--accept-data-loss')).stderr, 'error: it is so\n');
+      }
+      assert.equal(agent.acts.length, 3);
     });
   });
 
@@ -184,10 +239,10 @@ describe('virt-cdp', () => {
     });
 
     it('are lines for people', async () => {
-      const lines = (await run('events')).stdout.trim().split('\n');
-      assert.match(lines[0]!, /^2026-01-31 \d\d:00:00 {2}web1 vda {2}primary-lost {2}protected -> failed-over /);
+      const lines = (await run('events')).stdout.trimEnd().split('\n');
+      assert.match(lines[0]!, /^ {3}1 {2}2026-01-31 \d\d:00:00 {2}web1 vda {2}primary-lost {2}protected -> failed-over /);
       assert.match(lines[0]!, / {2}error=EIO path="\/a b"$/);
-      assert.match(lines[1]!, /^2026-01-31 \d\d:00:00 {2}db {2}declared$/);
+      assert.match(lines[1]!, /^ {3}2 {2}2026-01-31 \d\d:00:00 {2}db {2}declared$/);
     });
 
     it('--json is one object a line', async () => {
@@ -202,6 +257,18 @@ describe('virt-cdp', () => {
       assert.equal((await run('events', '--domain', uuid)).stdout.split('\n').length, 2);
       assert.equal((await run('events', '--domain', uuid, '--since', '1')).stdout, '');
       assert.equal((await run('events', '--domain', '99')).stdout, '');
+    });
+
+    it('--follow --json tells on stderr that the agent has gone, for stdout has events alone', async () => {
+      const ended = run('events', '--follow', '--json');
+      while (agent.followers === 0) await sleep(5);
+      await agent.stop();
+      const { code, stdout, stderr } = await ended;
+      assert.equal(code, 3);
+      assert.deepEqual(stdout.trim().split('\n').map((line) => protectionEventSchema.parse(JSON.parse(line))), agent.past);
+      assert.match(stderr, /^error: the agent at .* has ended the stream of events\nhint: /);
+      assert.equal(errorCode(await run('events', '--follow', '--json')), 'agent-unreachable');
+      agent = await new FakeAgent().start();
     });
 
     it('--follow goes on until Ctrl-C', async () => {

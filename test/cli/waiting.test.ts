@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { formatBytes, formatDuration, formatShare } from '../../src/cli/format.ts';
-import { jobText } from '../../src/cli/progress.ts';
+import { createOutput } from '../../src/cli/output.ts';
+import { Progress, jobText } from '../../src/cli/progress.ts';
+import { Stillness } from '../../src/cli/stillness.ts';
 import { actionResultSchema } from '../../src/control/schema.ts';
 import type { DiskStatus } from '../../src/protection/model.ts';
 import { FakeAgent, diskWith, domainWith } from '../control/fake-agent.ts';
@@ -12,6 +14,7 @@ const syncing = (done: number): Partial<DiskStatus> => ({
   state: 'syncing',
   job: { kind: 'full-sync', done, total: 2 * gib },
 });
+const unmeasured: Partial<DiskStatus> = { state: 'syncing', job: { kind: 'full-sync', done: 0, total: 0 } };
 
 describe('a command that waits', () => {
   let agent: FakeAgent;
@@ -36,10 +39,10 @@ describe('a command that waits', () => {
 
   it('stays until the named disk is protected, and tells each change', async () => {
     set({ state: 'waiting' });
-    const [ended] = await Promise.all([run(...protect), play(syncing(0), syncing(gib), {})]);
+    const [ended] = await Promise.all([run(...protect), play(unmeasured, syncing(0), syncing(gib), {})]);
     assert.equal(ended.code, 0);
     assert.equal(
-      ended.stdout.replace(/ {2}[\d.]+ [KMG]?i?B\/s.*/g, ''),
+      ended.stdout,
       [
         'protect of web1 accepted',
         'vda  waiting',
@@ -56,7 +59,7 @@ describe('a command that waits', () => {
     const argv = ['--socket', agent.socketPath, ...protect];
     const [ended] = await Promise.all([runHere(argv, { tty: true }), play(syncing(gib / 2), syncing(gib), {})]);
     assert.match(ended.stdout, /\r\u001b\[Kvda {2}full-sync {2}\[#####\.+\] {3}25% .*\r\u001b\[Kvda .*50%/);
-    assert.match(ended.stdout, /50%.*GiB\/s {2}~\d+ s left\n/);
+    assert.match(ended.stdout, /50% {2}1\.0 GiB of 2\.0 GiB\n/);
     assert.match(ended.stdout, /\nvda {2}\S*protected\S*\n$/);
   });
 
@@ -72,6 +75,13 @@ describe('a command that waits', () => {
     const [ended] = await Promise.all([run(...protect), play({ state: 'broken', reason: 'both copies are gone' })]);
     assert.equal(ended.code, 1);
     assert.match(ended.stderr, /^error: web1 vda is broken: both copies are gone\nhint: /);
+  });
+
+  it('does not take the job of a broken disk for progress', async () => {
+    set({ ...syncing(gib), state: 'broken', reason: 'both copies are gone' });
+    const ended = await run('rebuild', 'web1', '--disk', 'vda');
+    assert.equal(ended.code, 1);
+    assert.match(ended.stderr, /^error: web1 vda is broken: both copies are gone\n/);
   });
 
   it('fails when the disk goes on waiting for a reason', async () => {
@@ -118,6 +128,54 @@ describe('a command that waits', () => {
     });
     assert.equal(ended.code, 130);
     assert.match(ended.stderr, /the work goes on in the agent; .*virt-cdp status web1/);
+  });
+});
+
+describe('a disk is given up', () => {
+  const giveUpMs = (...looks: [number, Partial<DiskStatus>][]): number | null => {
+    const stillness = new Stillness();
+    return looks.find(([nowMs, changes]) => stillness.isStuck(diskWith(changes), nowMs))?.[0] ?? null;
+  };
+
+  it('when its job has not moved for 30 s, whatever else changes', () => {
+    const still = { ...syncing(gib), reason: 'a step failed' };
+    assert.equal(giveUpMs([0, syncing(gib)], [29_000, still], [30_000, still], [30_500, still]), 30_500);
+    assert.equal(giveUpMs([0, syncing(gib)], [29_000, syncing(gib + 1)], [58_000, syncing(gib + 1)]), null);
+  });
+
+  it('at once when it is broken, with a job or without', () => {
+    assert.equal(giveUpMs([0, syncing(gib)], [500, { ...syncing(gib), state: 'broken' }]), 500);
+    assert.equal(giveUpMs([0, { state: 'broken' }]), 0);
+  });
+
+  it('after 3 s of waiting with a reason, 30 s without one, but not between two jobs', () => {
+    const waiting: Partial<DiskStatus> = { state: 'waiting', reason: 'no room' };
+    assert.equal(giveUpMs([0, waiting], [3000, waiting], [3500, waiting]), 3500);
+    assert.equal(giveUpMs([0, { state: 'waiting' }], [30_000, { state: 'waiting' }], [30_500, { state: 'waiting' }]), 30_500);
+    assert.equal(giveUpMs([0, { state: 'rebuilding' }], [60_000, { state: 'rebuilding' }]), null);
+  });
+});
+
+describe('the progress', () => {
+  /** What is written when these are shown, one at each time in ms. */
+  function shown(tty: boolean, ...looks: [number, Partial<DiskStatus>][]): string {
+    let text = '';
+    const stream = { write: (more: string) => (text += more), isTTY: tty, columns: 120 };
+    const progress = new Progress(createOutput({ json: false, stdout: stream, stderr: stream, env: { NO_COLOR: '1' } }));
+    for (const [nowMs, changes] of looks) progress.show([diskWith(changes)], nowMs);
+    return text;
+  }
+
+  it('shows no job before it is known how much there is to do', () => {
+    for (const tty of [true, false]) assert.equal(shown(tty, [0, unmeasured], [500, unmeasured]), '');
+    assert.match(shown(true, [0, unmeasured], [500, syncing(0)]), /^[^v]*vda {2}full-sync [^%]* 0% {2}0 B of 2\.0 GiB$/);
+  });
+
+  it('shows a rate once it has seen the same job for a second', () => {
+    const delta = (done: number): Partial<DiskStatus> => ({ state: 'syncing', job: { kind: 'delta-sync', done, total: 2 * gib } });
+    assert.doesNotMatch(shown(true, [0, syncing(0)], [999, syncing(gib)]), /\/s|left/);
+    assert.doesNotMatch(shown(true, [0, syncing(0)], [900, syncing(gib)], [1100, delta(gib)], [1900, delta(gib)]), /\/s|left/);
+    assert.match(shown(true, [0, syncing(0)], [1000, syncing(gib)]), / 1\.0 GiB of 2\.0 GiB {2}1\.0 GiB\/s {2}~1 s left$/);
   });
 });
 

@@ -139,7 +139,7 @@ describe("libvirt's hook", () => {
         name: 'web1',
         policy: 'available',
         lastStart: null,
-        disks: [newDiskRecord('vda', image('/p.img'), image('/m.img'), null)],
+        disks: [newDiskRecord({ dev: 'vda', mirror: image('/m.img'), rebuild: null }, image('/p.img'), false)],
       });
       await writeFile(join(folder, 'domains', `${uuid}.json`), JSON.stringify(domain));
       await writeStaleSources(folder, [domain]);

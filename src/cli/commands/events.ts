@@ -41,9 +41,10 @@ async function nameOf(client: AgentClient, domain: string): Promise<string> {
   }
 }
 
-/** `2026-01-31 12:00:00  web1 vda  primary-lost  protected -> failed-over  key=value` */
+/** `  42  2026-01-31 12:00:00  web1 vda  primary-lost  protected -> failed-over  key=value` */
 export function eventText(event: ProtectionEvent): string {
-  const parts = [formatTime(event.time), [event.domain, event.disk].filter(Boolean).join(' '), event.event];
+  const subject = [event.domain, event.disk].filter(Boolean).join(' ');
+  const parts = [String(event.seq).padStart(4), formatTime(event.time), subject, event.event];
   if (event.to !== null) parts.push(event.from === null ? `-> ${event.to}` : `${event.from} -> ${event.to}`);
   const detail = Object.entries(event.detail).map(([key, value]) => `${key}=${valueText(value)}`);
   if (detail.length > 0) parts.push(detail.join(' '));

@@ -12,7 +12,11 @@ export const failover = defineCommand({
     noWait: { summary: 'return as soon as the agent has accepted' },
   },
   async run(context, domain, { disk, acceptDataLoss, noWait }) {
-    if (acceptDataLoss) await tellLoss(context, domain, ['mirror']);
+    if (acceptDataLoss) {
+      await tellLoss(context, domain, ({ dev, primary }, { running }) =>
+        running && primary.current && (disk === undefined || disk === dev) ? ['mirror'] : [],
+      );
+    }
     return carryOut(context, domain, 'failover', given({ disk, acceptDataLoss }), {
       noWait,
       disk,

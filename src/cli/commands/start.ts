@@ -8,7 +8,9 @@ export const start = defineCommand({
   domain: 'required',
   options: { acceptDataLoss: { summary: 'also from a stale copy: what was written since is lost' } },
   async run(context, domain, { acceptDataLoss }) {
-    if (acceptDataLoss) await tellLoss(context, domain, ['primary', 'mirror']);
+    if (acceptDataLoss) {
+      await tellLoss(context, domain, (_disk, { running }) => (running ? [] : ['primary', 'mirror']));
+    }
     return carryOut(context, domain, 'start', given({ acceptDataLoss }));
   },
 });

@@ -1,0 +1,162 @@
+import assert from 'node:assert/strict';
+import type { JobStatus } from '../../src/protection/model.ts';
+import type { Guest } from '../lab/guest.ts';
+import { recordSize } from '../lab/record.ts';
+import type { NbdServer } from '../lab/storage.ts';
+import { assertNothingLost, endWell, goesOn, Mark, writeBlock } from './copies-hold.ts';
+import { events, liveStatus, patienceMs, roots, setScene, status, waitDisk, waitLiveStatus, waitState } from './scene.ts';
+
+/** The guest writes to the first three quarters of its 64 MiB; marks go behind. */
+const guestBlocks = 12_288;
+const markBlock = 14_000;
+
+describe('an outage of the mirror', function () {
+  this.timeout(150_000);
+  // A delta of some MiB takes a second, so that it can be looked at. The guest must not write faster: 100 records, 6.4 MiB.
+  const scene = setScene({ config: { resync: { max_bytes_per_s: 24 << 20 } } });
+
+  interface Protected {
+    guest: Guest;
+    primary: string;
+    mirror: NbdServer;
+  }
+
+  /** A guest on a raw file, with a mirror on an NBD server. */
+  async function protectedGuest(name: string, options: string[] = []): Promise<Protected> {
+    const image = await scene.lab.image(`${name}.raw`);
+    const mirror = await scene.lab.nbd({ name: `${name}-mirror` });
+    const guest = await scene.guest({
+      name,
+      disks: [{ dev: 'vda', bus: 'virtio', image }],
+      cmdline: `witness.blocks=${guestBlocks} witness.rate=100`,
+    });
+    await scene.agent.mustCdp('protect', name, '--disk', 'vda', '--mirror', mirror.uri, ...options);
+    await goesOn(guest);
+    return { guest, primary: image.file, mirror };
+  }
+
+  it('costs the guest nothing, and is mended by a delta when the server heals', async () => {
+    const { agent } = scene;
+    const { guest, primary, mirror } = await protectedGuest('web1');
+
+    mirror.failAll();
+    const exposed = await waitState(agent, 'web1', 'exposed');
+    assert.deepEqual([exposed.runningOn, exposed.mirror.current], ['primary', false]);
+    assert.notEqual(exposed.exposedSince, null);
+    assert.equal((await waitLiveStatus(guest, 'exposed')).runningOn, 'primary');
+    await goesOn(guest, 300);
+    await assertNothingLost(guest, [primary]);
+
+    const mark = new Mark(mirror.file, markBlock);
+    await mark.set();
+    mirror.heal();
+    const jobs: JobStatus[] = [];
+    await waitDisk(agent, 'web1', 'protected again', ({ state, job }) => {
+      if (job !== null) jobs.push(job);
+      return state === 'protected';
+    });
+    assert.ok(jobs.length > 0, 'no job was seen');
+    for (const { kind, total } of jobs) {
+      assert.equal(kind, 'delta-sync');
+      assert.ok(total < guestBlocks * recordSize, `a delta of ${total} bytes`);
+    }
+    assert.equal(await mark.isThere(), true, 'the whole mirror was written');
+    await mark.clear();
+    await goesOn(guest, 100);
+    await endWell(guest, [primary, mirror.file]);
+  });
+
+  it('is an outage, too, when the server is killed, and ends when it is started again', async () => {
+    const { agent } = scene;
+    const { guest, primary, mirror } = await protectedGuest('web2');
+
+    await mirror.kill();
+    await waitState(agent, 'web2', 'exposed');
+    await goesOn(guest, 100);
+    await mirror.restart();
+    await waitState(agent, 'web2', 'protected');
+    await goesOn(guest, 100);
+    assert.ok((await events(agent, 'web2', 'mirror-lost')).length >= 1);
+    await endWell(guest, [primary, mirror.file]);
+  });
+
+  it('may have cost the mirror writes that it had acknowledged but not flushed: the delta brings them back', async () => {
+    const { agent } = scene;
+    const { guest, primary, mirror } = await protectedGuest('web3');
+    const written = new Set<number>();
+    const unsubscribe = guest.witness.onAck(({ block }) => written.add(block));
+    await goesOn(guest, 200);
+    unsubscribe();
+
+    await mirror.kill();
+    await waitState(agent, 'web3', 'exposed');
+    // What a server's volatile cache held is gone with it.
+    for (const block of written) await writeBlock(mirror.file, block, Buffer.alloc(recordSize));
+    await mirror.restart();
+    await waitState(agent, 'web3', 'protected');
+    await goesOn(guest, 50);
+    await endWell(guest, [primary, mirror.file]);
+  });
+
+  it('is repeated, and each time nothing is lost', async () => {
+    const { agent } = scene;
+    const { guest, primary, mirror } = await protectedGuest('web4');
+    for (let round = 1; round <= 3; round++) {
+      mirror.failWrites();
+      await waitState(agent, 'web4', 'exposed');
+      await goesOn(guest, 20);
+      mirror.heal();
+      await waitState(agent, 'web4', 'protected');
+      await goesOn(guest, 20);
+    }
+    await endWell(guest, [primary, mirror.file]);
+  });
+
+  it('makes a guest with policy strict wait, parked, until the mirror is current again', async () => {
+    const { agent } = scene;
+    const { guest, primary, mirror } = await protectedGuest('bank1', ['--policy', 'strict']);
+
+    mirror.failAll();
+    const waiting = await waitState(agent, 'bank1', 'waiting');
+    assert.match(waiting.reason ?? '', /mirror|strict/);
+    const acknowledged = guest.witness.acknowledged();
+    assert.deepEqual(await roots(guest), ['cdp-vda-park']);
+    assert.match(await guest.state(), /^paused/);
+    assert.equal(guest.witness.acknowledged(), acknowledged);
+
+    mirror.heal();
+    await waitState(agent, 'bank1', 'protected');
+    await goesOn(guest, 100);
+    await endWell(guest, [primary, mirror.file]);
+  });
+
+  it('followed by one of the primary leaves the guest waiting on its only current copy, which goes on when that heals', async () => {
+    const { agent, lab } = scene;
+    const primary = await lab.nbd({ name: 'web5' });
+    const mirror = await lab.nbd({ name: 'web5-mirror' });
+    const guest = await scene.guest({
+      name: 'web5',
+      disks: [{ dev: 'vda', bus: 'virtio', image: { format: 'raw', nbd: primary.address } }],
+      cmdline: 'witness.rate=100',
+    });
+    await agent.mustCdp('protect', 'web5', '--disk', 'vda', '--mirror', mirror.uri);
+    await goesOn(guest);
+
+    mirror.failAll();
+    await waitState(agent, 'web5', 'exposed');
+    await goesOn(guest);
+    primary.failAll();
+    await guest.waitState('paused', patienceMs);
+    const broken = await waitState(agent, 'web5', 'broken');
+    assert.deepEqual([broken.primary.current, broken.mirror.current], [true, false]);
+    assert.equal((await agent.cdp('status', 'web5', '--check')).code, 11);
+    // The stale mirror comes back first: it must not be run on.
+    mirror.heal();
+    assert.equal((await status(agent, 'web5')).disks[0]?.mirror.current, false);
+    primary.heal();
+    await waitState(agent, 'web5', 'protected');
+    await goesOn(guest, 50);
+    assert.equal((await liveStatus(guest))?.state, 'protected');
+    await endWell(guest, [primary.file, mirror.file]);
+  });
+});

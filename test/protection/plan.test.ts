@@ -1,0 +1,230 @@
+import assert from 'node:assert/strict';
+import { plan } from '../../src/protection/plan.ts';
+import type { Step, StepArguments, StepName } from '../../src/protection/steps.ts';
+import type { DomainRecord } from '../../src/protection/record.ts';
+import {
+  answering,
+  failed,
+  full,
+  graph,
+  job,
+  look,
+  mirrorImage,
+  newImage,
+  primaryNodes,
+  rebuildToNew,
+  rebuildToOriginal,
+  record,
+  unknown,
+  type DiskParts,
+} from './observations.ts';
+
+type Situation = Parameters<typeof look>;
+
+const planned = (...situation: Situation): string => plan(look(...situation)).map(({ step }) => step).join(' ');
+
+function argumentsOf<Name extends StepName>(name: Name, ...situation: Situation): StepArguments[Name] {
+  const step: Step | undefined = plan(look(...situation)).find((one) => one.step === name);
+  assert.ok(step !== undefined, `${name} is planned`);
+  return step as unknown as StepArguments[Name];
+}
+
+function recorded(...situation: Situation): DomainRecord['disks'][number] {
+  const [disk] = argumentsOf('record', ...situation).record.disks;
+  assert.ok(disk !== undefined);
+  return disk;
+}
+
+/** Each row: what is seen, and the steps that follow. */
+function table(rows: [sentence: string, disk: DiskParts | DiskParts[], steps: string, domain?: Situation[1]][]): void {
+  for (const [sentence, disk, steps, domain] of rows) it(sentence, () => assert.equal(planned(disk, domain), steps));
+}
+
+const exposed: DiskParts = { record: record.onlyPrimary, graph: graph.exposed };
+const syncing: DiskParts = { record: record.onlyPrimary, graph: { ...graph.exposed, mirrorOpen: true }, health: { primary: unknown, mirror: answering } };
+const onMirror: DiskParts = { record: record.onlyMirror, graph: graph.mirror };
+const pass = (on: 'primary' | 'mirror', dirtyBytes: number) => [
+  { name: 'cdp-track-1', on, dirtyBytes },
+  { name: 'cdp-track-1-pass', on, dirtyBytes },
+];
+const nearlyDone: DiskParts = { ...syncing, graph: { ...graph.exposed, mirrorOpen: true, tracking: pass('primary', 65536) } };
+const withIntent = (from: DiskParts, intent: DomainRecord['disks'][number]['intent']): DiskParts => ({ ...from, record: { ...(from.record ?? record.both), intent } });
+
+const paused = 'markSurgery pause park';
+const resumed = 'unpark resume unmarkSurgery';
+const armed = 'untrack untrack note note';
+const ioError = { run: 'io-error' } as const;
+
+describe('plan', () => {
+  describe('the safe order of durable writes', () => {
+    table([
+      ['to arm: flush, pause, park, last delta, flush, compose, record, unpark, resume', nearlyDone, `flush ${paused} finishDelta flush compose addEpoch record ${resumed} ${armed}`],
+      ['to degrade: park, bitmap, drop, record, unpark, resume; the mirror is closed when the guest runs', { ioFailed: true, health: { primary: unknown, mirror: failed } }, `markSurgery park track dropQuorum record ${resumed} closeMirror`, ioError],
+      ['to fail over: park, bitmap, drop, record, XML, unpark, resume; the primary is closed when the guest runs', { ioFailed: true, health: { primary: failed, mirror: unknown } }, `markSurgery park track dropQuorum record defineSource ${resumed} closePrimary`, ioError],
+      ['to move back onto a new primary: the pivot is made on the park, and the next look goes on', { ...withIntent(onMirror, rebuildToNew), graph: { ...graph.layered, otherJob: job({ ready: true }) } }, `${paused} pivot`],
+      ['to adopt a new primary: compose, record, XML, unpark, resume', { ...withIntent(onMirror, rebuildToNew), graph: graph.parked, liveImage: newImage }, `park compose addEpoch record defineSource ${resumed} note note`, { run: 'surgery', surgeryMarked: true }],
+    ]);
+
+    it('records what is current before the guest goes on with one copy', () => {
+      const degraded = recorded({ ioFailed: true, health: { primary: unknown, mirror: failed } }, ioError);
+      assert.deepEqual([degraded.primary.current, degraded.mirror.current, degraded.track?.base], [true, false, 'whole']);
+      assert.equal(degraded.mirror.consistentAsOf, '2026-01-02T00:00:00.000Z');
+      const failedOver = recorded({ ioFailed: true, health: { primary: failed, mirror: unknown } }, ioError);
+      assert.deepEqual([failedOver.primary.current, failedOver.mirror.current], [false, true]);
+      assert.deepEqual(failedOver.layerNames, primaryNodes.chain);
+      assert.equal(failedOver.intent.kind, 'protect');
+    });
+
+    it('begins the bitmap with all that the epochs had recorded', () => {
+      const merged = [{ node: 'cdp-vda', name: 'cdp-epoch-1' }];
+      assert.deepEqual(argumentsOf('track', { health: { primary: unknown, mirror: failed } }).merged, merged);
+      assert.deepEqual(argumentsOf('track', { health: { primary: failed, mirror: unknown } }).merged, merged);
+    });
+
+    it('keeps what a broken-off surgery had taken from the epochs', () => {
+      const brokenOff = { graph: { ...graph.parked, tracking: [{ name: 'cdp-track-7', on: 'primary' as const, dirtyBytes: 65536 }] } };
+      const { bitmap, merged } = argumentsOf('track', brokenOff, { run: 'surgery', surgeryMarked: true });
+      assert.deepEqual(merged, [{ node: 'libvirt-1-format', name: 'cdp-track-7' }]);
+      assert.notEqual(bitmap, 'cdp-track-7');
+    });
+  });
+
+  describe('a disk that is not protected yet', () => {
+    const fresh = { ...record.onlyPrimary, track: null, exposedSince: null };
+    table([
+      ['opens its mirror', { record: fresh, graph: graph.plain }, 'openMirror'],
+      ['records that a full sync spoils the mirror before it begins', { record: fresh, graph: { ...graph.plain, mirrorOpen: true }, health: { primary: unknown, mirror: answering } }, 'record track startFullSync'],
+      ['waits for a full sync', { ...syncing, graph: { ...graph.exposed, mirrorOpen: true, syncJob: job({}) } }, ''],
+      ['ends a full sync that is ready, and records it', { ...syncing, graph: { ...graph.exposed, mirrorOpen: true, syncJob: job({ ready: true }) } }, 'endFullSync record'],
+      ['begins the full sync again if a crash broke it off', { ...syncing, record: { ...record.onlyPrimary, track: { bitmap: 'cdp-track-1', base: 'copying' } } }, 'untrack record track startFullSync'],
+      ['waits for the next start without the stop policy', { record: fresh, graph: graph.plain, stopPolicy: false }, ''],
+      ["waits for a stranger's block job", { record: fresh, graph: { ...graph.plain, otherJob: job({ device: 'pull-vda' }) } }, ''],
+      ['waits out the back-off', { record: fresh, graph: graph.plain, mayRetry: false }, ''],
+    ]);
+  });
+
+  describe('a stale mirror', () => {
+    table([
+      ['is opened, not copied in full', exposed, 'openMirror'],
+      ['gets a bitmap for the passes, so that the tracking bitmap forgets nothing', syncing, 'track'],
+      ['gets all again when it is opened again', { ...exposed, graph: { ...graph.exposed, tracking: pass('primary', 0) } }, 'untrack openMirror'],
+      ['gets deltas while much is left', { ...syncing, graph: { ...graph.exposed, mirrorOpen: true, tracking: pass('primary', 5 * 1024 * 1024) } }, 'startDelta'],
+      ['is armed after enough passes although much is left', { ...syncing, deltaPasses: 8, graph: { ...graph.exposed, mirrorOpen: true, tracking: pass('primary', 5 * 1024 * 1024) } }, `flush ${paused} finishDelta flush compose addEpoch record ${resumed} ${armed}`],
+      ['is closed when it fails', { ...syncing, health: { primary: unknown, mirror: failed } }, 'closeMirror'],
+      ['is copied in full when its bitmap is gone', { ...syncing, graph: { ...graph.plain, mirrorOpen: true, parkReady: true } }, 'record track startFullSync'],
+      ['is copied in full after a snapshot moved the disk to another image', { ...syncing, liveImage: newImage }, 'record'],
+      ['is never trusted when the domain started on the primary alone', { graph: graph.plain }, 'record'],
+    ]);
+
+    it('is a mixture of times from the first pass on', () => {
+      const whole = { ...record.onlyPrimary, mirror: { ...record.onlyPrimary.mirror, consistentAsOf: '2026-01-01T00:00:00.000Z' } };
+      assert.equal(planned({ ...syncing, record: whole }), 'record track');
+      assert.equal(recorded({ ...syncing, record: whole }).mirror.consistentAsOf, null);
+    });
+
+    it('is the target of the sync, and the primary the source', () => {
+      const { from, to, bitmap } = argumentsOf('finishDelta', nearlyDone);
+      assert.deepEqual([from, to, bitmap], ['libvirt-1-format', 'cdp-vda-mirror', 'cdp-track-1-pass']);
+    });
+  });
+
+  describe('a pair', () => {
+    table([
+      ['is left alone', {}, ''],
+      ['begins a new epoch when the last one is old', { epochs: { rotate: true, flushed: [] } }, 'addEpoch'],
+      ['drops epochs that both copies have flushed', { epochs: { rotate: false, flushed: ['cdp-epoch-1'] } }, 'dropEpoch'],
+      ['is recorded when a crash came before that', { record: record.onlyPrimary }, 'record'],
+      ['loses bitmaps that a crash left', { graph: { ...graph.pair, tracking: [{ name: 'cdp-track-1', on: 'primary', dirtyBytes: 0 }] } }, 'untrack'],
+      ['puts the XML right', { xmlBehind: true }, 'defineSource'],
+      ['is asked about an I/O error that nobody owns', { ioFailed: true }, 'probe probe', ioError],
+      ['never goes on after an error that both copies survive: the mirror may have lost writes', { ioFailed: true, health: { primary: answering, mirror: answering } }, `markSurgery park track dropQuorum record ${resumed} closeMirror`, ioError],
+      ['waits while both copies fail', { ioFailed: true, health: { primary: failed, mirror: failed } }, 'probe probe', ioError],
+      ['waits for room on a full primary', { ioFailed: true, health: { primary: full, mirror: unknown } }, '', ioError],
+      ['is left for the mirror only after that has flushed', withIntent({}, { kind: 'failover' }), `flush ${paused} track dropQuorum record defineSource ${resumed} closePrimary`],
+      ['is held on request', withIntent({}, { kind: 'hold' }), `flush ${paused} track dropQuorum record ${resumed} closeMirror`],
+      ['is taken apart for a full resync', withIntent({}, { kind: 'resync' }), `flush ${paused} track dropQuorum record ${resumed} closeMirror`],
+      ['is taken apart to be forgotten', withIntent({}, { kind: 'remove' }), `flush ${paused} track dropQuorum record ${resumed} closeMirror`],
+      ['stays suspended when its user suspended it; the next look takes the mark away', withIntent({}, { kind: 'hold' }), 'flush markSurgery park track dropQuorum record unpark closeMirror', { run: 'suspended' }],
+      ['is not touched during a migration or a save', withIntent({}, { kind: 'hold' }), '', { run: 'hands-off' }],
+    ]);
+  });
+
+  describe('with policy strict', () => {
+    const lost = { ioFailed: true, health: { primary: unknown, mirror: failed } };
+    const waiting: DiskParts = { record: record.onlyPrimary, graph: { ...graph.exposed, layout: 'parked', root: 'cdp-vda-park' }, ioFailed: true };
+    const strict = { run: 'io-error', policy: 'strict' } as const;
+    table([
+      ['a guest that lost its mirror stays parked', lost, 'markSurgery park track dropQuorum record', strict],
+      ['its mirror is opened meanwhile', waiting, 'openMirror', strict],
+      ['it goes on when both copies are equal again', { ...waiting, health: { primary: unknown, mirror: answering }, graph: { ...graph.exposed, layout: 'parked', root: 'cdp-vda-park', mirrorOpen: true, tracking: pass('primary', 0) } }, `flush park finishDelta flush compose addEpoch record ${resumed} ${armed}`, { ...strict, surgeryMarked: true }],
+      ['a lost primary is failed over all the same', { ioFailed: true, health: { primary: failed, mirror: unknown } }, `markSurgery park track dropQuorum record defineSource ${resumed} closePrimary`, strict],
+    ]);
+  });
+
+  describe('a held disk', () => {
+    const held = withIntent(exposed, { kind: 'hold' });
+    table([
+      ['gives everything back but its bitmap', { ...held, graph: { ...graph.exposed, mirrorOpen: true } }, 'closeMirror removePark'],
+      ['is left alone then', { ...held, graph: { ...graph.exposed, parkReady: false } }, ''],
+      ['records that its bitmap is gone', { ...held, graph: graph.plain }, 'record'],
+    ]);
+  });
+
+  describe('a disk that is failed over', () => {
+    table([
+      ['loses the dead primary', { ...onMirror, graph: { ...graph.mirror, primary: primaryNodes } }, 'closePrimary'],
+      ['puts the XML right', { ...onMirror, xmlBehind: true }, 'defineSource'],
+      ['is left alone then', onMirror, ''],
+      ['waits for its only copy', { ...onMirror, ioFailed: true, health: { primary: unknown, mirror: failed }, mayRetry: false }, '', ioError],
+      ['asks its only copy', { ...onMirror, ioFailed: true }, 'probe', ioError],
+      ['goes on when that answers', { ...onMirror, ioFailed: true, health: { primary: unknown, mirror: answering } }, 'resume', ioError],
+      ['gets layers for a rebuild', withIntent(onMirror, rebuildToNew), `${paused} buildLayers ${resumed} startCopy`],
+      ['loses them when the rebuild is called off', { ...onMirror, graph: graph.layered }, `${paused} closePrimary ${resumed}`],
+      ['aborts the copy before that', { ...onMirror, graph: { ...graph.layered, otherJob: job({}) } }, 'abortCopy'],
+      ['gives a rebuild up when its copy fails', { ...withIntent(onMirror, rebuildToNew), graph: graph.layered, copyFailed: 'no space' }, 'record note'],
+      ['opens the old primary for a rebuild to it', withIntent(onMirror, rebuildToOriginal), 'openPrimary'],
+      ['is copied back by delta', { ...withIntent(onMirror, rebuildToOriginal), graph: { ...graph.mirror, primary: primaryNodes, tracking: pass('mirror', 0) }, health: { primary: answering, mirror: unknown } }, `flush ${paused} finishDelta flush compose addEpoch record defineSource ${resumed} ${armed}`],
+    ]);
+
+    it('is the source of the delta, and its primary the target', () => {
+      const { from, to } = argumentsOf('finishDelta', { ...withIntent(onMirror, rebuildToOriginal), graph: { ...graph.mirror, primary: primaryNodes, tracking: pass('mirror', 0) }, health: { primary: answering, mirror: unknown } });
+      assert.deepEqual([from, to], ['cdp-vda-mirror', 'libvirt-1-format']);
+    });
+  });
+
+  describe('a domain that libvirt started on the mirror', () => {
+    const started: DiskParts = { record: record.onlyMirror, graph: graph.plain, liveImage: mirrorImage };
+    table([
+      ['records that the primary is stale', { ...started, record: record.both }, 'record'],
+      ['is left alone then', started, ''],
+      ["is rebuilt by libvirt's copy", withIntent(started, rebuildToNew), 'startCopy'],
+      ["is rebuilt to the original by libvirt's copy too: there is no bitmap", withIntent(started, rebuildToOriginal), 'record'],
+      ['runs on a stale mirror: nothing can be done to it', { ...started, record: record.onlyPrimary }, ''],
+    ]);
+  });
+
+  describe('a surgery that was broken off', () => {
+    const crashed = { run: 'surgery', surgeryMarked: true } as const;
+    table([
+      ['after compose: the pair is recorded and given to the guest', { graph: graph.parkedPair, record: record.onlyPrimary }, `park record ${resumed} note`, crashed],
+      ['after compose, and with a wish to be held: first as above', withIntent({ graph: graph.parkedPair, record: record.onlyPrimary }, { kind: 'hold' }), `park record ${resumed} note`, crashed],
+      ['before compose: the primary is given back', { ...nearlyDone, graph: { ...graph.exposed, layout: 'parked', root: 'cdp-vda-park' } }, `park ${resumed}`, crashed],
+      ['of a failover, before the record', { graph: { ...graph.parked, tracking: [{ name: 'cdp-track-1', on: 'mirror', dirtyBytes: 0 }] } }, `park track record defineSource ${resumed} closePrimary`, crashed],
+      ['of a failover, after the record: the XML follows before the guest runs', { ...onMirror, graph: { ...graph.parked, primary: null }, xmlBehind: true }, `park defineSource ${resumed}`, crashed],
+      ['of a rebuild, before the pivot', { ...withIntent(onMirror, rebuildToNew), graph: { ...graph.parked, primary: null, layers: ['libvirt-1-format'], otherJob: job({ ready: true }) } }, 'park pivot', crashed],
+      ['with a delta under way: it is cancelled first', { ...nearlyDone, graph: { ...graph.parked, syncJob: job({ type: 'backup' }) } }, 'cancelSync', crashed],
+      ['after the resume: the mark is taken away', {}, 'unmarkSurgery', { surgeryMarked: true }],
+      ['before the resume: the guest goes on', {}, 'resume unmarkSurgery', crashed],
+    ]);
+  });
+
+  describe('two disks', () => {
+    const second = (parts: DiskParts): DiskParts => ({ ...parts, record: { ...(parts.record ?? record.both), dev: 'vdb' } });
+    const lost: DiskParts = { ioFailed: true, health: { primary: unknown, mirror: failed } };
+    table([
+      ['are operated on in one pause, with one record', [lost, second(lost)], `markSurgery park park track dropQuorum track dropQuorum record unpark unpark resume unmarkSurgery closeMirror closeMirror`, ioError],
+      ['do not go on while the other pair failed and nobody knows which copy', [lost, second({ ioFailed: true })], 'markSurgery park track dropQuorum record unpark', ioError],
+      ['do not go on while the other is parked', [nearlyDone, second({ record: record.onlyPrimary, graph: { ...graph.exposed, layout: 'parked', root: 'cdp-vda-park' } })], `flush markSurgery pause park park finishDelta flush compose addEpoch record unpark unpark resume unmarkSurgery ${armed}`],
+    ]);
+  });
+});

@@ -1,0 +1,83 @@
+import assert from 'node:assert/strict';
+import { diskNames } from '../../src/graph/names.ts';
+import { stateOf } from '../../src/protection/status.ts';
+import { sameStorage } from '../../src/storage/image.ts';
+import type { SimulatedDomain } from './simulated-domain.ts';
+
+/** What must be true of a domain at every instant, looked at from outside: the promises of the product. */
+export function assertPromises(domain: SimulatedDomain): void {
+  for (const disk of domain.record.disks) {
+    const { dev } = disk;
+    const { acknowledged = new Map<number, number>(), pending = [], dropped = new Set() } = domain.guests.get(dev) ?? {};
+    if (!disk.mirror.current) dropped.clear();
+    for (const side of ['primary', 'mirror'] as const) {
+      const copy = domain.copyOf(disk[side].image);
+      if (!disk[side].current) copy.lostUnseen = false;
+      assert.ok(
+        !disk[side].current || copy.lostUnseen || copy.holds(acknowledged),
+        `the record calls the ${side} of ${dev} current, but it lacks acknowledged writes`,
+      );
+    }
+    const { qemu } = domain;
+    if (qemu === null || !domain.runs() || qemu.device(dev).root === diskNames(dev).park) continue;
+    const under = qemu.copiesUnder(qemu.device(dev).root);
+    for (const copy of under) {
+      assert.ok(copy.lostUnseen || copy.holds(acknowledged), `the guest runs on ${copy.name}, which lacks acknowledged writes`);
+    }
+    const [first, second] = under;
+    if (first === undefined) continue;
+    if (second === undefined) {
+      const running = domain.copyOf(disk.primary.image) === first ? 'primary' : 'mirror';
+      const other = running === 'primary' ? 'mirror' : 'primary';
+      assert.ok(disk[running].current, `the guest runs on the ${running} of ${dev} alone, which the record calls stale`);
+      assert.ok(!disk[other].current, `the guest runs on the ${running} of ${dev} alone, but the record still calls the ${other} current`);
+      const named = domain.persistent.get(dev);
+      assert.ok(
+        domain.xmlFailed.has(dev) || named === undefined || !sameStorage(named, disk[other].image),
+        `the guest runs on the ${running} of ${dev} alone, but the persistent XML names the ${other}`,
+      );
+      continue;
+    }
+    const differing = [...acknowledged.keys()].filter(
+      (block) => first.read(block) !== second.read(block) && !dropped.has(block) && !pending.some((write) => write.block === block),
+    );
+    assert.ok(first.lostUnseen || second.lostUnseen || differing.length === 0, `the pair of ${dev} differs in the blocks ${differing.join()}`);
+  }
+  assertHonestState(domain);
+}
+
+/** The state that is shown is never better than the truth. */
+function assertHonestState(domain: SimulatedDomain): void {
+  if (domain.qemu === null || !domain.runs()) return;
+  const observation = domain.observe();
+  for (const disk of observation.disks) {
+    if (disk.graph?.layout === 'parked' || stateOf(observation, disk, null).state !== 'protected') continue;
+    const { dev } = disk.record;
+    const { acknowledged = new Map<number, number>() } = domain.guests.get(dev) ?? {};
+    for (const side of ['primary', 'mirror'] as const) {
+      const copy = domain.copyOf(disk.record[side].image);
+      assert.ok(copy.lostUnseen || copy.holds(acknowledged), `${dev} is shown as protected, but its ${side} lacks acknowledged writes`);
+    }
+  }
+}
+
+/** What a calm domain with healthy copies must have come to. */
+export function assertSettled(domain: SimulatedDomain): void {
+  const { qemu } = domain;
+  assert.ok(qemu !== null, 'the domain runs');
+  const others = [...qemu.devices].some(([dev, { ioStatus }]) => ioStatus === 'failed' && domain.diskOf(dev) === undefined);
+  if (domain.paused === 'io-error' && others) return;
+  assert.ok(domain.paused === null || domain.paused === 'user', `the guest is left paused: ${domain.paused ?? ''}`);
+  assert.ok(domain.paused === 'user' || !domain.marked, 'the mark of a surgery is left');
+  for (const [dev, { pending }] of domain.guests) {
+    assert.notEqual(qemu.device(dev).root, diskNames(dev).park, `${dev} is left on the park`);
+    if (domain.paused === null) assert.deepEqual(pending, [], `failed writes of ${dev} were never tried again`);
+  }
+  for (const { dev, intent, state, primary } of domain.record.disks) {
+    const expected = !primary.current ? 'failed-over' : intent.kind === 'hold' ? 'held' : 'protected';
+    assert.ok(
+      state === expected || (domain.paused === 'user' && state === 'broken'),
+      `${dev} with the intent ${intent.kind} ends as ${state}, not ${expected}`,
+    );
+  }
+}

@@ -1,0 +1,424 @@
+import type { Policy } from '../../src/domain/declaration.ts';
+import { diskNames, epochPrefix, epochStart, trackPrefix } from '../../src/graph/names.ts';
+import type { DiskGraph, PrimaryNodes } from '../../src/graph/view.ts';
+import type { Side } from '../../src/protection/model.ts';
+import type { DiskObservation, Health, Observation, RunView } from '../../src/protection/observation.ts';
+import { withDisk } from '../../src/protection/plan.ts';
+import { newDiskRecord, sinceStart, type DiskRecord, type DomainRecord } from '../../src/protection/record.ts';
+import { staleSource } from '../../src/protection/hook-answer.ts';
+import { stale } from '../../src/protection/surgery.ts';
+import { imageName, parseImageUri, sameStorage, type Image } from '../../src/storage/image.ts';
+import { blockBytes, blockCount, Copy, SimulatedQemu, type Job } from './simulated-qemu.ts';
+
+/** What the agent knows of a disk besides; it is lost when the agent crashes. */
+export class SimulatedMemory {
+  health: Record<Side, Health> = { primary: { is: 'unknown' }, mirror: { is: 'unknown' } };
+  copyFailed: string | null = null;
+  deltaPasses = 0;
+  mayRetry = true;
+  /** The guest may have written since QEMU started. */
+  touched: boolean;
+  /** It was given another root since its I/O failed. */
+  movedOn = false;
+  readonly epochFlushes = new Map<string, number>();
+
+  constructor(touched: boolean) {
+    this.touched = touched;
+  }
+
+  /** A copy that answered and then failed again is asked again, and not at once. */
+  answerIsUsedUp(): void {
+    this.health = { primary: { is: 'unknown' }, mirror: { is: 'unknown' } };
+    this.mayRetry = false;
+  }
+
+  failed(side: Side | null): void {
+    this.mayRetry = false;
+    if (side !== null) this.health[side] = { is: 'failed', why: 'EIO', noSpace: false };
+  }
+}
+
+export interface Guest {
+  acknowledged: Map<number, number>;
+  /** Failed, and not yet told to the guest: they are tried again after a resume. */
+  pending: { block: number; version: number }[];
+  flushes: number;
+  /** Blocks whose failed write was given up: one copy may have it and the other not. */
+  dropped: Set<number>;
+  /** It wrote or tried to since QEMU started. */
+  wrote: boolean;
+}
+
+/** One domain on one host: its QEMU, libvirt's XML, the durable record, the guest, and the storage of all copies. */
+export class SimulatedDomain {
+  readonly copies = new Map<string, Copy>();
+  readonly guests = new Map<string, Guest>();
+  readonly live = new Map<string, { image: Image; index: number }>();
+  readonly persistent = new Map<string, Image>();
+  readonly agedEpochs = new Set<string>();
+  record: DomainRecord;
+  qemu: SimulatedQemu | null = null;
+  paused: 'user' | 'unknown' | 'io-error' | null = null;
+  marked = false;
+  /** Changes of the persistent XML fail. */
+  xmlFails = false;
+  /** Disks of which the last change failed. */
+  readonly xmlFailed = new Set<string>();
+  /** Null while the agent is down. */
+  memory: Map<string, SimulatedMemory> | null = new Map();
+  /** QEMU's events are not heard. */
+  deaf = false;
+  #nowMs = Date.parse('2026-01-01T00:00:00Z');
+  #version = 0;
+  #sources = 0;
+  #starts = 0;
+  #bootSeen = false;
+
+  constructor(policy: Policy, devs: string[]) {
+    const disks = devs.map((dev): DiskRecord => {
+      const [primary, mirror] = [parseImageUri(`/primary/${dev}`), parseImageUri(`/mirror/${dev}`)];
+      this.persistent.set(dev, primary);
+      this.guests.set(dev, { acknowledged: new Map(), pending: [], flushes: 0, dropped: new Set(), wrote: false });
+      return newDiskRecord({ dev, mirror, rebuild: null }, primary, false);
+    });
+    this.record = { version: 1, uuid: '8a2f0b4e-0000-4000-8000-000000000001', name: 'web1', policy, lastStart: null, disks };
+    this.start();
+  }
+
+  now(): string {
+    return new Date(++this.#nowMs).toISOString();
+  }
+
+  copyOf(image: Image): Copy {
+    const name = imageName(image);
+    const known = this.copies.get(name);
+    if (known !== undefined) return known;
+    const copy = new Copy(name);
+    this.copies.set(name, copy);
+    return copy;
+  }
+
+  memoryOf(dev: string): SimulatedMemory {
+    const memory = this.memory ?? new Map<string, SimulatedMemory>();
+    const known = memory.get(dev) ?? new SimulatedMemory(!this.#bootSeen);
+    memory.set(dev, known);
+    return known;
+  }
+
+  diskOf(dev: string): DiskRecord | undefined {
+    return this.record.disks.find((disk) => disk.dev === dev);
+  }
+
+  /** `virsh start`, and where the hook refuses it `virt-cdp start`. The persistent XML may name a copy that is gone: then nothing starts. */
+  start(): void {
+    if (this.qemu !== null) return;
+    const disks = [...this.persistent].map(([dev, image]) => ({ dev, image }));
+    if (staleSource([this.record], { name: 'web1', disks } as Parameters<typeof staleSource>[1]) !== null && !this.#prepareStart()) return;
+    if ([...this.persistent.values()].some((image) => this.copyOf(image).failing)) return;
+    const onMirror = this.record.disks.filter(({ dev, mirror }) => sameStorage(this.persistent.get(dev) ?? mirror.image, mirror.image));
+    for (const disk of onMirror) this.record = withDisk(this.record, { ...disk, primary: stale(disk.primary, disk.since), track: null });
+    this.record = sinceStart(this.record, this.now());
+    this.#starts += 1;
+    this.#bootSeen = this.memory !== null;
+    this.memory?.clear();
+    const qemu = new SimulatedQemu();
+    qemu.onBadChild = (node) => this.#badChild(node);
+    qemu.onJobEnd = (job, end) => this.#jobEnded(job, end);
+    for (const guest of this.guests.values()) guest.wrote = false;
+    for (const [dev, image] of this.persistent) {
+      const names = this.nextLibvirtNames(dev, image);
+      this.openImage(qemu, image, names);
+      qemu.devices.set(dev, { root: names[0], ioStatus: 'ok', failedOn: null, failureSeen: false });
+    }
+    this.qemu = qemu;
+    this.paused = null;
+    this.marked = false;
+  }
+
+  /** The guest flushes and shuts down; what is durable says whether its copies are identical. */
+  shutDown(): void {
+    for (const dev of this.guests.keys()) this.guestFlushes(dev);
+    if (!this.runs()) return;
+    const heard = this.memory !== null && !this.deaf;
+    const identical = heard ? this.observe().disks.filter(({ graph, health, record }) => isIdentical(record) && graph?.layout === 'pair' && isWell(health)) : [];
+    this.losePower();
+    for (const { record } of identical) {
+      this.record = withDisk(this.record, { ...record, state: 'stopped', since: this.now(), identical: this.copyOf(record.primary.image).fingerprint });
+    }
+  }
+
+  /** The guest is reset: what waited to be tried again never will be. */
+  reset(): void {
+    for (const [dev, guest] of this.guests) {
+      for (const { block } of guest.pending) guest.dropped.add(block);
+      guest.pending = [];
+      if (this.qemu?.nodes.has(diskNames(dev).quorum) === true) this.memoryOf(dev).health.mirror = { is: 'failed', why: 'the guest was reset', noSpace: false };
+    }
+  }
+
+  /** The agent ends; another will know only what is durable. */
+  loseAgent(): void {
+    this.memory = null;
+    this.#bootSeen = false;
+  }
+
+  /** The host loses power: what is durable stays. */
+  losePower(): void {
+    this.qemu = null;
+    this.live.clear();
+    this.memory?.clear();
+    for (const guest of this.guests.values()) guest.pending = [];
+    this.record = { ...this.record, disks: this.record.disks.map((disk) => ({ ...disk, state: 'stopped', since: this.now() })) };
+  }
+
+  /** libvirt opens another image for a disk, and will name it in the live XML. */
+  nextLibvirtNames(dev: string, image: Image): [string, string] {
+    const index = ++this.#sources;
+    this.live.set(dev, { image, index });
+    return [`libvirt-${index}-format`, `libvirt-${index}-storage`];
+  }
+
+  openImage(qemu: SimulatedQemu, image: Image, [top = '', storage = '']: string[]): void {
+    qemu.add(storage, 'storage');
+    try {
+      qemu.add(top, 'image', { below: [storage], copy: this.copyOf(image) });
+    } catch (error) {
+      qemu.delete(storage);
+      throw error;
+    }
+  }
+
+  /** The guest writes; what fails is kept for the resume, and pauses the domain. */
+  guestWrites(dev: string, block: number): void {
+    if (this.runs()) this.#io(dev, { block, version: ++this.#version });
+  }
+
+  guestFlushes(dev: string): void {
+    const { qemu } = this;
+    const guest = this.guests.get(dev);
+    if (qemu === null || !this.runs() || guest === undefined) return;
+    if (qemu.flush(qemu.device(dev).root)) guest.flushes += 1;
+    else this.#stopForError(dev);
+  }
+
+  runs(): boolean {
+    return this.qemu !== null && this.paused === null;
+  }
+
+  /** STOP flushes all nodes; what comes of it is swallowed. */
+  stop(reason: 'user' | 'unknown' | 'io-error'): void {
+    if (this.qemu === null || this.paused !== null) return;
+    this.paused = reason;
+    this.qemu.running = false;
+    for (const { copy, broken } of this.qemu.nodes.values()) if (copy !== null && !broken && !copy.failsOnce) copy.flush();
+  }
+
+  /** Failed I/O is tried again, in order. */
+  resume(): void {
+    if (this.qemu === null || this.paused === null) return;
+    this.paused = null;
+    this.qemu.running = true;
+    this.memory?.forEach((memory) => (memory.movedOn = false));
+    for (const device of this.qemu.devices.values()) Object.assign(device, { ioStatus: 'ok', failedOn: null, failureSeen: false });
+    for (const [dev, guest] of this.guests) {
+      const queue = guest.pending;
+      guest.pending = [];
+      for (const write of queue) this.#io(dev, write);
+    }
+  }
+
+  observe(): Observation {
+    for (const device of this.qemu?.devices.values() ?? []) device.failureSeen = device.failedOn !== null;
+    return {
+      now: this.now(),
+      run: this.#runView(),
+      instance: `qemu-${this.#starts}`,
+      surgeryMarked: this.marked,
+      record: this.record,
+      disks: this.record.disks.map((record) => this.#observeDisk(record)),
+    };
+  }
+
+  jobReport(job: Job, side: Side | null): void {
+    const dev = devOfJob(job.id);
+    if (this.memory !== null && !this.deaf) this.memoryOf(dev).failed(side);
+  }
+
+  #io(dev: string, write: { block: number; version: number }): void {
+    const { qemu } = this;
+    const guest = this.guests.get(dev);
+    if (qemu === null || guest === undefined) return;
+    guest.wrote = true;
+    if (qemu.write(qemu.device(dev).root, write.block, write.version)) {
+      guest.acknowledged.set(write.block, write.version);
+      return;
+    }
+    guest.pending.push(write);
+    this.#stopForError(dev);
+  }
+
+  #stopForError(dev: string): void {
+    if (this.qemu === null) return;
+    const device = this.qemu.device(dev);
+    device.ioStatus = 'failed';
+    device.failedOn = this.qemu.node(device.root);
+    this.stop('io-error');
+  }
+
+  #prepareStart(): boolean {
+    for (const disk of this.record.disks) {
+      const side = (['primary', 'mirror'] as const).find((one) => disk[one].current && !this.copyOf(disk[one].image).failing);
+      if (side === undefined) return false;
+      if (side === 'mirror') {
+        const onMirror: DiskRecord = { ...disk, primary: stale(disk.primary, disk.since), track: null, exposedSince: disk.exposedSince ?? this.now() };
+        this.record = { ...this.record, disks: this.record.disks.map((other) => (other.dev === disk.dev ? onMirror : other)) };
+      }
+      this.persistent.set(disk.dev, disk[side].image);
+    }
+    return true;
+  }
+
+  #runView(): RunView {
+    switch (this.paused) {
+      case null:
+        return 'running';
+      case 'user':
+        return 'suspended';
+      case 'io-error':
+        return 'io-error';
+      case 'unknown':
+        return this.marked ? 'surgery' : 'suspended';
+    }
+  }
+
+  #observeDisk(record: DiskRecord): DiskObservation {
+    const { dev } = record;
+    const memory = this.memoryOf(dev);
+    const graph = this.#graphOf(dev);
+    const persistent = this.persistent.get(dev);
+    const other = record.primary.current ? record.mirror : record.primary;
+    return {
+      record,
+      graph,
+      orphans: [],
+      liveImage: this.live.get(dev)?.image ?? null,
+      stopPolicy: true,
+      xmlBehind: persistent !== undefined && sameStorage(persistent, other.image),
+      ioFailed: this.paused === 'io-error' && graph !== null && graph.ioStatus !== 'ok' && !memory.movedOn,
+      health: { ...memory.health },
+      untouched: !memory.touched,
+      copyFailed: memory.copyFailed,
+      mayRetry: memory.mayRetry,
+      deltaPasses: memory.deltaPasses,
+      epochs: this.#epochs(dev, graph, memory),
+    };
+  }
+
+  /** As observe.ts does it, with `agedEpochs` in the place of a clock. */
+  #epochs(dev: string, graph: DiskGraph | null, memory: SimulatedMemory): DiskObservation['epochs'] {
+    if (graph?.quorum == null) return { rotate: false, flushed: [] };
+    const ordered = [...graph.quorum.epochs].sort((a, b) => epochStart(a) - epochStart(b));
+    const newest = ordered.at(-1);
+    if (newest === undefined) return { rotate: true, flushed: [] };
+    if (ordered.length === 1) return { rotate: this.agedEpochs.has(newest), flushed: [] };
+    const flushes = this.guests.get(dev)?.flushes ?? 0;
+    const since = memory.epochFlushes.get(newest) ?? flushes;
+    memory.epochFlushes.set(newest, since);
+    return { rotate: false, flushed: flushes >= since + 2 ? ordered.slice(0, -1) : [] };
+  }
+
+  /** As view.ts finds it. */
+  #graphOf(dev: string): DiskGraph | null {
+    const { qemu } = this;
+    const device = qemu?.devices.get(dev);
+    const index = this.live.get(dev)?.index;
+    if (qemu == null || device === undefined) return null;
+    const names = diskNames(dev);
+    const descent = (name: string): string[] => [name, ...(qemu.node(name).below[0] === undefined ? [] : descent(qemu.node(name).below[0] ?? ''))];
+    const libvirtTop = `libvirt-${index}-format`;
+    const layout = layoutOf(qemu, device.root, descent(device.root), names);
+    const quorum = qemu.nodes.get(names.quorum);
+    const topAbove = (name: string): string => {
+      const filter = [...qemu.nodes].find(([, { kind, below }]) => kind === 'filter' && below.includes(name));
+      return filter === undefined ? name : topAbove(filter[0]);
+    };
+    const known = qemu.nodes.has(libvirtTop) ? descent(topAbove(libvirtTop)) : [];
+    const layers = known.slice(0, Math.max(0, known.indexOf(names.mirror)));
+    const top =
+      quorum?.below[0] ??
+      (layout === 'primary'
+        ? descent(device.root).find((name) => name !== names.syncJob)
+        : known.length > 0 && layers.length === 0
+          ? topAbove(libvirtTop)
+          : undefined);
+    const primary: PrimaryNodes | null =
+      top === undefined ? null : { top, data: descent(top).find((name) => qemu.node(name).kind !== 'filter') ?? top, chain: descent(top), images: qemu.copiesUnder(top).map(({ name }) => name) };
+    const jobsOver = [...qemu.jobs.values()].filter(
+      (job) => job.filter === device.root || [...(primary?.chain ?? []), ...layers].some((name) => name === job.filter || name === job.device),
+    );
+    const view = (job: Job | undefined): DiskGraph['syncJob'] =>
+      job === undefined
+        ? null
+        : { device: job.id, type: job.type, ready: job.ready, offset: 0, len: 0, status: 'running', 'io-status': 'ok' };
+    const tracking = (on: Side, name: string): DiskGraph['tracking'] =>
+      [...(qemu.nodes.get(name)?.bitmaps ?? [])].flatMap(([bitmap, dirty]) =>
+        bitmap.startsWith(trackPrefix) ? [{ name: bitmap, on, dirtyBytes: dirty.size * blockBytes }] : [],
+      );
+    return {
+      qdev: dev,
+      root: device.root,
+      sizeBytes: blockCount * blockBytes,
+      ioStatus: device.ioStatus,
+      layout,
+      primary,
+      mirrorOpen: qemu.nodes.has(names.mirror),
+      quorum: quorum === undefined ? null : { primaryChild: quorum.below[0] ?? '', epochs: [...quorum.bitmaps.keys()].filter((name) => name.startsWith(epochPrefix)) },
+      parkReady: qemu.nodes.has(names.park),
+      layers,
+      tracking: [...(primary === null ? [] : tracking('primary', primary.data)), ...tracking('mirror', names.mirror)],
+      syncJob: view(qemu.jobs.get(names.syncJob)),
+      otherJob: view(jobsOver.find(({ id }) => id !== names.syncJob)),
+    };
+  }
+
+  #badChild(node: string): void {
+    if (this.memory === null || this.deaf) return;
+    for (const { dev } of this.record.disks) {
+      if (node === diskNames(dev).mirror) this.memoryOf(dev).health.mirror = { is: 'failed', why: 'write: EIO', noSpace: false };
+      else if (this.qemu?.nodes.get(diskNames(dev).quorum)?.below.includes(node) === true) this.memoryOf(dev).health.primary = { is: 'failed', why: 'write: EIO', noSpace: false };
+    }
+  }
+
+  #jobEnded(job: Job, end: Parameters<SimulatedQemu['onJobEnd']>[1]): void {
+    const dev = devOfJob(job.id);
+    if (job.id.startsWith('libvirt-copy-')) {
+      if (end === 'completed') return;
+      for (const name of this.qemu?.nodes.has(job.to) === true ? [job.to, job.to.replace('format', 'storage')] : []) this.qemu?.delete(name);
+      if (this.memory !== null && !this.deaf) this.memoryOf(dev).copyFailed = "libvirt's copy job failed";
+      return;
+    }
+    const disk = this.diskOf(dev);
+    if (end === 'completed') this.memoryOf(dev).deltaPasses += 1;
+    else if (end !== 'cancelled') this.jobReport(job, end === 'target-failed' && disk !== undefined ? (disk.primary.current ? 'mirror' : 'primary') : null);
+  }
+}
+
+function isIdentical({ primary, mirror }: DiskRecord): boolean {
+  return primary.current && mirror.current;
+}
+
+function isWell(health: Record<Side, Health>): boolean {
+  return Object.values(health).every(({ is }) => is !== 'failed');
+}
+
+function devOfJob(id: string): string {
+  return /vd[a-z]/.exec(id)?.[0] ?? '';
+}
+
+function layoutOf(qemu: SimulatedQemu, root: string, descent: string[], names: ReturnType<typeof diskNames>): DiskGraph['layout'] {
+  if (root === names.park) return 'parked';
+  const top = descent.find((name) => qemu.node(name).kind !== 'filter');
+  if (top === names.quorum) return 'pair';
+  if (top === names.mirror) return 'mirror';
+  return descent.includes(names.mirror) ? 'layered' : 'primary';
+}

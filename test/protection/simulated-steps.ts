@@ -1,0 +1,252 @@
+import assert from 'node:assert/strict';
+import { diskNames, epochName } from '../../src/graph/names.ts';
+import type { Step, StepArguments, StepName } from '../../src/protection/steps.ts';
+import { parseImageUri, sameStorage, type Image } from '../../src/storage/image.ts';
+import type { SimulatedDomain } from './simulated-domain.ts';
+import { blockCount, Failed, Refused, type Job, type SimulatedQemu } from './simulated-qemu.ts';
+
+type Executors = { [Name in StepName]: (domain: SimulatedDomain, args: StepArguments[Name]) => void };
+
+/** Each step as QEMU, libvirt and the agent's own executors would do it. @throws Refused, Failed */
+export function executeSimulated(domain: SimulatedDomain, step: Step): void {
+  (executors[step.step] as (domain: SimulatedDomain, args: Step) => void)(domain, step);
+}
+
+const executors: Executors = {
+  markSurgery: (domain) => {
+    if (domain.marked) throw new Refused('the surgery is marked already');
+    domain.marked = true;
+  },
+  unmarkSurgery: (domain) => {
+    assert.notEqual(domain.paused, 'unknown', 'the mark is taken away from a pause that is ours: nobody would end it');
+    domain.marked = false;
+  },
+  pause: (domain) => {
+    if (domain.paused !== null) throw new Failed('somebody else paused the guest since the look');
+    domain.stop('unknown');
+  },
+  resume: (domain) => {
+    assert.notEqual(domain.paused, 'user', 'the guest is resumed although its user suspended it');
+    for (const { dev } of domain.record.disks) {
+      const { root, failedOn, failureSeen, ioStatus } = qemuOf(domain).device(dev);
+      if (ioStatus === 'failed') domain.memoryOf(dev).answerIsUsedUp();
+      assert.notEqual(root, diskNames(dev).park, `the guest is resumed with ${dev} on the park`);
+      if (root !== diskNames(dev).quorum || failedOn !== qemuOf(domain).node(root)) continue;
+      assert.ok(!failureSeen, `the guest is resumed on the failed pair of ${dev}`);
+      throw new Failed(`the pair of ${dev} failed since the look`);
+    }
+    domain.resume();
+  },
+  buildPark: (domain, { dev }) => {
+    const { park, parkNull, nothing } = diskNames(dev);
+    const qemu = qemuOf(domain);
+    qemu.add(nothing, 'null');
+    qemu.add(parkNull, 'null');
+    qemu.add(park, 'park', { below: [parkNull] });
+  },
+  removePark: (domain, { dev }) => {
+    const { park, parkNull, nothing } = diskNames(dev);
+    for (const name of [park, parkNull, nothing]) qemuOf(domain).delete(name);
+  },
+  park: (domain, { dev, root }) => qemuOf(domain).setRoot(dev, root, diskNames(dev).park, () => domain.stop('unknown')),
+  unpark: (domain, { dev, node }) => {
+    qemuOf(domain).setRoot(dev, diskNames(dev).park, node, () => domain.stop('unknown'));
+    Object.assign(domain.memoryOf(dev), { health: { primary: { is: 'unknown' }, mirror: { is: 'unknown' } }, movedOn: true });
+  },
+  openMirror: (domain, { dev, image }) => {
+    const { mirror, mirrorStorage } = diskNames(dev);
+    domain.openImage(qemuOf(domain), image, [mirror, mirrorStorage]);
+    domain.memoryOf(dev).health.mirror = { is: 'answering' };
+    domain.memoryOf(dev).deltaPasses = 0;
+  },
+  closeMirror: (domain, { dev }) => {
+    const { mirror, mirrorStorage } = diskNames(dev);
+    for (const name of [mirror, mirrorStorage]) qemuOf(domain).delete(name);
+    domain.memoryOf(dev).health.mirror = { is: 'unknown' };
+  },
+  openPrimary: (domain, { dev, image, names }) => {
+    assert.equal(names.length, 2, `${dev} is opened under libvirt's names`);
+    domain.openImage(qemuOf(domain), image, names);
+    domain.memoryOf(dev).health.primary = { is: 'answering' };
+    domain.memoryOf(dev).deltaPasses = 0;
+  },
+  closePrimary: (domain, { dev, nodes }) => {
+    for (const name of nodes) qemuOf(domain).delete(name);
+    domain.memoryOf(dev).health.primary = { is: 'unknown' };
+  },
+  closeOrphans: (domain, { nodes }) => {
+    for (const name of nodes) qemuOf(domain).delete(name);
+  },
+  requireUntouched: (domain, { dev, image, fingerprint }) => {
+    domain.memoryOf(dev).touched = true;
+    if (domain.guests.get(dev)?.wrote === true) throw new Failed('the guest has written since the start');
+    if (domain.copyOf(image).fingerprint !== fingerprint) throw new Failed('the primary was changed while the domain was stopped');
+  },
+  compose: (domain, { dev, primaryTop }) => {
+    const { quorum, mirror } = diskNames(dev);
+    qemuOf(domain).add(quorum, 'quorum', { below: [primaryTop, mirror] });
+  },
+  dropQuorum: (domain, { dev }) => qemuOf(domain).delete(diskNames(dev).quorum),
+  addEpoch: (domain, { dev }) => qemuOf(domain).addBitmap(diskNames(dev).quorum, epochName(Date.parse(domain.now())), []),
+  dropEpoch: (domain, { dev, bitmap }) => qemuOf(domain).removeBitmap(diskNames(dev).quorum, bitmap),
+  track: (domain, { node, bitmap, merged }) => {
+    const qemu = qemuOf(domain);
+    qemu.addBitmap(node, bitmap, merged.flatMap((from) => [...qemu.bitmap(from.node, from.name)]));
+  },
+  untrack: (domain, { node, bitmap }) => qemuOf(domain).removeBitmap(node, bitmap),
+  startFullSync: (domain, { dev, from, to }) => {
+    const qemu = qemuOf(domain);
+    assertCurrentSource(domain, dev, from);
+    const { syncJob } = diskNames(dev);
+    qemu.startJob({ id: syncJob, type: 'mirror', device: from, to, bitmap: null, todo: allBlocks() }, syncJob);
+  },
+  endFullSync: (domain, { dev }) => {
+    const qemu = qemuOf(domain);
+    const job = jobOf(qemu, diskNames(dev).syncJob);
+    if (!job.ready) throw new Refused(`the job ${job.id} is not ready`);
+    copyRest(qemu, job);
+    if (!qemu.flush(job.to)) {
+      qemu.endJob(job, 'target-failed');
+      throw new Failed('the flush of the target');
+    }
+    qemu.endJob(job, 'cancelled');
+  },
+  startDelta: (domain, { dev, from, to, bitmap }) => startDelta(domain, dev, from, to, bitmap),
+  finishDelta: (domain, { dev, from, to, bitmap }) => {
+    assert.equal(domain.qemu?.device(dev).root, diskNames(dev).park, 'the last delta is made while the disk is parked');
+    const qemu = qemuOf(domain);
+    const job = startDelta(domain, dev, from, to, bitmap);
+    copyRest(qemu, job);
+    qemu.progress(job);
+  },
+  cancelSync: (domain, { dev }) => qemuOf(domain).endJob(jobOf(qemuOf(domain), diskNames(dev).syncJob), 'cancelled'),
+  flush: (domain, { dev, node }) => {
+    qemuOf(domain).node(diskNames(dev).nothing);
+    if (qemuOf(domain).flush(node)) return;
+    domain.memoryOf(dev).failed(node === diskNames(dev).mirror ? 'mirror' : 'primary');
+    throw new Failed(`the flush of ${node}`);
+  },
+  probe: (domain, { dev, side, image }) => {
+    const memory = domain.memoryOf(dev);
+    if (domain.copyOf(image).failing) memory.failed(side);
+    else memory.health[side] = { is: 'answering' };
+  },
+  requireAnswer: (domain, args) => {
+    executors.probe(domain, args);
+    if (domain.memoryOf(args.dev).health[args.side].is === 'failed') throw new Failed(`an answer of the ${args.side}`);
+  },
+  buildLayers: (domain, { dev, names }) => {
+    let below = diskNames(dev).mirror;
+    for (const name of [...names].reverse()) {
+      qemuOf(domain).add(name, 'layer', { below: [below] });
+      below = name;
+    }
+  },
+  startCopy: (domain, { dev, to }) => startCopy(domain, dev, to),
+  abortCopy: (domain, { dev }) => {
+    const qemu = qemuOf(domain);
+    qemu.endJob(jobOf(qemu, copyJob(dev)), 'cancelled');
+  },
+  pivot: (domain, { dev }) => {
+    const qemu = qemuOf(domain);
+    const job = jobOf(qemu, copyJob(dev));
+    if (!job.ready) throw new Refused(`the job ${job.id} is not ready`);
+    copyRest(qemu, job);
+    const before = qemu.device(dev).root;
+    const old = chain(qemu, job.device);
+    qemu.endJob(job, 'completed');
+    if (before === job.filter) qemu.device(dev).root = job.to;
+    for (const name of old.filter((one) => one.startsWith('libvirt-'))) qemu.delete(name);
+    const { image } = domain.live.get(dev) ?? {};
+    const to = parseImageUri(qemu.copiesUnder(job.to)[0]?.name ?? '');
+    assert.ok(image !== undefined);
+    domain.live.set(dev, { image: to, index: Number(/\d+/.exec(job.to)?.[0]) });
+    const persistent = domain.persistent.get(dev);
+    if (persistent !== undefined && sameStorage(persistent, image)) domain.persistent.set(dev, to);
+  },
+  record: (domain, { record }) => {
+    domain.record = record;
+  },
+  defineSource: (domain, { dev, image }) => {
+    if (domain.xmlFails) {
+      domain.xmlFailed.add(dev);
+      domain.memoryOf(dev).failed(null);
+    } else {
+      domain.xmlFailed.delete(dev);
+      domain.persistent.set(dev, image);
+    }
+  },
+  forget: (domain, { dev }) => {
+    domain.record = { ...domain.record, disks: domain.record.disks.filter((disk) => disk.dev !== dev) };
+  },
+  note: () => undefined,
+};
+
+function qemuOf({ qemu }: SimulatedDomain): SimulatedQemu {
+  if (qemu === null) throw new Failed('QEMU is gone');
+  return qemu;
+}
+
+function jobOf(qemu: SimulatedQemu, id: string): Job {
+  const job = qemu.jobs.get(id);
+  if (job === undefined) throw new Refused(`there is no job ${id}`);
+  return job;
+}
+
+export function copyJob(dev: string): string {
+  return `libvirt-copy-${dev}`;
+}
+
+function allBlocks(): Set<number> {
+  return new Set(Array.from({ length: blockCount }, (_, block) => block));
+}
+
+function startDelta(domain: SimulatedDomain, dev: string, from: string, to: string, bitmap: string): Job {
+  const qemu = qemuOf(domain);
+  assertCurrentSource(domain, dev, from);
+  const { syncJob } = diskNames(dev);
+  qemu.startJob({ id: syncJob, type: 'backup', device: from, to, bitmap, todo: new Set(qemu.bitmap(from, bitmap)) }, syncJob);
+  return jobOf(qemu, syncJob);
+}
+
+/** libvirt looks the disk's node up by its own name, and the job needs the device's real root. */
+function startCopy(domain: SimulatedDomain, dev: string, to: Image): void {
+  const qemu = qemuOf(domain);
+  const { image, index } = domain.live.get(dev) ?? {};
+  const from = `libvirt-${index}-format`;
+  if (image === undefined || qemu.device(dev).root !== from) throw new Refused(`${from} is not the root of ${dev}`);
+  assertCurrentSource(domain, dev, from);
+  try {
+    const names = domain.nextLibvirtNames(dev, to);
+    domain.live.set(dev, { image, index: Number(index) });
+    domain.memoryOf(dev).copyFailed = null;
+    domain.openImage(qemu, to, names);
+    qemu.startJob({ id: copyJob(dev), type: 'mirror', device: from, to: names[0], bitmap: null, todo: allBlocks() }, `${copyJob(dev)}-filter`);
+  } catch (error) {
+    domain.memoryOf(dev).copyFailed = 'it could not be started';
+    throw error;
+  }
+}
+
+/** Copies what is left of a job at one stroke. */
+function copyRest(qemu: SimulatedQemu, job: Job): void {
+  while (job.todo.size > 0) {
+    qemu.progress(job);
+    if (!qemu.jobs.has(job.id)) throw new Failed(`the job ${job.id}`);
+  }
+}
+
+function chain(qemu: SimulatedQemu, name: string): string[] {
+  return [name, ...qemu.node(name).below.flatMap((child) => chain(qemu, child))];
+}
+
+function assertCurrentSource(domain: SimulatedDomain, dev: string, from: string): void {
+  const disk = domain.record.disks.find((one) => one.dev === dev);
+  const guest = domain.guests.get(dev);
+  for (const copy of qemuOf(domain).copiesUnder(from)) {
+    const side = disk !== undefined && domain.copyOf(disk.primary.image) === copy ? 'primary' : 'mirror';
+    assert.ok(disk?.[side].current, `the stale ${side} of ${dev} is the source of a sync`);
+    assert.ok(guest !== undefined && copy.holds(guest.acknowledged), `${copy.name} lacks acknowledged writes and is the source of a sync`);
+  }
+}
+

@@ -1,0 +1,128 @@
+import assert from 'node:assert/strict';
+import { appendFileSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { z } from 'zod';
+import { CdpError } from '../../src/errors.ts';
+import { writeDurably } from '../../src/store/durable-file.ts';
+import { EventLog } from '../../src/store/event-log.ts';
+import { RecordStore } from '../../src/store/record-store.ts';
+import { lastStart, markStart } from '../../src/store/start-marker.ts';
+
+let folder: string;
+beforeEach(() => (folder = mkdtempSync(join(tmpdir(), 'store-'))));
+afterEach(() => rmSync(folder, { recursive: true }));
+
+describe('writeDurably', () => {
+  it('replaces a file, and leaves no draft', async () => {
+    const path = join(folder, 'a');
+    await writeDurably(path, 'old');
+    await writeDurably(path, 'new');
+    assert.equal(readFileSync(path, 'utf8'), 'new');
+    assert.deepEqual(readdirSync(folder), ['a']);
+    assert.equal(statSync(path).mode & 0o777, 0o600);
+  });
+
+  it('writes over the draft of one that was killed', async () => {
+    writeFileSync(join(folder, 'a.new'), 'a longer text, half written');
+    await writeDurably(join(folder, 'a'), 'new');
+    assert.equal(readFileSync(join(folder, 'a'), 'utf8'), 'new');
+  });
+
+  it('leaves the old file whole when the new one can not be written', async () => {
+    const path = join(folder, 'a');
+    await writeDurably(path, 'old');
+    mkdirSync(`${path}.new`);
+    await assert.rejects(writeDurably(path, 'new'));
+    assert.equal(readFileSync(path, 'utf8'), 'old');
+  });
+});
+
+describe('RecordStore', () => {
+  const schema = z.strictObject({ uuid: z.string(), current: z.boolean() });
+  const open = () => RecordStore.open(folder, schema);
+
+  it('gives back what was saved, in a later life too', async () => {
+    await (await open()).save('u1', { uuid: 'u1', current: true });
+    await (await open()).save('u2', { uuid: 'u2', current: false });
+    const all = await (await open()).all();
+    assert.deepEqual(all.sort((a, b) => a.uuid.localeCompare(b.uuid)), [{ uuid: 'u1', current: true }, { uuid: 'u2', current: false }]);
+  });
+
+  it('forgets what was removed, and does not mind what was not there', async () => {
+    const store = await open();
+    await store.save('u1', { uuid: 'u1', current: true });
+    await store.remove('u1');
+    await store.remove('u1');
+    assert.deepEqual(await store.all(), []);
+  });
+
+  for (const [what, text] of [
+    ['cut off', '{"uuid": "u1", "cur'],
+    ['of another version', '{"uuid": "u1", "current": true, "more": 1}'],
+    ['empty', ''],
+  ] as const) {
+    it(`names a file that is ${what}, and guesses nothing`, async () => {
+      const store = await open();
+      writeFileSync(join(folder, 'domains', 'u1.json'), text);
+      await assert.rejects(store.all(), (error) => error instanceof CdpError && error.code === 'record-invalid' && error.message.includes('u1.json'));
+    });
+  }
+
+  it('passes over the draft of a killed agent', async () => {
+    const store = await open();
+    writeFileSync(join(folder, 'domains', 'u1.json.new'), '{');
+    assert.deepEqual(await store.all(), []);
+  });
+});
+
+describe('EventLog', () => {
+  const open = () => new EventLog<{ seq: number; event: string }>(folder);
+  const file = (): string => join(folder, 'events.jsonl');
+
+  it('numbers events, and goes on numbering in a later life', () => {
+    const first = open();
+    assert.deepEqual([first.append({ event: 'a' }).seq, first.append({ event: 'b' }).seq], [1, 2]);
+    const second = open();
+    assert.equal(second.append({ event: 'c' }).seq, 3);
+    assert.deepEqual(second.since(1).map(({ event }) => event), ['b', 'c']);
+  });
+
+  it('passes over a line that a crash cut off', () => {
+    open().append({ event: 'a' });
+    appendFileSync(file(), '{"seq": 2, "ev');
+    const log = open();
+    assert.deepEqual(log.since(0).map(({ event }) => event), ['a']);
+    assert.equal(log.append({ event: 'b' }).seq, 2);
+  });
+
+  it('tells those who follow', () => {
+    const log = open();
+    const heard: string[] = [];
+    const stop = log.follow(({ event }) => heard.push(event));
+    log.append({ event: 'a' });
+    stop();
+    log.append({ event: 'b' });
+    assert.deepEqual(heard, ['a']);
+  });
+
+  it('is turned over when it is long, and keeps its numbers', () => {
+    writeFileSync(file(), '{"seq": 7, "event": "old"}\n' + ' '.repeat(9 * 1024 * 1024));
+    const log = open();
+    assert.equal(log.append({ event: 'new' }).seq, 8);
+    assert.ok(existsSync(`${file()}.1`));
+    assert.deepEqual(open().since(0).map(({ event }) => event), ['old', 'new']);
+  });
+});
+
+describe('the mark of a start', () => {
+  it('is another one for each start', async () => {
+    assert.equal(await lastStart(folder, 'u1'), null);
+    await markStart(folder, 'u1');
+    const first = await lastStart(folder, 'u1');
+    await markStart(folder, 'u1');
+    const second = await lastStart(folder, 'u1');
+    assert.ok(first !== null && second !== null && first !== second);
+    assert.equal(await lastStart(folder, 'u2'), null);
+  });
+});
