@@ -6,8 +6,10 @@ import { version } from '../control/version.ts';
 import { CdpError, errorText } from '../errors.ts';
 import { LibvirtSession } from '../libvirt/session.ts';
 import { createLog } from '../log.ts';
+import { AutoRebuild } from '../protection/auto-rebuild.ts';
 import { Host } from '../protection/host.ts';
 import type { ProtectionEvent } from '../protection/model.ts';
+import { rebuild } from '../protection/moves.ts';
 import { domainRecordSchema } from '../protection/record.ts';
 import { EventLog } from '../store/event-log.ts';
 import { RecordStore } from '../store/record-store.ts';
@@ -53,12 +55,14 @@ async function runUntilSignal(configPath: string, initial: Config): Promise<void
     socketPath: config.libvirt.socket,
     log: (message, detail) => log.info(message, withErrorText(detail)),
   });
-  const host = new Host({
+  const autoRebuild = new AutoRebuild((protector, dev) => rebuild(protector, { disk: dev }, host));
+  const host: Host = new Host({
     session,
     store: await RecordStore.open(config.store, domainRecordSchema),
     events: new EventLog<ProtectionEvent>(config.store),
     log,
     config: () => config,
+    shown: (protector) => autoRebuild.consider(protector, config.rebuild.auto),
     afterStep: dieAfterSteps(process.env['VIRT_CDP_TEST_DIE_AFTER_STEPS']),
   });
   await host.start();

@@ -14,8 +14,6 @@ import type { RecordStore } from '../store/record-store.ts';
 import { lastStart } from '../store/start-marker.ts';
 import { imageName } from '../storage/image.ts';
 import { writeStaleSources } from './stale-sources.ts';
-import { AutoRebuild } from './auto-rebuild.ts';
-import { rebuild } from './moves.ts';
 import { answerHook, type HookAnswer } from './hook-answer.ts';
 import { LiveDomain } from './live-domain.ts';
 import type { ProtectionEvent } from './model.ts';
@@ -29,6 +27,8 @@ export interface HostParts {
   events: EventLog<ProtectionEvent>;
   log: Log;
   config: () => Config;
+  /** A domain's states were looked at and shown. */
+  shown: (protector: Protector) => void;
   afterStep: (step: Step) => void;
 }
 
@@ -40,11 +40,10 @@ export class Host {
   readonly #shared: Shared;
   readonly #log: Log;
   readonly #protectors = new Map<string, Protector>();
-  readonly #autoRebuild = new AutoRebuild((protector, dev) => rebuild(protector, { disk: dev }, this));
   /** One write of the list after the other. */
   #staleSources: Promise<void> = Promise.resolve();
 
-  constructor({ session, store, events, log, config, afterStep }: HostParts) {
+  constructor({ session, store, events, log, config, shown, afterStep }: HostParts) {
     this.session = session;
     this.events = events;
     this.config = config;
@@ -57,7 +56,7 @@ export class Host {
       probeDeadlineMs: () => config().mirror.timeoutMs,
       afterStep,
       recordChanged: () => this.#listStaleSources(),
-      shown: (protector) => this.#autoRebuild.consider(protector, config().rebuild.auto),
+      shown,
       undeclare: (record, dev) => this.#undeclare(record, dev),
     };
   }
