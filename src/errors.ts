@@ -3,7 +3,7 @@
  *
  *   CdpError            what was attempted, on what, why it failed, what to do
  *     RefusedError      refused for the data's safety: another flag, named in the hint, would be needed (exit 4)
- *     UsageError        the request itself is wrong (exit 2)
+ *     UsageError        the request itself is wrong, or wrong in this state
  */
 
 export interface ErrorParts {

@@ -38,9 +38,6 @@ export interface DomainDisk extends ErrorPolicies {
   alias: string | null;
   /** N of libvirt's node names libvirt-N-format and libvirt-N-storage; null unless the domain runs. */
   sourceIndex: number | null;
-  copyOnRead: boolean;
-  /** As far as this XML tells: libvirt looks up a chain only when the domain starts. */
-  hasBackingChain: boolean;
 }
 
 /**
@@ -102,8 +99,6 @@ function readDisk(element: XmlElement, devices: XmlElement): DomainDisk {
     readErrorPolicy: attributeOf(driver, 'rerror_policy'),
     alias: attributeOf(childOf(element, 'alias'), 'name'),
     sourceIndex: integer(attributeOf(childOf(element, 'source'), 'index')),
-    copyOnRead: attributeOf(driver, 'copy_on_read') === 'on',
-    hasBackingChain: attributeOf(childOf(element, 'backingStore'), 'type') !== null,
   };
 }
 
@@ -126,6 +121,9 @@ function whyUnsupported(disk: XmlElement, devices: XmlElement, sourceProblem: st
   }
   if (bus === 'scsi' && hasIothread(scsiController(disk, devices))) {
     return `${dev} is on a virtio-scsi controller with an iothread, under which QEMU can't change the block graph`;
+  }
+  if (attributeOf(driver, 'copy_on_read') === 'on') {
+    return `${dev} copies on read, through a node that libvirt's own jobs ask for and a failover takes away`;
   }
   return null;
 }

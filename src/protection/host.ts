@@ -237,9 +237,13 @@ export class Host {
     if (declared === null) return;
     const known = this.#protectors.get(ref.uuid)?.record.disks ?? [];
     const added = declared.disks.flatMap((disk) => {
-      const primary = domain.disks.find(({ dev }) => dev === disk.dev)?.image;
-      if (primary == null || known.some(({ dev }) => dev === disk.dev)) return [];
-      return [newDiskRecord(disk, primary, ref.id >= 0)];
+      const defined = domain.disks.find(({ dev }) => dev === disk.dev);
+      if (known.some(({ dev }) => dev === disk.dev)) return [];
+      if (defined?.image == null || defined.unsupported !== null) {
+        this.#log.warn('a declared disk can not be protected', { domain: ref.name, disk: disk.dev, why: defined?.unsupported ?? 'the domain has no such disk' });
+        return [];
+      }
+      return [newDiskRecord(disk, defined.image, ref.id >= 0)];
     });
     if (added.length > 0) await this.declare(ref, declared.policy, added);
   }

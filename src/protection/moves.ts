@@ -105,6 +105,13 @@ async function toOriginal(protector: Protector, { dev, primary }: DiskRecord): P
       hint: 'bring it back, or rebuild onto a new disk with --to',
     });
   }
+  if ((await measureImage(primary.image, { deadlineMs: storageDeadlineMs })).backing) {
+    throw new CdpError({
+      code: 'original-has-backing-file',
+      message: `the original primary '${imageName(primary.image)}' has a backing file, without which it can't be opened again`,
+      hint: 'rebuild onto a new disk with --to; it will stand alone',
+    });
+  }
   const seen = protector.observation?.disks.find(({ record }) => record.dev === dev);
   const openedByUs = seen?.graph?.layout === 'mirror';
   if (openedByUs && seen.graph?.primary !== null) {
