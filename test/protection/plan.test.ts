@@ -123,8 +123,12 @@ describe('plan', () => {
     });
 
     it('is the target of the sync, and the primary the source', () => {
-      const { from, to, bitmap } = argumentsOf('finishDelta', nearlyDone);
-      assert.deepEqual([from, to, bitmap], ['libvirt-1-format', 'cdp-vda-mirror', 'cdp-track-1-pass']);
+      const unfinished = { ...syncing, graph: { ...graph.exposed, mirrorOpen: true, tracking: pass('primary', 5 * 1024 * 1024) } };
+      for (const { from, to, bitmap } of [argumentsOf('startDelta', unfinished), argumentsOf('finishDelta', nearlyDone)]) {
+        assert.deepEqual([from, to, bitmap], ['libvirt-1-format', 'cdp-vda-mirror', 'cdp-track-1-pass']);
+      }
+      const { from, to } = argumentsOf('startFullSync', { ...syncing, graph: { ...graph.plain, mirrorOpen: true, parkReady: true } });
+      assert.deepEqual([from, to], ['libvirt-1-format', 'cdp-vda-mirror']);
     });
   });
 
@@ -140,11 +144,13 @@ describe('plan', () => {
       ['never goes on after an error that both copies survive: the mirror may have lost writes', { ioFailed: true, health: { primary: answering, mirror: answering } }, `markSurgery park track dropQuorum record ${resumed} closeMirror`, ioError],
       ['waits while both copies fail', { ioFailed: true, health: { primary: failed, mirror: failed } }, 'probe probe', ioError],
       ['waits for room on a full primary', { ioFailed: true, health: { primary: full, mirror: unknown } }, '', ioError],
-      ['is left for the mirror only after that has flushed', withIntent({}, { kind: 'failover' }), `flush ${paused} track dropQuorum record defineSource ${resumed} closePrimary`],
-      ['is held on request', withIntent({}, { kind: 'hold' }), `flush ${paused} track dropQuorum record ${resumed} closeMirror`],
-      ['is taken apart for a full resync', withIntent({}, { kind: 'resync' }), `flush ${paused} track dropQuorum record ${resumed} closeMirror`],
-      ['is taken apart to be forgotten', withIntent({}, { kind: 'remove' }), `flush ${paused} track dropQuorum record ${resumed} closeMirror`],
-      ['stays suspended when its user suspended it; the next look takes the mark away', withIntent({}, { kind: 'hold' }), 'flush markSurgery park track dropQuorum record unpark closeMirror', { run: 'suspended' }],
+      ['is left for the mirror only if that answers', withIntent({}, { kind: 'failover' }), `requireAnswer ${paused} track dropQuorum record defineSource ${resumed} closePrimary`],
+      ['is held on request', withIntent({}, { kind: 'hold' }), `requireAnswer ${paused} track dropQuorum record ${resumed} closeMirror`],
+      ['is taken apart for a full resync', withIntent({}, { kind: 'resync' }), `requireAnswer ${paused} track dropQuorum record ${resumed} closeMirror`],
+      ['is taken apart to be forgotten', withIntent({}, { kind: 'remove' }), `requireAnswer ${paused} track dropQuorum record ${resumed} closeMirror`],
+      ['stays suspended when its user suspended it; the next look takes the mark away', withIntent({}, { kind: 'hold' }), 'requireAnswer markSurgery park track dropQuorum record unpark closeMirror', { run: 'suspended' }],
+      ['is left at once when an I/O has just shown which copy is well', { ioFailed: true, health: { primary: failed, mirror: unknown } }, `markSurgery park track dropQuorum record defineSource ${resumed} closePrimary`, ioError],
+      ['is left only if the other copy answers when the damage was found otherwise', { health: { primary: failed, mirror: unknown } }, `requireAnswer ${paused} track dropQuorum record defineSource ${resumed} closePrimary`],
       ['is not touched during a migration or a save', withIntent({}, { kind: 'hold' }), '', { run: 'hands-off' }],
     ]);
   });
@@ -158,6 +164,31 @@ describe('plan', () => {
       ['its mirror is opened meanwhile', waiting, 'openMirror', strict],
       ['it goes on when both copies are equal again', { ...waiting, health: { primary: unknown, mirror: answering }, graph: { ...graph.exposed, layout: 'parked', root: 'cdp-vda-park', mirrorOpen: true, tracking: pass('primary', 0) } }, `flush park finishDelta flush compose addEpoch record ${resumed} ${armed}`, { ...strict, surgeryMarked: true }],
       ['a lost primary is failed over all the same', { ioFailed: true, health: { primary: failed, mirror: unknown } }, `markSurgery park track dropQuorum record defineSource ${resumed} closePrimary`, strict],
+    ]);
+  });
+
+  describe('a domain that has just started', () => {
+    const stopped = { ...record.both, instance: 'boot/0', state: 'stopped', since: '2026-01-01T00:00:00.000Z' } as const;
+    const identical = { ...record.onlyPrimary, track: null, identical: '17 4096 today' };
+    const opened: DiskParts = { record: identical, graph: { ...graph.plain, mirrorOpen: true }, untouched: true };
+    table([
+      ['runs on the primary alone, and that is recorded', { record: stopped, graph: graph.plain }, 'record'],
+      ['opens the mirror if both were identical', { ...opened, graph: graph.plain }, 'openMirror'],
+      ['is armed without copying if the guest has not written yet', opened, `buildPark ${paused} requireUntouched compose addEpoch record ${resumed} note`],
+      ['is not, if it may have', { ...opened, untouched: false }, 'record'],
+      ['from an image of which the primary is no part is left alone', { record: stopped, graph: { ...graph.plain, primary: { ...primaryNodes, images: ['/new/vda'] } }, liveImage: newImage }, ''],
+    ]);
+
+    it('calls the mirror stale as of the stop', () => {
+      const { mirror, instance } = recorded({ record: stopped, graph: graph.plain });
+      assert.deepEqual([mirror.current, mirror.consistentAsOf, instance], [false, '2026-01-01T00:00:00.000Z', 'boot/1']);
+    });
+  });
+
+  describe('a disk that was unplugged', () => {
+    table([
+      ['leaves nothing open', { graph: null, orphans: ['cdp-vda', 'libvirt-1-format'] }, 'closeOrphans'],
+      ['leaves nothing to do', { graph: null }, ''],
     ]);
   });
 
@@ -208,6 +239,7 @@ describe('plan', () => {
     table([
       ['after compose: the pair is recorded and given to the guest', { graph: graph.parkedPair, record: record.onlyPrimary }, `park record ${resumed} note`, crashed],
       ['after compose, and with a wish to be held: first as above', withIntent({ graph: graph.parkedPair, record: record.onlyPrimary }, { kind: 'hold' }), `park record ${resumed} note`, crashed],
+      ['after compose, when the mirror is lost as well', { graph: graph.parkedPair, record: record.onlyMirror, health: { primary: unknown, mirror: failed } }, `requireAnswer park track dropQuorum record defineSource ${resumed} closeMirror`, crashed],
       ['before compose: the primary is given back', { ...nearlyDone, graph: { ...graph.exposed, layout: 'parked', root: 'cdp-vda-park' } }, `park ${resumed}`, crashed],
       ['of a failover, before the record', { graph: { ...graph.parked, tracking: [{ name: 'cdp-track-1', on: 'mirror', dirtyBytes: 0 }] } }, `park track record defineSource ${resumed} closePrimary`, crashed],
       ['of a failover, after the record: the XML follows before the guest runs', { ...onMirror, graph: { ...graph.parked, primary: null }, xmlBehind: true }, `park defineSource ${resumed}`, crashed],
@@ -216,6 +248,15 @@ describe('plan', () => {
       ['after the resume: the mark is taken away', {}, 'unmarkSurgery', { surgeryMarked: true }],
       ['before the resume: the guest goes on', {}, 'resume unmarkSurgery', crashed],
     ]);
+  });
+
+  it('knows that a pair is equal, whatever the record said before it was composed', () => {
+    const brokenOff = { graph: graph.parkedPair, record: record.onlyMirror };
+    const crashed = { run: 'surgery', surgeryMarked: true } as const;
+    const { primary, mirror } = recorded({ ...brokenOff, health: { primary: unknown, mirror: failed } }, crashed);
+    assert.deepEqual([primary.current, mirror.current], [true, false]);
+    const failedOver = recorded({ graph: graph.parkedPair, record: record.onlyPrimary, health: { primary: failed, mirror: unknown } }, crashed);
+    assert.deepEqual([failedOver.primary.current, failedOver.mirror.current], [false, true]);
   });
 
   describe('two disks', () => {

@@ -1,6 +1,6 @@
 import type { Policy } from '../../src/domain/declaration.ts';
-import { diskNames, epochPrefix, epochStart, trackPrefix } from '../../src/graph/names.ts';
-import type { DiskGraph, PrimaryNodes } from '../../src/graph/view.ts';
+import { diskNames, epochStart } from '../../src/graph/names.ts';
+import type { DiskGraph } from '../../src/graph/view.ts';
 import type { Side } from '../../src/protection/model.ts';
 import type { DiskObservation, Health, Observation, RunView } from '../../src/protection/observation.ts';
 import { withDisk } from '../../src/protection/plan.ts';
@@ -8,7 +8,8 @@ import { newDiskRecord, sinceStart, type DiskRecord, type DomainRecord } from '.
 import { staleSource } from '../../src/protection/hook-answer.ts';
 import { stale } from '../../src/protection/surgery.ts';
 import { imageName, parseImageUri, sameStorage, type Image } from '../../src/storage/image.ts';
-import { blockBytes, blockCount, Copy, SimulatedQemu, type Job } from './simulated-qemu.ts';
+import { Copy, SimulatedQemu, type Job } from './simulated-qemu.ts';
+import { graphOf } from './simulated-view.ts';
 
 /** What the agent knows of a disk besides; it is lost when the agent crashes. */
 export class SimulatedMemory {
@@ -105,6 +106,11 @@ export class SimulatedDomain {
     return known;
   }
 
+  /** How many copies are known to have failed. */
+  failures(): number {
+    return this.record.disks.flatMap(({ dev }) => Object.values(this.memoryOf(dev).health)).filter(({ is }) => is === 'failed').length;
+  }
+
   diskOf(dev: string): DiskRecord | undefined {
     return this.record.disks.find((disk) => disk.dev === dev);
   }
@@ -152,7 +158,8 @@ export class SimulatedDomain {
     for (const [dev, guest] of this.guests) {
       for (const { block } of guest.pending) guest.dropped.add(block);
       guest.pending = [];
-      if (this.qemu?.nodes.has(diskNames(dev).quorum) === true) this.memoryOf(dev).health.mirror = { is: 'failed', why: 'the guest was reset', noSpace: false };
+      const { health } = this.memoryOf(dev);
+      if (this.qemu?.nodes.has(diskNames(dev).quorum) === true && health.primary.is !== 'failed') health.mirror = { is: 'failed', why: 'the guest was reset', noSpace: false };
     }
   }
 
@@ -205,12 +212,12 @@ export class SimulatedDomain {
     return this.qemu !== null && this.paused === null;
   }
 
-  /** STOP flushes all nodes; what comes of it is swallowed. */
+  /** STOP flushes all nodes, and swallows what comes of it; a quorum reports it all the same. */
   stop(reason: 'user' | 'unknown' | 'io-error'): void {
     if (this.qemu === null || this.paused !== null) return;
     this.paused = reason;
     this.qemu.running = false;
-    for (const { copy, broken } of this.qemu.nodes.values()) if (copy !== null && !broken && !copy.failsOnce) copy.flush();
+    for (const name of [...this.qemu.devices.values()].map(({ root }) => root)) this.qemu.flush(name);
   }
 
   /** Failed I/O is tried again, in order. */
@@ -294,7 +301,7 @@ export class SimulatedDomain {
   #observeDisk(record: DiskRecord): DiskObservation {
     const { dev } = record;
     const memory = this.memoryOf(dev);
-    const graph = this.#graphOf(dev);
+    const graph = this.qemu === null ? null : graphOf(this.qemu, dev, this.live.get(dev)?.index);
     const persistent = this.persistent.get(dev);
     const other = record.primary.current ? record.mirror : record.primary;
     return {
@@ -325,60 +332,6 @@ export class SimulatedDomain {
     const since = memory.epochFlushes.get(newest) ?? flushes;
     memory.epochFlushes.set(newest, since);
     return { rotate: false, flushed: flushes >= since + 2 ? ordered.slice(0, -1) : [] };
-  }
-
-  /** As view.ts finds it. */
-  #graphOf(dev: string): DiskGraph | null {
-    const { qemu } = this;
-    const device = qemu?.devices.get(dev);
-    const index = this.live.get(dev)?.index;
-    if (qemu == null || device === undefined) return null;
-    const names = diskNames(dev);
-    const descent = (name: string): string[] => [name, ...(qemu.node(name).below[0] === undefined ? [] : descent(qemu.node(name).below[0] ?? ''))];
-    const libvirtTop = `libvirt-${index}-format`;
-    const layout = layoutOf(qemu, device.root, descent(device.root), names);
-    const quorum = qemu.nodes.get(names.quorum);
-    const topAbove = (name: string): string => {
-      const filter = [...qemu.nodes].find(([, { kind, below }]) => kind === 'filter' && below.includes(name));
-      return filter === undefined ? name : topAbove(filter[0]);
-    };
-    const known = qemu.nodes.has(libvirtTop) ? descent(topAbove(libvirtTop)) : [];
-    const layers = known.slice(0, Math.max(0, known.indexOf(names.mirror)));
-    const top =
-      quorum?.below[0] ??
-      (layout === 'primary'
-        ? descent(device.root).find((name) => name !== names.syncJob)
-        : known.length > 0 && layers.length === 0
-          ? topAbove(libvirtTop)
-          : undefined);
-    const primary: PrimaryNodes | null =
-      top === undefined ? null : { top, data: descent(top).find((name) => qemu.node(name).kind !== 'filter') ?? top, chain: descent(top), images: qemu.copiesUnder(top).map(({ name }) => name) };
-    const jobsOver = [...qemu.jobs.values()].filter(
-      (job) => job.filter === device.root || [...(primary?.chain ?? []), ...layers].some((name) => name === job.filter || name === job.device),
-    );
-    const view = (job: Job | undefined): DiskGraph['syncJob'] =>
-      job === undefined
-        ? null
-        : { device: job.id, type: job.type, ready: job.ready, offset: 0, len: 0, status: 'running', 'io-status': 'ok' };
-    const tracking = (on: Side, name: string): DiskGraph['tracking'] =>
-      [...(qemu.nodes.get(name)?.bitmaps ?? [])].flatMap(([bitmap, dirty]) =>
-        bitmap.startsWith(trackPrefix) ? [{ name: bitmap, on, dirtyBytes: dirty.size * blockBytes }] : [],
-      );
-    return {
-      qdev: dev,
-      root: device.root,
-      sizeBytes: blockCount * blockBytes,
-      ioStatus: device.ioStatus,
-      layout,
-      primary,
-      mirrorOpen: qemu.nodes.has(names.mirror),
-      quorum: quorum === undefined ? null : { primaryChild: quorum.below[0] ?? '', epochs: [...quorum.bitmaps.keys()].filter((name) => name.startsWith(epochPrefix)) },
-      parkReady: qemu.nodes.has(names.park),
-      layers,
-      tracking: [...(primary === null ? [] : tracking('primary', primary.data)), ...tracking('mirror', names.mirror)],
-      syncJob: view(qemu.jobs.get(names.syncJob)),
-      otherJob: view(jobsOver.find(({ id }) => id !== names.syncJob)),
-    };
   }
 
   #badChild(node: string): void {
@@ -413,12 +366,4 @@ function isWell(health: Record<Side, Health>): boolean {
 
 function devOfJob(id: string): string {
   return /vd[a-z]/.exec(id)?.[0] ?? '';
-}
-
-function layoutOf(qemu: SimulatedQemu, root: string, descent: string[], names: ReturnType<typeof diskNames>): DiskGraph['layout'] {
-  if (root === names.park) return 'parked';
-  const top = descent.find((name) => qemu.node(name).kind !== 'filter');
-  if (top === names.quorum) return 'pair';
-  if (top === names.mirror) return 'mirror';
-  return descent.includes(names.mirror) ? 'layered' : 'primary';
 }

@@ -73,6 +73,8 @@ interface Node {
   copy: Copy | null;
   /** Its connection is gone for good. */
   broken: boolean;
+  /** Something was written since the last flush: only then a flush asks the storage. */
+  dirty: boolean;
   bitmaps: Map<string, Set<number>>;
 }
 
@@ -121,7 +123,7 @@ export class SimulatedQemu {
     }
     if (kind === 'image' && [...this.nodes.values()].some((node) => node.copy === copy)) throw new Refused(`no write lock on ${copy?.name ?? ''}`);
     if (kind === 'image' && copy?.failing === true) throw new Failed(`${copy.name} can't be opened`);
-    this.nodes.set(name, { kind, below, copy, broken: false, bitmaps: new Map() });
+    this.nodes.set(name, { kind, below, copy, broken: false, dirty: false, bitmaps: new Map() });
   }
 
   delete(name: string): void {
@@ -180,6 +182,7 @@ export class SimulatedQemu {
     for (const bitmap of bitmaps.values()) bitmap.add(block);
     switch (kind) {
       case 'image':
+        this.node(name).dirty = true;
         return !broken && copy !== null && copy.write(block, version);
       case 'quorum':
         return this.#onAll(below, (child) => this.write(child, block, version));
@@ -196,7 +199,11 @@ export class SimulatedQemu {
 
   flush(name: string): boolean {
     const { kind, below, copy, broken } = this.node(name);
-    if (kind === 'image') return !broken && copy !== null && copy.flush();
+    if (kind === 'image') {
+      const node = this.node(name);
+      if (node.dirty) node.dirty = broken || copy?.flush() !== true;
+      return !node.dirty;
+    }
     if (kind === 'quorum') return this.#onAll(below, (child) => this.flush(child));
     return kind !== 'park' && below.every((child) => this.flush(child));
   }
@@ -215,7 +222,7 @@ export class SimulatedQemu {
     const over = [...this.nodes.values()].filter(({ below }) => below.includes(job.device));
     for (const node of over) node.below = node.below.map((child) => (child === job.device ? filter : child));
     for (const device of this.devices.values()) if (device.root === job.device) device.root = filter;
-    this.nodes.set(filter, { kind: 'filter', below: [job.device], copy: null, broken: false, bitmaps: new Map() });
+    this.nodes.set(filter, { kind: 'filter', below: [job.device], copy: null, broken: false, dirty: false, bitmaps: new Map() });
     this.jobs.set(job.id, { ...job, filter, written: new Set(), ready: false });
   }
 

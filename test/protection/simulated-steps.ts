@@ -23,7 +23,9 @@ const executors: Executors = {
   },
   pause: (domain) => {
     if (domain.paused !== null) throw new Failed('somebody else paused the guest since the look');
+    const known = domain.failures();
     domain.stop('unknown');
+    if (domain.failures() > known) throw new Failed('a copy failed to flush when the guest was stopped');
   },
   resume: (domain) => {
     assert.notEqual(domain.paused, 'user', 'the guest is resumed although its user suspended it');
@@ -122,6 +124,8 @@ const executors: Executors = {
   cancelSync: (domain, { dev }) => qemuOf(domain).endJob(jobOf(qemuOf(domain), diskNames(dev).syncJob), 'cancelled'),
   flush: (domain, { dev, node }) => {
     qemuOf(domain).node(diskNames(dev).nothing);
+    // It is the target of a job for a moment, which QEMU allows nobody else's node to be.
+    if (qemuOf(domain).parents(node).length > 0) throw new Refused(`${node} is in use`);
     if (qemuOf(domain).flush(node)) return;
     domain.memoryOf(dev).failed(node === diskNames(dev).mirror ? 'mirror' : 'primary');
     throw new Failed(`the flush of ${node}`);

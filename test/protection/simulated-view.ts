@@ -1,0 +1,64 @@
+import { diskNames, epochPrefix, trackPrefix } from '../../src/graph/names.ts';
+import type { DiskGraph, PrimaryNodes } from '../../src/graph/view.ts';
+import type { Side } from '../../src/protection/model.ts';
+import { blockBytes, blockCount, type Job, type SimulatedQemu } from './simulated-qemu.ts';
+
+/** A simulated QEMU's graph as src/graph/view.ts would find it. `index` is libvirt's number of the disk's live source. */
+export function graphOf(qemu: SimulatedQemu, dev: string, index: number | undefined): DiskGraph | null {
+  const device = qemu.devices.get(dev);
+  if (device === undefined) return null;
+  const names = diskNames(dev);
+  const descent = (name: string): string[] => [name, ...(qemu.node(name).below[0] === undefined ? [] : descent(qemu.node(name).below[0] ?? ''))];
+  const libvirtTop = `libvirt-${index}-format`;
+  const layout = layoutOf(qemu, device.root, descent(device.root), names);
+  const quorum = qemu.nodes.get(names.quorum);
+  const topAbove = (name: string): string => {
+    const filter = [...qemu.nodes].find(([, { kind, below }]) => kind === 'filter' && below.includes(name));
+    return filter === undefined ? name : topAbove(filter[0]);
+  };
+  const known = qemu.nodes.has(libvirtTop) ? descent(topAbove(libvirtTop)) : [];
+  const layers = known.slice(0, Math.max(0, known.indexOf(names.mirror)));
+  const top =
+    quorum?.below[0] ??
+    (layout === 'primary'
+      ? descent(device.root).find((name) => name !== names.syncJob)
+      : known.length > 0 && layers.length === 0
+        ? topAbove(libvirtTop)
+        : undefined);
+  const primary: PrimaryNodes | null =
+    top === undefined ? null : { top, data: descent(top).find((name) => qemu.node(name).kind !== 'filter') ?? top, chain: descent(top), images: qemu.copiesUnder(top).map(({ name }) => name) };
+  const jobsOver = [...qemu.jobs.values()].filter(
+    (job) => job.filter === device.root || [...(primary?.chain ?? []), ...layers].some((name) => name === job.filter || name === job.device),
+  );
+  const view = (job: Job | undefined): DiskGraph['syncJob'] =>
+    job === undefined
+      ? null
+      : { device: job.id, type: job.type, ready: job.ready, offset: 0, len: 0, status: 'running', 'io-status': 'ok' };
+  const tracking = (on: Side, name: string): DiskGraph['tracking'] =>
+    [...(qemu.nodes.get(name)?.bitmaps ?? [])].flatMap(([bitmap, dirty]) =>
+      bitmap.startsWith(trackPrefix) ? [{ name: bitmap, on, dirtyBytes: dirty.size * blockBytes }] : [],
+    );
+  return {
+    qdev: dev,
+    root: device.root,
+    sizeBytes: blockCount * blockBytes,
+    ioStatus: device.ioStatus,
+    layout,
+    primary,
+    mirrorOpen: qemu.nodes.has(names.mirror),
+    quorum: quorum === undefined ? null : { primaryChild: quorum.below[0] ?? '', epochs: [...quorum.bitmaps.keys()].filter((name) => name.startsWith(epochPrefix)) },
+    parkReady: qemu.nodes.has(names.park),
+    layers,
+    tracking: [...(primary === null ? [] : tracking('primary', primary.data)), ...tracking('mirror', names.mirror)],
+    syncJob: view(qemu.jobs.get(names.syncJob)),
+    otherJob: view(jobsOver.find(({ id }) => id !== names.syncJob)),
+  };
+}
+
+function layoutOf(qemu: SimulatedQemu, root: string, descent: string[], names: ReturnType<typeof diskNames>): DiskGraph['layout'] {
+  if (root === names.park) return 'parked';
+  const top = descent.find((name) => qemu.node(name).kind !== 'filter');
+  if (top === names.quorum) return 'pair';
+  if (top === names.mirror) return 'mirror';
+  return descent.includes(names.mirror) ? 'layered' : 'primary';
+}
