@@ -16,6 +16,25 @@ export async function pause(monitor: Monitor): Promise<void> {
   await monitor.execute('stop', {});
 }
 
+/**
+ * Pauses a guest that runs. A pause that is somebody else's must not become ours, and STOP flushes all nodes, which may be what
+ * shows that a copy is damaged: either way the plan was made for another state of things.
+ */
+export async function pauseCleanly(monitor: Monitor): Promise<void> {
+  if (!(await monitor.execute('query-status', {})).running) throw new Error('the guest was paused meanwhile');
+  const seen: string[] = [];
+  const unsubscribe = monitor.onEvent(({ event }) => {
+    if (event === 'QUORUM_REPORT_BAD' || event === 'BLOCK_IO_ERROR') seen.push(event);
+  });
+  try {
+    await pause(monitor);
+    await monitor.execute('query-status', {});
+  } finally {
+    unsubscribe();
+  }
+  if (seen.length > 0) throw new Error('a copy failed while the guest was being paused');
+}
+
 /** Resumes by QMP: virDomainResume may wait behind other jobs of libvirt for many seconds. */
 export async function resume(monitor: Monitor): Promise<void> {
   await monitor.execute('cont', {});

@@ -11,6 +11,8 @@ export class DiskMemory {
   /** When a copy was last known to answer or fail. */
   reachable: Record<Side, boolean | null> = { primary: null, mirror: null };
   copyFailed: string | null = null;
+  /** Since the guest last ran the disk was moved off the nodes whose I/O had stopped it. */
+  ioErrorIsPast = false;
   /** The disk may have been written to since QEMU started, or was not booted by it. */
   touched = false;
   deltaPasses = 0;
@@ -24,14 +26,20 @@ export class DiskMemory {
   /** Waits longer after each failure. */
   failed(why: string): void {
     this.trouble = why;
-    this.#retryAtMs = Date.now() + Math.min(lastRetryMs, firstRetryMs * 2 ** this.#failures);
-    this.#failures += 1;
+    this.#delay();
   }
 
   succeeded(): void {
     this.trouble = null;
+    this.copyFailed = null;
     this.#failures = 0;
     this.#retryAtMs = 0;
+  }
+
+  /** The guest goes on after an I/O error: if that fails again, the copy is asked again, and later each time. */
+  triedAgain(): void {
+    for (const side of ['primary', 'mirror'] as const) if (this.health[side].is === 'answering') this.health[side] = { is: 'unknown' };
+    this.#delay();
   }
 
   /** Milliseconds until the next attempt; 0 if it may be made now. */
@@ -61,8 +69,14 @@ export class DiskMemory {
     };
   }
 
-  /** After a surgery the copies are judged anew. */
-  forgetHealth(): void {
+  /** The disk is on other nodes now: what was known of the former ones, and that their I/O stopped the guest, is past. */
+  movedOn(): void {
     this.health = { primary: { is: 'unknown' }, mirror: { is: 'unknown' } };
+    this.ioErrorIsPast = true;
+  }
+
+  #delay(): void {
+    this.#retryAtMs = Date.now() + Math.min(lastRetryMs, firstRetryMs * 2 ** this.#failures);
+    this.#failures += 1;
   }
 }

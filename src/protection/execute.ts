@@ -9,7 +9,7 @@ import {
   compose,
   markSurgery,
   openNodes,
-  pause,
+  pauseCleanly,
   resume,
   setRoot,
   unmarkSurgery,
@@ -35,6 +35,8 @@ export interface Workbench {
   /** Durable when it returns, or said to be not. */
   saveRecord: (record: DomainRecord) => Promise<void>;
   forgetDisk: (dev: string) => Promise<void>;
+  /** Throws if a pair failed since the look for which the plan was made: a guest never goes on over one. */
+  requireNoFailedPair: () => void;
   note: (event: EventName, disk: string, detail: Record<string, unknown>) => void;
   /** 0 is unlimited. */
   maxBytesPerS: number;
@@ -57,8 +59,11 @@ type Executors = { [Name in StepName]: (bench: Workbench, args: StepArguments[Na
 const executors: Executors = {
   markSurgery: ({ live }) => markSurgery(live.monitor),
   unmarkSurgery: ({ live }) => unmarkSurgery(live.monitor),
-  pause: ({ live }) => pause(live.monitor),
-  resume: ({ live }) => resume(live.monitor),
+  pause: ({ live }) => pauseCleanly(live.monitor),
+  resume: async (bench) => {
+    bench.requireNoFailedPair();
+    await resume(bench.live.monitor);
+  },
   buildPark: ({ live }, { dev, sizeBytes }) => buildPark(live.monitor, dev, sizeBytes),
   removePark: ({ live }, { dev }) => {
     const { park, parkNull, nothing } = diskNames(dev);
@@ -67,7 +72,7 @@ const executors: Executors = {
   park: ({ live }, { dev, qdev, root }) => setRoot(live.monitor, qdev, root, diskNames(dev).park),
   unpark: async ({ live, memoryOf }, { dev, qdev, node }) => {
     await setRoot(live.monitor, qdev, diskNames(dev).park, node);
-    memoryOf(dev).forgetHealth();
+    memoryOf(dev).movedOn();
   },
   openMirror: async (bench, { dev, image, sizeBytes }) => {
     const { mirror, mirrorStorage } = diskNames(dev);
@@ -113,9 +118,14 @@ const executors: Executors = {
   finishDelta: ({ live }, { dev, from, to, bitmap }) =>
     finishDelta(live.monitor, { job: diskNames(dev).syncJob, from, to, maxBytesPerS: 0 }, bitmap),
   cancelSync: ({ live }, { dev }) => cancelSync(live.monitor, diskNames(dev).syncJob),
-  flush: ({ live }, { dev, node }) => {
-    const { flushJob, nothing } = diskNames(dev);
-    return flushNode(live.monitor, flushJob, nothing, node);
+  flush: async ({ live, memoryOf }, { dev, node }) => {
+    const { flushJob, nothing, mirror } = diskNames(dev);
+    try {
+      await flushNode(live.monitor, flushJob, nothing, node);
+    } catch (error) {
+      memoryOf(dev).learn(node === mirror ? 'mirror' : 'primary', { is: 'failed', why: errorText(error), noSpace: false });
+      throw error;
+    }
   },
   probe: async (bench, { dev, side, image }) => {
     const why = await ask(bench, dev, side, image);

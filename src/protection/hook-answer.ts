@@ -32,7 +32,7 @@ export function answerHook(records: DomainRecord[], operation: string, domainXml
 
 function judgeStart(records: DomainRecord[], domain: Domain, agentIsUp: boolean): HookAnswer {
   const record = records.find(({ uuid }) => uuid === domain.uuid);
-  const problem = staleSource(records, domain) ?? (record === undefined ? null : strictProblem(record, agentIsUp));
+  const problem = staleSource(records, domain) ?? (record === undefined ? null : (mirrorStart(record, domain) ?? strictProblem(record, agentIsUp)));
   return problem === null ? goOn : { ...goOn, refuse: { message: `${domain.name} can't start: ${problem}` } };
 }
 
@@ -59,6 +59,14 @@ function staleCopy(records: DomainRecord[], image: Image): { record: DomainRecor
     }
   }
   return null;
+}
+
+/** With both copies current a domain starts from its primary: a definition that names the mirror is behind. */
+function mirrorStart(record: DomainRecord, { disks }: Domain): string | null {
+  const behind = disks.find(({ dev, image }) =>
+    record.disks.some((disk) => disk.dev === dev && disk.primary.current && disk.mirror.current && image !== null && sameStorage(image, disk.mirror.image)),
+  );
+  return behind === undefined ? null : `its definition names the mirror of ${behind.dev}, and the primary is current too. Type: virt-cdp start ${record.name}`;
 }
 
 /** With policy `strict` nothing is written that the mirror does not get, so a start without it is no start. */

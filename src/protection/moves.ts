@@ -82,6 +82,13 @@ export async function rebuild(protector: Protector, request: RebuildRequest, hos
       hint: `virt-cdp status ${record.name}`,
     });
   }
+  if (disk.intent.kind === 'rebuild') {
+    throw new CdpError({
+      code: 'rebuild-running',
+      message: `${record.name}'s disk ${disk.dev} is being rebuilt already, onto '${imageName(disk.intent.to)}'`,
+      hint: `virt-cdp status ${record.name}`,
+    });
+  }
   if (protector.live === null) {
     throw new CdpError({
       code: 'domain-not-running',

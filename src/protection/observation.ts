@@ -36,8 +36,8 @@ export interface DiskObservation {
   orphans: string[];
   /** libvirt's live `<source>`; null when the disk is not in the live XML or of a kind that is not supported. */
   liveImage: Image | null;
-  /** The live disk has error_policy and rerror_policy `stop`. */
-  stopPolicy: boolean;
+  /** Why the running disk can't be armed, as a sentence; null if it can. */
+  obstacle: string | null;
   /** The persistent XML names a copy that is not current. */
   xmlBehind: boolean;
   /** The guest is stopped because I/O on this disk failed. */

@@ -46,9 +46,12 @@ export async function observe(
         graph,
         orphans: graph === null ? view.orphans(dev) : [],
         liveImage: liveDisk?.image ?? null,
-        stopPolicy: liveDisk !== undefined && hasStopPolicy(liveDisk),
+        obstacle: liveDisk === undefined ? null : obstacleOf(liveDisk),
         xmlBehind: namesOther(persistentDisks.find((other) => other.dev === dev), disk),
-        ioFailed: run === 'io-error' && (failing.size > 0 ? failing.has(dev) : graph !== null && graph.ioStatus !== 'ok'),
+        ioFailed:
+          run === 'io-error' &&
+          !memory.ioErrorIsPast &&
+          (failing.size > 0 ? failing.has(dev) : graph !== null && graph.ioStatus !== 'ok'),
         health: memory.health,
         untouched: !memory.touched,
         copyFailed: memory.copyFailed,
@@ -75,6 +78,11 @@ function isOutdated(view: GraphView, { dev, alias, sourceIndex }: DomainDisk): b
   return index !== undefined && Number(index) !== sourceIndex;
 }
 
+function obstacleOf(disk: DomainDisk): string | null {
+  if (disk.unsupported !== null) return disk.unsupported;
+  return hasStopPolicy(disk) ? null : "the running disk lacks error_policy='stop'; it has it from the domain's next start on";
+}
+
 function runView({ running, runState, surgeryMarked }: GraphView, reason: number): RunView {
   if (running) return 'running';
   if (runState === 'io-error') return 'io-error';
@@ -88,7 +96,7 @@ function runView({ running, runState, surgeryMarked }: GraphView, reason: number
     case pausedReason.unknown:
       return surgeryMarked ? 'surgery' : 'suspended';
     default:
-      return surgeryMarked ? 'surgery' : 'hands-off';
+      return 'hands-off';
   }
 }
 

@@ -159,7 +159,7 @@ function planPrimary(o: Observation, disk: PresentDisk): DiskPlan {
     case 'protect':
     case 'failover':
     case 'rebuild':
-      if (!disk.stopPolicy || graph.otherJob !== null) return nothing;
+      if (disk.obstacle !== null || graph.otherJob !== null) return nothing;
       if (record.identical !== null) return planIdentical(disk, primary, record.identical);
       if (graph.layout === 'primary' && strictlyParked(o, disk)) return surgery(wait(disk));
       return planSync(disk, {

@@ -256,10 +256,22 @@ export class Protector {
       saveRecord: (record) =>
         this.#keeper.saveInTime(record, (why) => this.note('record-not-durable', null, { error: why })),
       forgetDisk: (dev) => this.#forgetDisk(dev),
+      requireNoFailedPair: () => this.#requireNoFailedPair(),
       note: (event, disk, detail) => this.note(event, disk, detail),
       maxBytesPerS: this.#shared.maxBytesPerS(),
       probeDeadlineMs: this.#shared.probeDeadlineMs(),
     };
+  }
+
+  /** Evidence that came while the plan was carried out, of a disk that it did not move. Disks that failed otherwise are tried again. */
+  #requireNoFailedPair(): void {
+    for (const { record, graph } of this.#last?.disks ?? []) {
+      const memory = this.memoryOf(record.dev);
+      const failed = this.#failing.has(record.dev) || Object.values(memory.health).some(({ is }) => is === 'failed');
+      if (memory.ioErrorIsPast || !failed) continue;
+      if (graph?.layout === 'pair') throw new Error(`the pair of ${record.dev} failed meanwhile`);
+      memory.triedAgain();
+    }
   }
 
   #failed(error: unknown): void {
@@ -346,13 +358,16 @@ export class Protector {
   /** What QEMU reports of the copies is remembered before the loop looks. */
   #heard(event: QmpEvent): void {
     this.#announcer.heard(event);
-    if (event.event === 'RESUME') this.#failing.clear();
+    if (event.event === 'RESUME') {
+      this.#failing.clear();
+      for (const memory of this.#memory.values()) memory.ioErrorIsPast = false;
+    }
     if (event.event === 'SHUTDOWN' && event.data['guest'] === true) this.#shutdownAtMs = Date.now();
     // Before the first look nobody knows whose nodes they are; the devices' io-status tells then.
     if (event.event === 'BLOCK_IO_ERROR' && this.#last !== null) this.#failing.add(stoppedDisk(event, this.#last.disks));
     for (const disk of this.#last?.disks ?? []) {
       const memory = this.memoryOf(disk.record.dev);
-      if (event.event === 'RESET' && disk.graph?.layout === 'pair') memory.health.mirror = resetDamage;
+      if (event.event === 'RESET' && disk.graph?.layout === 'pair' && memory.health.primary.is !== 'failed') memory.health.mirror = resetDamage;
       const damage = damageReport(event, disk);
       if (damage !== null) {
         if (memory.health[damage.side].is !== 'failed') this.note(`${damage.side}-lost`, disk.record.dev, { why: damage.health.why });

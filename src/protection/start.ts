@@ -1,4 +1,5 @@
 import { withDiskImage } from '../domain/edit.ts';
+import type { Image } from '../domain/image.ts';
 import { CdpError, RefusedError } from '../errors.ts';
 import { imageName, sameStorage } from '../storage/image.ts';
 import { probeImage } from '../storage/tools.ts';
@@ -21,26 +22,41 @@ export async function start(
   const deadlineMs = host.config().mirror.timeoutMs;
   const chosen = new Map<string, Side>();
   for (const disk of record.disks) chosen.set(disk.dev, await bootSide(disk, deadlineMs, acceptDataLoss === true));
+  const { client } = host.session;
+  const ref = await host.find(record.uuid);
+  const { domain } = await host.definition(ref);
+  const definedOf = (dev: string): Image | null => domain.disks.find((disk) => disk.dev === dev)?.image ?? null;
+  if (acceptDataLoss !== true) {
+    for (const disk of record.disks) refuseOtherImage(record.name, disk, chosen.get(disk.dev) ?? 'primary', definedOf(disk.dev));
+  }
   await protector.change((latest) =>
     Promise.resolve({
       record: { ...latest, disks: latest.disks.map((disk) => onlyCurrent(disk, chosen.get(disk.dev) ?? 'primary')) },
       result: undefined,
     }),
   );
-  const { client } = host.session;
-  const ref = await host.find(record.uuid);
   const before = await client.domainXml(ref, { inactive: true, secure: true });
-  const { domain } = await host.definition(ref);
   const xml = record.disks.reduce((text, disk) => {
-    const side = chosen.get(disk.dev) ?? 'primary';
-    const { image } = disk[side];
-    const defined = domain.disks.find(({ dev }) => dev === disk.dev)?.image;
-    // Neither of the two copies: an overlay over the primary, made by a snapshot that nobody saw.
-    const isOverlay = side === 'primary' && defined != null && !sameStorage(defined, disk.mirror.image);
-    return isOverlay || (defined != null && sameStorage(defined, image)) ? text : withDiskImage(text, disk.dev, image);
+    const { image } = disk[chosen.get(disk.dev) ?? 'primary'];
+    const defined = definedOf(disk.dev);
+    return defined !== null && sameStorage(defined, image) ? text : withDiskImage(text, disk.dev, image);
   }, before);
   if (xml !== before) await client.defineXml(xml);
   await client.create(ref);
+}
+
+/**
+ * A definition that names neither copy may name an overlay, made by a snapshot that nobody saw: then the primary alone lacks what
+ * was written since. Or it may name a primary of former days. Nobody but the administrator knows.
+ */
+function refuseOtherImage(domain: string, { dev, primary, mirror }: DiskRecord, side: Side, defined: Image | null): void {
+  if (side !== 'primary' || defined === null) return;
+  if ([primary, mirror].some(({ image }) => sameStorage(defined, image))) return;
+  throw new RefusedError({
+    code: 'definition-names-other',
+    message: `the definition of ${domain}'s disk ${dev} names '${imageName(defined)}', which is not known as a copy; the last known primary is '${imageName(primary.image)}'`,
+    hint: `if it is a snapshot's overlay over the primary: virsh start ${domain}. If not: --accept-data-loss starts from the primary`,
+  });
 }
 
 /** The copy to boot from. @throws RefusedError when only a stale one answers and nobody accepted the loss. */

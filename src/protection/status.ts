@@ -4,6 +4,7 @@ import type { DiskMemory } from './disk-memory.ts';
 import { diskStates, type CopyStatus, type DiskState, type DiskStatus, type DomainStatus, type JobStatus, type Side } from './model.ts';
 import type { DiskObservation, Observation } from './observation.ts';
 import type { DiskRecord, DomainRecord } from './record.ts';
+import { passBitmap } from './surgery.ts';
 
 /** A disk's state as one look shows it, and why it is not better. */
 export interface StateView {
@@ -45,25 +46,25 @@ export function stateOf(o: Observation, disk: DiskObservation, trouble: string |
     return { state: 'waiting', reason: `the domain runs from an image that is not '${imageName(record.primary.image)}': virt-cdp unprotect it, then protect it again` };
   }
   if (record.intent.kind === 'hold') return { state: 'held', reason: null };
-  if (!disk.stopPolicy) {
-    return { state: 'waiting', reason: "the running disk lacks error_policy='stop'; it has it from the domain's next start on" };
-  }
+  if (disk.obstacle !== null) return { state: 'waiting', reason: disk.obstacle };
   if (graph.otherJob !== null) return { state: 'waiting', reason: `the block job ${graph.otherJob.device} runs on this disk` };
   if (graph.syncJob !== null || (graph.mirrorOpen && disk.health.mirror.is !== 'failed')) return { state: 'syncing', reason: trouble };
   return { state: record.exposedSince === null ? 'waiting' : 'exposed', reason: trouble };
 }
 
+/** A look that leaves a disk parked leaves its guest waiting. */
 function parkedState(o: Observation, record: DiskRecord, trouble: string | null): StateView {
-  const waits = o.record.policy === 'strict' && record.exposedSince !== null;
-  return waits
-    ? { state: 'waiting', reason: `policy strict: the guest is paused until both copies are current again${trouble === null ? '' : `; ${trouble}`}` }
-    : { state: record.state, reason: record.reason };
+  const also = trouble === null ? '' : `; ${trouble}`;
+  return o.record.policy === 'strict' && record.exposedSince !== null
+    ? { state: 'waiting', reason: `policy strict: the guest is paused until both copies are current again${also}` }
+    : { state: 'broken', reason: `the guest is paused until a current copy answers${also}` };
 }
 
 export function diskStatus(disk: DiskObservation, memory: DiskMemory): DiskStatus {
   const { record, graph } = disk;
   const source = record.primary.current ? 'primary' : 'mirror';
-  const tracked = graph?.tracking.find(({ on, name }) => on === source && name === record.track?.bitmap);
+  const bitmaps = record.track === null ? [] : [passBitmap(record.track.bitmap), record.track.bitmap];
+  const tracked = bitmaps.flatMap((bitmap) => graph?.tracking.find(({ on, name }) => on === source && name === bitmap) ?? [])[0];
   return {
     ...recordedStatus(record, memory),
     runningOn: runningOn(disk),

@@ -22,6 +22,7 @@ export class EventLog<Entry extends { seq: number }> {
     this.#path = join(storePath, 'events.jsonl');
     this.#entries = [...readEntries<Entry>(`${this.#path}.1`), ...readEntries<Entry>(this.#path)].slice(-maxRemembered);
     this.#lastSeq = this.#entries.at(-1)?.seq ?? 0;
+    if (existsSync(this.#path) && !readFileSync(this.#path, 'utf8').endsWith('\n')) appendFileSync(this.#path, '\n');
   }
 
   append(event: Omit<Entry, 'seq'>): Entry {

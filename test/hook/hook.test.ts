@@ -179,7 +179,10 @@ describe("libvirt's hook", () => {
         disks: domain.disks.map((one) => ({ ...one, mirror: { ...one.mirror, current: true } })),
       });
       await record(both);
-      assert.equal((await hook('prepare', domainXml(disk('/m.img')), down)).code, 0);
+      const early = await hook('prepare', domainXml(disk('/m.img')), down);
+      assert.equal(early.code, 1);
+      assert.match(early.stderr, /its definition names the mirror of vda, and the primary is current too/);
+      assert.equal((await hook('prepare', domainXml(disk('/p.img')), down)).code, 0);
       assert.match(await readFile(join(folder, 'starts', uuid), 'utf8'), /^[0-9a-f-]{36}\n$/);
       const again = await hook('prepare', domainXml(disk('/m.img')), down);
       assert.equal(again.code, 1);

@@ -83,7 +83,7 @@ export function diskSeen(parts: DiskParts = {}): DiskObservation {
     graph: graph.pair,
     orphans: [],
     liveImage: primaryImage,
-    stopPolicy: true,
+    obstacle: null,
     xmlBehind: false,
     ioFailed: false,
     health: { primary: unknown, mirror: unknown },

@@ -97,7 +97,7 @@ describe('plan', () => {
       ['waits for a full sync', { ...syncing, graph: { ...graph.exposed, mirrorOpen: true, syncJob: job({}) } }, ''],
       ['ends a full sync that is ready, and records it', { ...syncing, graph: { ...graph.exposed, mirrorOpen: true, syncJob: job({ ready: true }) } }, 'endFullSync record'],
       ['begins the full sync again if a crash broke it off', { ...syncing, record: { ...record.onlyPrimary, track: { bitmap: 'cdp-track-1', base: 'copying' } } }, 'untrack record track startFullSync'],
-      ['waits for the next start without the stop policy', { record: fresh, graph: graph.plain, stopPolicy: false }, ''],
+      ['waits for the next start without the stop policy', { record: fresh, graph: graph.plain, obstacle: 'it lacks the stop policy' }, ''],
       ["waits for a stranger's block job", { record: fresh, graph: { ...graph.plain, otherJob: job({ device: 'pull-vda' }) } }, ''],
       ['waits out the back-off', { record: fresh, graph: graph.plain, mayRetry: false }, ''],
     ]);

@@ -309,7 +309,7 @@ export class SimulatedDomain {
       graph,
       orphans: [],
       liveImage: this.live.get(dev)?.image ?? null,
-      stopPolicy: true,
+      obstacle: null,
       xmlBehind: persistent !== undefined && sameStorage(persistent, other.image),
       ioFailed: this.paused === 'io-error' && graph !== null && graph.ioStatus !== 'ok' && !memory.movedOn,
       health: { ...memory.health },

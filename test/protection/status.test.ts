@@ -24,7 +24,7 @@ describe('stateOf', () => {
     ['an open mirror that failed', { ...exposed, graph: { ...graph.exposed, mirrorOpen: true }, health: { primary: unknown, mirror: failed } }, 'exposed'],
     ['the primary alone, on request', { ...exposed, record: { ...record.onlyPrimary, intent: { kind: 'hold' } } }, 'held'],
     ['the only copy failed', { ...exposed, ioFailed: true, health: { primary: failed, mirror: unknown } }, 'broken', { run: 'io-error' }],
-    ['a start without the stop policy', { ...exposed, stopPolicy: false }, 'waiting'],
+    ['a start without the stop policy', { ...exposed, obstacle: 'it lacks the stop policy' }, 'waiting'],
     ["a stranger's block job", { ...exposed, graph: { ...graph.exposed, otherJob: job({ device: 'pull-vda' }) } }, 'waiting'],
     ['the mirror alone', onMirror, 'failed-over'],
     ['the mirror alone, failed', { ...onMirror, ioFailed: true }, 'broken', { run: 'io-error' }],
