@@ -2,11 +2,11 @@ import type { Action, ActionArguments, AgentApi } from '../control/api.ts';
 import { CdpError } from '../errors.ts';
 import type { Host } from '../protection/host.ts';
 import type { DomainStatus } from '../protection/model.ts';
-import { failover, hold, rebuild, release, resync } from '../protection/moves.ts';
-import { protect } from '../protection/protect.ts';
+import { failover, hold, rebuild, release, resync } from '../protection/requests/moves.ts';
+import { protect } from '../protection/requests/protect.ts';
 import type { Protector } from '../protection/protector.ts';
-import { start } from '../protection/start.ts';
-import { unprotect } from '../protection/unprotect.ts';
+import { start } from '../protection/requests/start.ts';
+import { unprotect } from '../protection/requests/unprotect.ts';
 
 /** What was done, for the user, and what they should know besides. */
 interface Outcome {

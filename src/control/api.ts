@@ -1,4 +1,4 @@
-import type { HookAnswer } from '../protection/hook-answer.ts';
+import type { HookAnswer } from '../protection/starts/hook-answer.ts';
 import type { Policy } from '../domain/declaration.ts';
 import type { DomainStatus, ProtectionEvent } from '../protection/model.ts';
 

@@ -4,7 +4,7 @@ import { CdpError, RefusedError, UsageError } from '../errors.ts';
 import type { DomainStatus, ProtectionEvent } from '../protection/model.ts';
 import { problems } from './answer.ts';
 import type { Action, ActionArguments, ActionResult, DomainName, HookCall } from './api.ts';
-import type { HookAnswer } from '../protection/hook-answer.ts';
+import type { HookAnswer } from '../protection/starts/hook-answer.ts';
 import { heartbeatMs, readEvents } from './event-stream.ts';
 import {
   actionArgumentsSchemas,

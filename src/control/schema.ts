@@ -7,7 +7,7 @@ import { z } from 'zod';
 import type { CopyStatus, DiskStatus, DomainStatus, JobStatus, ProtectionEvent } from '../protection/model.ts';
 import { diskStates, eventNames } from '../protection/model.ts';
 import type { Action, ActionArguments, ActionResult, AgentVersion, ErrorAnswer, HookCall } from './api.ts';
-import type { HookAnswer } from '../protection/hook-answer.ts';
+import type { HookAnswer } from '../protection/starts/hook-answer.ts';
 
 const bytes = z.int().nonnegative();
 const isoTime = z.iso.datetime();

@@ -1,4 +1,4 @@
-import { answerHook, type HookAnswer } from '../protection/hook-answer.ts';
+import { answerHook, type HookAnswer } from '../protection/starts/hook-answer.ts';
 import { domainRecordSchema, sinceStart } from '../protection/record.ts';
 import { RecordStore } from '../store/record-store.ts';
 import { lastStart } from '../store/start-marker.ts';

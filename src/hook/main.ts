@@ -7,7 +7,7 @@
 import { writeSync } from 'node:fs';
 import { defaultSocketPath, send } from '../control/transport.ts';
 import { CdpError, errorText } from '../errors.ts';
-import type { HookAnswer } from '../protection/hook-answer.ts';
+import type { HookAnswer } from '../protection/starts/hook-answer.ts';
 
 const usualDeadlineMs = 1000;
 

@@ -14,7 +14,7 @@ import type { LiveDomain } from './live-domain.ts';
 import type { DomainStatus, EventName, ProtectionEvent } from './model.ts';
 import type { Observation } from './observation.ts';
 import { observe } from './observe.ts';
-import { plan, withDisk } from './plan.ts';
+import { plan, withDisk } from './planner/plan.ts';
 import { RecordKeeper } from './record-keeper.ts';
 import { sinceStart, type DiskRecord, type DomainRecord, type DomainRecordSchema } from './record.ts';
 import { diskStatus, domainStatus, recordedStatus, stateOf } from './status.ts';

@@ -1,10 +1,10 @@
 import { imageName, sameStorage } from '../storage/image.ts';
-import { damageOf } from './damage.ts';
+import { damageOf } from './planner/damage.ts';
 import type { DiskMemory } from './disk-memory.ts';
 import { diskStates, type CopyStatus, type DiskState, type DiskStatus, type DomainStatus, type JobStatus, type Side } from './model.ts';
 import type { DiskObservation, Observation } from './observation.ts';
 import type { DiskRecord, DomainRecord } from './record.ts';
-import { passBitmap } from './surgery.ts';
+import { passBitmap } from './planner/surgery.ts';
 
 /** A disk's state as one look shows it, and why it is not better. */
 export interface StateView {

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { damageOf, type Damage } from '../../src/protection/damage.ts';
+import { damageOf, type Damage } from '../../src/protection/planner/damage.ts';
 import { damageReport, jobReport, stoppedDisk } from '../../src/protection/evidence.ts';
 import type { QmpEvent } from '../../src/qmp/monitor.ts';
 import { answering, diskSeen, failed, full, graph, record, unknown, type DiskParts } from './observations.ts';

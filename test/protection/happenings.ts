@@ -1,5 +1,5 @@
 import fc from 'fast-check';
-import { withDisk } from '../../src/protection/plan.ts';
+import { withDisk } from '../../src/protection/planner/plan.ts';
 import type { DiskRecord, Intent } from '../../src/protection/record.ts';
 import { parseImageUri } from '../../src/storage/image.ts';
 import type { SimulatedAgent } from './simulated-agent.ts';

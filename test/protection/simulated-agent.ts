@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { plan, withDisk } from '../../src/protection/plan.ts';
+import { plan, withDisk } from '../../src/protection/planner/plan.ts';
 import { stateOf } from '../../src/protection/status.ts';
 import type { Step } from '../../src/protection/steps.ts';
 import { assertPromises, assertSettled } from './promises.ts';

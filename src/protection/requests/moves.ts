@@ -1,13 +1,13 @@
-import { imageFromDiskXml } from '../domain/disk-image.ts';
-import type { Image, ImageFormat } from '../domain/image.ts';
-import { CdpError, RefusedError, UsageError } from '../errors.ts';
-import { requireSpace } from '../storage/free-space.ts';
-import { imageName, parseImageUri, sameStorage } from '../storage/image.ts';
-import { createImage, measureImage, probeImage, resolveImage } from '../storage/tools.ts';
-import type { Host } from './host.ts';
+import { imageFromDiskXml } from '../../domain/disk-image.ts';
+import type { Image, ImageFormat } from '../../domain/image.ts';
+import { CdpError, RefusedError, UsageError } from '../../errors.ts';
+import { requireSpace } from '../../storage/free-space.ts';
+import { imageName, parseImageUri, sameStorage } from '../../storage/image.ts';
+import { createImage, measureImage, probeImage, resolveImage } from '../../storage/tools.ts';
+import type { Host } from '../host.ts';
 import { refuseImageInUse } from './protect.ts';
-import type { Protector } from './protector.ts';
-import type { DiskRecord, DomainRecord, Intent } from './record.ts';
+import type { Protector } from '../protector.ts';
+import type { DiskRecord, DomainRecord, Intent } from '../record.ts';
 
 /** What an administrator may ask of a protected domain. Each move is an intent in the record, which the loop then carries out. */
 

@@ -1,7 +1,7 @@
 import { join } from 'node:path';
-import type { Source } from '../domain/image.ts';
-import { writeDurably } from '../store/durable-file.ts';
-import type { DomainRecord } from './record.ts';
+import type { Source } from '../../domain/image.ts';
+import { writeDurably } from '../../store/durable-file.ts';
+import type { DomainRecord } from '../record.ts';
 
 /**
  * Writes `stale-sources` in the store: a line for each stale copy of this host, a text that the XML of any domain on it contains.

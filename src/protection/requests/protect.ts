@@ -1,15 +1,15 @@
-import { imageFromDiskXml } from '../domain/disk-image.ts';
-import { policies, type DeclaredDisk, type Policy } from '../domain/declaration.ts';
-import { hasStopPolicy, type Domain, type DomainDisk } from '../domain/domain.ts';
-import { withErrorPolicy } from '../domain/edit.ts';
-import type { Image } from '../domain/image.ts';
-import { CdpError, RefusedError, UsageError } from '../errors.ts';
-import type { DomainRef } from '../libvirt/types.ts';
-import { imageName, parseImageUri, sameStorage } from '../storage/image.ts';
-import { createImage, measureImage, resolveImage } from '../storage/tools.ts';
-import type { Host } from './host.ts';
-import type { Protector } from './protector.ts';
-import { newDiskRecord } from './record.ts';
+import { imageFromDiskXml } from '../../domain/disk-image.ts';
+import { policies, type DeclaredDisk, type Policy } from '../../domain/declaration.ts';
+import { hasStopPolicy, type Domain, type DomainDisk } from '../../domain/domain.ts';
+import { withErrorPolicy } from '../../domain/edit.ts';
+import type { Image } from '../../domain/image.ts';
+import { CdpError, RefusedError, UsageError } from '../../errors.ts';
+import type { DomainRef } from '../../libvirt/types.ts';
+import { imageName, parseImageUri, sameStorage } from '../../storage/image.ts';
+import { createImage, measureImage, resolveImage } from '../../storage/tools.ts';
+import type { Host } from '../host.ts';
+import type { Protector } from '../protector.ts';
+import { newDiskRecord } from '../record.ts';
 
 export interface ProtectRequest {
   disk: string;

@@ -1,4 +1,4 @@
-import type { DiskObservation } from './observation.ts';
+import type { DiskObservation } from '../observation.ts';
 
 /** Which copy of a disk is damaged, as far as can be told. */
 export type Damage =

@@ -1,6 +1,6 @@
-import { RefusedError, UsageError } from '../errors.ts';
-import { imageName } from '../storage/image.ts';
-import type { Protector } from './protector.ts';
+import { RefusedError, UsageError } from '../../errors.ts';
+import { imageName } from '../../storage/image.ts';
+import type { Protector } from '../protector.ts';
 
 /** Ends the protection of one disk, or of all. The mirror's data are left alone. */
 export async function unprotect(protector: Protector, { disk, keep }: { disk?: string | undefined; keep?: 'mirror' | undefined }): Promise<void> {

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
-import { answerHook } from '../../src/protection/hook-answer.ts';
-import type { DiskRecord, DomainRecord } from '../../src/protection/record.ts';
-import { look, record } from './observations.ts';
+import { answerHook } from '../../../src/protection/starts/hook-answer.ts';
+import type { DiskRecord, DomainRecord } from '../../../src/protection/record.ts';
+import { look, record } from '../observations.ts';
 
 const uuid = '8a2f0b4e-0000-4000-8000-000000000001';
 

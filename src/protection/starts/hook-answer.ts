@@ -1,8 +1,8 @@
-import { parseDomain, type Domain } from '../domain/domain.ts';
-import { withDiskImage } from '../domain/edit.ts';
-import type { Image } from '../domain/image.ts';
-import { imageName, sameStorage } from '../storage/image.ts';
-import type { DiskRecord, DomainRecord } from './record.ts';
+import { parseDomain, type Domain } from '../../domain/domain.ts';
+import { withDiskImage } from '../../domain/edit.ts';
+import type { Image } from '../../domain/image.ts';
+import { imageName, sameStorage } from '../../storage/image.ts';
+import type { DiskRecord, DomainRecord } from '../record.ts';
 
 /** What libvirt's hook is to do. */
 export interface HookAnswer {

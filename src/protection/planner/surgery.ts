@@ -1,11 +1,11 @@
-import type { Image } from '../domain/image.ts';
-import { diskNames, trackPrefix } from '../graph/names.ts';
-import type { DiskGraph, PrimaryNodes } from '../graph/view.ts';
-import type { BitmapName } from '../qmp/commands.ts';
-import type { Side } from './model.ts';
-import type { DiskObservation, Observation } from './observation.ts';
-import type { CopyRecord, DiskRecord } from './record.ts';
-import type { Step } from './steps.ts';
+import type { Image } from '../../domain/image.ts';
+import { diskNames, trackPrefix } from '../../graph/names.ts';
+import type { DiskGraph, PrimaryNodes } from '../../graph/view.ts';
+import type { BitmapName } from '../../qmp/commands.ts';
+import type { Side } from '../model.ts';
+import type { DiskObservation, Observation } from '../observation.ts';
+import type { CopyRecord, DiskRecord } from '../record.ts';
+import type { Step } from '../steps.ts';
 
 /** A step of one disk's plan; `recordDisk` becomes the domain's `record`. */
 export type DiskStep = Step | { step: 'recordDisk'; record: DiskRecord };

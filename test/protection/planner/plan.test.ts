@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
-import { plan } from '../../src/protection/plan.ts';
-import type { Step, StepArguments, StepName } from '../../src/protection/steps.ts';
-import type { DomainRecord } from '../../src/protection/record.ts';
+import { plan } from '../../../src/protection/planner/plan.ts';
+import type { Step, StepArguments, StepName } from '../../../src/protection/steps.ts';
+import type { DomainRecord } from '../../../src/protection/record.ts';
 import {
   answering,
   failed,
@@ -17,7 +17,7 @@ import {
   record,
   unknown,
   type DiskParts,
-} from './observations.ts';
+} from '../observations.ts';
 
 type Situation = Parameters<typeof look>;
 

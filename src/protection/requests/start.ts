@@ -1,13 +1,13 @@
-import { withDiskImage } from '../domain/edit.ts';
-import type { Image } from '../domain/image.ts';
-import { CdpError, RefusedError } from '../errors.ts';
-import { imageName, sameStorage } from '../storage/image.ts';
-import { probeImage } from '../storage/tools.ts';
-import type { Host } from './host.ts';
-import type { Side } from './model.ts';
-import type { Protector } from './protector.ts';
-import type { DiskRecord } from './record.ts';
-import { stale } from './surgery.ts';
+import { withDiskImage } from '../../domain/edit.ts';
+import type { Image } from '../../domain/image.ts';
+import { CdpError, RefusedError } from '../../errors.ts';
+import { imageName, sameStorage } from '../../storage/image.ts';
+import { probeImage } from '../../storage/tools.ts';
+import type { Host } from '../host.ts';
+import type { Side } from '../model.ts';
+import type { Protector } from '../protector.ts';
+import type { DiskRecord } from '../record.ts';
+import { stale } from '../planner/surgery.ts';
 
 /** Starts a domain from the current copy of each disk; where the primary is gone and the mirror is current, from the mirror. */
 export async function start(

@@ -1,5 +1,5 @@
-import { errorText } from '../errors.ts';
-import type { Protector } from './protector.ts';
+import { errorText } from '../../errors.ts';
+import type { Protector } from '../protector.ts';
 
 const firstRetryMs = 10_000;
 const lastRetryMs = 10 * 60_000;

@@ -1,7 +1,7 @@
-import { diskNames } from '../graph/names.ts';
-import type { PrimaryNodes, TrackBitmap } from '../graph/view.ts';
-import type { Side } from './model.ts';
-import type { Observation } from './observation.ts';
+import { diskNames } from '../../graph/names.ts';
+import type { PrimaryNodes, TrackBitmap } from '../../graph/view.ts';
+import type { Side } from '../model.ts';
+import type { Observation } from '../observation.ts';
 import { nothing, steps, surgery, type DiskPlan } from './disk-plan.ts';
 import { arm, newBitmap, passBitmap, type DiskStep, type PresentDisk } from './surgery.ts';
 

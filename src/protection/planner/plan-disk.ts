@@ -1,13 +1,13 @@
-import { diskNames } from '../graph/names.ts';
-import type { PrimaryNodes } from '../graph/view.ts';
-import type { Image } from '../domain/image.ts';
-import { imageName, sameStorage } from '../storage/image.ts';
+import { diskNames } from '../../graph/names.ts';
+import type { PrimaryNodes } from '../../graph/view.ts';
+import type { Image } from '../../domain/image.ts';
+import { imageName, sameStorage } from '../../storage/image.ts';
 import { damageOf } from './damage.ts';
-import type { DiskObservation, Observation } from './observation.ts';
+import type { DiskObservation, Observation } from '../observation.ts';
 import { nothing, steps, surgery, type DiskPlan } from './disk-plan.ts';
 import { planRebuild, planRebuildByLibvirt } from './plan-rebuild.ts';
 import { planSync } from './plan-sync.ts';
-import type { Side } from './model.ts';
+import type { Side } from '../model.ts';
 import {
   adoptRebuilt,
   armIdentical,

@@ -1,5 +1,5 @@
-import { diskNames } from '../graph/names.ts';
-import type { Observation } from './observation.ts';
+import { diskNames } from '../../graph/names.ts';
+import type { Observation } from '../observation.ts';
 import { nothing, steps, surgery, type DiskPlan } from './disk-plan.ts';
 import { planSync } from './plan-sync.ts';
 import { buildLayers, dropLayers, pivot, type PresentDisk } from './surgery.ts';

@@ -1,8 +1,8 @@
-import type { DiskObservation, Observation } from './observation.ts';
+import type { DiskObservation, Observation } from '../observation.ts';
 import { damageOf } from './damage.ts';
 import { planDisk } from './plan-disk.ts';
-import type { DiskRecord, DomainRecord } from './record.ts';
-import type { Step } from './steps.ts';
+import type { DiskRecord, DomainRecord } from '../record.ts';
+import type { Step } from '../steps.ts';
 import type { DiskStep, Surgery } from './surgery.ts';
 
 /**

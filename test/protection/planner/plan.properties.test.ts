@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import fc from 'fast-check';
-import { happen, happening, heal } from './happenings.ts';
-import { SimulatedAgent } from './simulated-agent.ts';
-import { SimulatedDomain } from './simulated-domain.ts';
+import { happen, happening, heal } from '../happenings.ts';
+import { SimulatedAgent } from '../simulated-agent.ts';
+import { SimulatedDomain } from '../simulated-domain.ts';
 
 const scenario = fc.record({
   policy: fc.constantFrom('available' as const, 'strict' as const),
