@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { Writable } from 'node:stream';
 import winston from 'winston';
 import type { Action, ActionResult, AgentApi, HookCall } from '../../src/control/api.ts';
-import type { HookAnswer } from '../../src/protection/hook-answer.ts';
+import type { HookAnswer } from '../../src/protection/starts/hook-answer.ts';
 import { AgentClient } from '../../src/control/client.ts';
 import { startServer } from '../../src/control/server.ts';
 import { CdpError } from '../../src/errors.ts';

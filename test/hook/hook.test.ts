@@ -7,7 +7,7 @@ import { join, resolve } from 'node:path';
 import { build } from 'esbuild';
 import { installHookFile, renderHook } from '../../src/cli/hook-file.ts';
 import { newDiskRecord, type DomainRecord } from '../../src/protection/record.ts';
-import { writeStaleSources } from '../../src/protection/stale-sources.ts';
+import { writeStaleSources } from '../../src/protection/starts/stale-sources.ts';
 import type { Image } from '../../src/domain/image.ts';
 import { FakeAgent } from '../control/fake-agent.ts';
 

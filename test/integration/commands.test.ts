@@ -82,8 +82,8 @@ describe('the commands', function () {
     const { guest, primary, mirror } = await protectedGuest('web3');
     await agent.mustCdp('failover', 'web3');
     assert.equal(await sourceOf(guest, 'next start'), mirror);
-    assert.equal((await failure(exitCodes.usage, 'failover', 'web3')).code, 'failed-over');
-    assert.equal((await failure(exitCodes.usage, 'hold', 'web3')).code, 'failed-over');
+    assert.equal((await failure(exitCodes.failed, 'failover', 'web3')).code, 'failed-over');
+    assert.equal((await failure(exitCodes.failed, 'hold', 'web3')).code, 'failed-over');
     await goesOn(guest, 100);
 
     const mark = new Mark(primary, markBlock);
@@ -191,11 +191,11 @@ describe('the commands', function () {
       [exitCodes.failed, 'mirror-too-small', 'vda', small.file],
       [exitCodes.failed, 'mirror-size-differs', 'vda', odd.file],
       [exitCodes.failed, 'image-in-use', 'vda', other.file],
-      [exitCodes.usage, 'image-is-primary', 'vda', image.file],
+      [exitCodes.failed, 'image-is-primary', 'vda', image.file],
       [exitCodes.refused, 'mirror-holds-data', 'vda', full.file],
       [exitCodes.failed, 'mirror-missing', 'vda', lab.path('web8-none.raw')],
       [exitCodes.failed, 'image-exists', 'vda', full.file, '--create'],
-      [exitCodes.usage, 'disk-not-found', 'vdx', full.file],
+      [exitCodes.failed, 'disk-not-found', 'vdx', full.file],
       [exitCodes.usage, 'image-uri-invalid', 'vda', 'gopher://example.org/1'],
       [exitCodes.usage, 'image-uri-invalid', 'vda', 'relative.raw'],
     ];
@@ -208,7 +208,7 @@ describe('the commands', function () {
     assert.deepEqual(await events(agent, 'web8'), []);
 
     await agent.mustCdp('protect', 'web8', '--disk', 'vda', '--mirror', full.file, '--overwrite-mirror');
-    assert.equal((await failure(exitCodes.usage, 'protect', 'web8', '--disk', 'vda', '--mirror', full.file)).code, 'already-protected');
+    assert.equal((await failure(exitCodes.failed, 'protect', 'web8', '--disk', 'vda', '--mirror', full.file)).code, 'already-protected');
     assert.equal((await failure(exitCodes.failed, 'protect', 'web9', '--disk', 'vda', '--mirror', full.file)).code, 'image-in-use');
     assert.equal((await failure(exitCodes.refused, 'failover', 'web8')).code, 'mirror-stale');
   });

@@ -5,7 +5,7 @@ import { parseDomain } from '../../src/domain/domain.ts';
 import type { Guest } from '../lab/guest.ts';
 import type { NbdServer } from '../lab/storage.ts';
 import { assertNothingLost, endWell, goesOn } from './copies-hold.ts';
-import { events, nodeNames, roots, setScene, sourceOf, waitLiveStatus, waitState } from './scene.ts';
+import { events, nodeNames, roots, setScene, sourceOf, waitForLibvirt, waitLiveStatus, waitState } from './scene.ts';
 
 describe('a start', function () {
   this.timeout(150_000);
@@ -177,11 +177,24 @@ describe('a start', function () {
     await endWell(guest, [{ filename: path, format: 'qcow2' }, mirror.file]);
   });
 
-  it('by virt-cdp start keeps the overlay of a snapshot that was taken a moment before the stop', async () => {
+  it('after a snapshot that the agent did not see is left to virsh, and keeps the overlay', async () => {
     const { agent, lab } = scene;
     const { guest, mirror } = await protectedGuest('web8');
     const overlay = lab.path('web8.overlay');
+    await agent.kill('SIGKILL');
     await lab.virsh('snapshot-create-as', 'web8', 's1', '--disk-only', '--no-metadata', '--diskspec', `vda,file=${overlay}`);
+    await goesOn(guest, 20);
+    await guest.shutdown();
+    await agent.start();
+    await waitForLibvirt(agent);
+    const refused = await agent.cdp('start', 'web8');
+    assert.equal(refused.code, 4, refused.stderr);
+    assert.ok(refused.stderr.includes(overlay), refused.stderr);
+
+    await guest.start();
+    assert.equal(await sourceOf(guest, 'live'), overlay);
+    const armed = await waitState(agent, 'web8', 'protected');
+    assert.equal(armed.primary.source, overlay);
     await goesOn(guest, 20);
     await guest.shutdown();
     await waitState(agent, 'web8', 'stopped');
@@ -189,9 +202,7 @@ describe('a start', function () {
     await agent.mustCdp('start', 'web8');
     await guest.witness.waitReady(60_000, boots + 1);
     assert.equal(await sourceOf(guest, 'live'), overlay);
-    const armed = await waitState(agent, 'web8', 'protected');
-    assert.equal(armed.primary.source, overlay);
-    await goesOn(guest, 20);
+    await waitState(agent, 'web8', 'protected');
     await endWell(guest, [{ filename: overlay, format: 'qcow2' }, mirror.file]);
   });
 
