@@ -46,11 +46,12 @@ function onProtected<Args>(
 export function agentApi(host: Host): AgentApi {
   return {
     domains: async (all) => {
-      const protectedOnes = host.protectors().map((protector) => protector.status());
+      const protectedOnes = host.protectors().map((protector) => protector.status(blindness(host)));
       return all ? [...protectedOnes, ...(await undeclared(host, protectedOnes))] : protectedOnes;
     },
-    domain: async (name) => (await protectorNamed(host, name)).status(),
+    domain: async (name) => (await protectorNamed(host, name)).status(blindness(host)),
     act: async (name, action, args) => {
+      await host.reached();
       const { protector, message, warnings } = await carriers[action](host, name, args);
       return { message, warnings, status: protector.record.disks.length > 0 ? protector.status() : null };
     },
@@ -58,6 +59,10 @@ export function agentApi(host: Host): AgentApi {
     eventsSince: (since) => host.events.since(since),
     followEvents: (listener) => host.events.follow(listener),
   };
+}
+
+function blindness(host: Host): string | null {
+  return host.session.state === 'connected' ? null : 'libvirt does not answer';
 }
 
 /** By name or UUID from memory, so that it works without libvirt; by id from libvirt. */

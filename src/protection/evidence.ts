@@ -21,14 +21,17 @@ export function damageReport({ event, data }: QmpEvent, disk: DiskObservation): 
   };
 }
 
-/** Which disk's failed I/O stopped the guest; '' if it is none of ours. The event names the node under the device. */
-export function stoppedDisk({ data }: QmpEvent, disks: DiskObservation[]): string {
+/**
+ * Which disk's failed I/O stopped the guest, by the node under the device that the event names; null if the name is not known: it is
+ * none of ours, or the graph has changed since the last look.
+ */
+export function stoppedDisk({ data }: QmpEvent, disks: DiskObservation[]): string | null {
   const node = data['node-name'];
   const disk = disks.find(
     ({ graph, record: { dev } }) =>
       graph !== null && (graph.root === node || Object.values(diskNames(dev)).some((name) => name === node) || graph.primary?.chain.some((name) => name === node)),
   );
-  return disk?.record.dev ?? '';
+  return disk?.record.dev ?? null;
 }
 
 /**

@@ -21,7 +21,7 @@ import { fingerprint } from '../storage/fingerprint.ts';
 import { probeImage } from '../storage/tools.ts';
 import { requireNoWrites } from '../sync/untouched.ts';
 import { flushNode } from '../sync/flush.ts';
-import { cancelSync, endFullSync, finishDelta, startDelta, startFullSync } from '../sync/jobs.ts';
+import { cancelSync, endFullSync, finishDelta, liftLimit, startDelta, startFullSync } from '../sync/jobs.ts';
 import type { DiskMemory } from './disk-memory.ts';
 import type { LiveDomain } from './live-domain.ts';
 import type { EventName, Side } from './model.ts';
@@ -112,6 +112,7 @@ const executors: Executors = {
   untrack: ({ live }, { node, bitmap }) => removeBitmap(live.monitor, node, bitmap),
   startFullSync: ({ live, maxBytesPerS }, { dev, from, to }) =>
     startFullSync(live.monitor, { job: diskNames(dev).syncJob, from, to, maxBytesPerS }),
+  liftLimit: ({ live }, { dev }) => liftLimit(live.monitor, diskNames(dev).syncJob),
   endFullSync: ({ live }, { dev }) => endFullSync(live.monitor, diskNames(dev).syncJob),
   startDelta: ({ live, maxBytesPerS }, { dev, from, to, bitmap }) =>
     startDelta(live.monitor, { job: diskNames(dev).syncJob, from, to, maxBytesPerS }, bitmap),

@@ -32,6 +32,17 @@ export interface HostParts {
   afterStep: (step: Step) => void;
 }
 
+/** How long a request waits for a libvirt that is not connected. */
+const reachMs = 5_000;
+
+function libvirtUnreachable(socket: string): CdpError {
+  return new CdpError({
+    code: 'libvirt-unreachable',
+    message: `libvirt does not answer on ${socket}`,
+    hint: 'systemctl status libvirtd (or virtqemud); another socket is named by libvirt.socket in the configuration',
+  });
+}
+
 /** The protected domains of this host: one protector each, woken by what libvirt reports. */
 export class Host {
   readonly session: LibvirtSession;
@@ -91,6 +102,22 @@ export class Host {
   protectorOf(uuid: string): Protector | null {
     const protector = this.#protectors.get(uuid);
     return protector !== undefined && protector.record.disks.length > 0 ? protector : null;
+  }
+
+  /** Waits a moment for libvirt. @throws CdpError `libvirt-unreachable` */
+  async reached(): Promise<void> {
+    const { session } = this;
+    if (session.state === 'connected') return;
+    let stop = (): void => undefined;
+    const connected = new Promise<void>((resolve, reject) => {
+      const timer = setTimeout(() => reject(libvirtUnreachable(this.config().libvirt.socket)), reachMs);
+      const unsubscribe = session.onConnected(resolve);
+      stop = () => {
+        clearTimeout(timer);
+        unsubscribe();
+      };
+    });
+    await connected.finally(() => stop());
   }
 
   /** A domain by name, UUID or id, as in virsh. @throws CdpError `no-such-domain` */

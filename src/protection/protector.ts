@@ -17,7 +17,7 @@ import { observe } from './observe.ts';
 import { plan, withDisk } from './planner/plan.ts';
 import { RecordKeeper } from './record-keeper.ts';
 import { sinceStart, type DiskRecord, type DomainRecord, type DomainRecordSchema } from './record.ts';
-import { diskStatus, domainStatus, recordedStatus, stateOf } from './status.ts';
+import { diskStatus, domainStatus, recordedStatus, stateOf, unseenStatus } from './status.ts';
 import type { Step } from './steps.ts';
 
 /** What all protectors of a host share. */
@@ -71,7 +71,7 @@ export class Protector {
   readonly #announcer: Announcer;
   readonly #keeper: RecordKeeper;
   readonly #memory = new Map<string, DiskMemory>();
-  /** The disks that stopped the guest since it last ran, '' for one that is not ours; empty when no event told. */
+  /** The disks that stopped the guest since it last ran; empty when no event told, and the devices' io-status has to. */
   readonly #failing = new Set<string>();
   #looksSoon = 0;
   #live: LiveDomain | null = null;
@@ -81,6 +81,8 @@ export class Protector {
   #failures = 0;
   #timer: NodeJS.Timeout | undefined;
   #closed = false;
+  /** The live metadata say what was last shown. */
+  #shownToLibvirt = false;
   /** When the guest itself shut QEMU down. */
   #shutdownAtMs: number | null = null;
 
@@ -111,6 +113,7 @@ export class Protector {
     this.#live = live;
     this.#last = null;
     this.#shutdownAtMs = null;
+    this.#shownToLibvirt = false;
     this.#memory.clear();
     this.#failing.clear();
     for (const { dev } of this.record.disks) this.memoryOf(dev).touched = !booted;
@@ -174,11 +177,14 @@ export class Protector {
     this.wake();
   }
 
-  status(): DomainStatus {
+  /** `blind`: why nobody can look at the domain now; what was seen before is then no news. */
+  status(blind: string | null = null): DomainStatus {
     const running = this.#live !== null;
+    const unseen = blind ?? (running && this.#last === null ? 'it was not looked at yet' : null);
     const disks = this.record.disks.map((record) => {
       const seen = this.#last?.disks.find((disk) => disk.record.dev === record.dev);
       const memory = this.memoryOf(record.dev);
+      if (unseen !== null) return unseenStatus(record, memory, unseen);
       return running && seen !== undefined ? diskStatus({ ...seen, record }, memory) : recordedStatus(record, memory);
     });
     return domainStatus(this.record, running, disks);
@@ -301,7 +307,7 @@ export class Protector {
       if (view.state === 'protected') this.memoryOf(disk.dev).succeeded();
       return view;
     });
-    if (changed) await this.#showToLibvirt(live, this.record.disks);
+    if (changed || !this.#shownToLibvirt) await this.#showToLibvirt(live, this.record.disks);
     this.#shared.shown(this);
   }
 
@@ -312,8 +318,10 @@ export class Protector {
       return record === undefined ? [] : [{ dev, state, since, runningOn, mirror: imageName(record.mirror.image) }];
     });
     const xml = disks.length === 0 ? null : statusToXml({ instance: live.instance, disks });
+    this.#shownToLibvirt = false;
     try {
       await live.setLiveMetadata(STATUS_URI, STATUS_KEY, xml);
+      this.#shownToLibvirt = true;
     } catch (error) {
       this.#log.warn('the live metadata could not be written', { error: errorText(error) });
     }
@@ -363,8 +371,8 @@ export class Protector {
       for (const memory of this.#memory.values()) memory.ioErrorIsPast = false;
     }
     if (event.event === 'SHUTDOWN' && event.data['guest'] === true) this.#shutdownAtMs = Date.now();
-    // Before the first look nobody knows whose nodes they are; the devices' io-status tells then.
-    if (event.event === 'BLOCK_IO_ERROR' && this.#last !== null) this.#failing.add(stoppedDisk(event, this.#last.disks));
+    const stopped = event.event === 'BLOCK_IO_ERROR' ? stoppedDisk(event, this.#last?.disks ?? []) : null;
+    if (stopped !== null) this.#failing.add(stopped);
     for (const disk of this.#last?.disks ?? []) {
       const memory = this.memoryOf(disk.record.dev);
       if (event.event === 'RESET' && disk.graph?.layout === 'pair' && memory.health.primary.is !== 'failed') memory.health.mirror = resetDamage;

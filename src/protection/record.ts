@@ -61,6 +61,8 @@ const diskRecordSchema = z.strictObject({
   intent: intentSchema,
   /** Where later rebuilds put the new primary, with {domain}, {dev} and {n}. */
   rebuildTo: z.string().nullable(),
+  /** Primaries of former days: nobody must start from them. */
+  retired: z.array(imageSchema),
   /** Rebuild without being asked. */
   rebuildAuto: z.boolean(),
   /** How many rebuilds were begun; the next one's {n} is one more. */
@@ -121,6 +123,7 @@ export function newDiskRecord(
     rebuildTo: rebuild?.to ?? null,
     rebuildAuto: rebuild?.auto ?? false,
     rebuilds: 0,
+    retired: [],
     exposedSince: null,
     state: running ? 'waiting' : 'stopped',
     since: new Date().toISOString(),

@@ -89,6 +89,13 @@ export function recordedStatus(record: DiskRecord, memory: DiskMemory): DiskStat
   };
 }
 
+/** A disk that nobody can look at is never called better than `waiting`, whatever it was when it was last seen. */
+export function unseenStatus(record: DiskRecord, memory: DiskMemory, why: string): DiskStatus {
+  const last = recordedStatus(record, memory);
+  if (last.state === 'stopped') return last;
+  return { ...last, state: worst([last.state, 'waiting']), reason: `${why}; it was last seen ${last.state}` };
+}
+
 export function domainStatus(record: DomainRecord, running: boolean, disks: DiskStatus[]): DomainStatus {
   return {
     domain: record.name,

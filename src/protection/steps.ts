@@ -35,6 +35,8 @@ export interface StepArguments {
   track: { dev: string; node: string; bitmap: string; merged: BitmapName[] };
   untrack: { node: string; bitmap: string };
   startFullSync: { dev: string; from: string; to: string };
+  /** Lets a sync run as fast as it can. */
+  liftLimit: { dev: string };
   endFullSync: { dev: string };
   startDelta: { dev: string; from: string; to: string; bitmap: string };
   /** The last delta, while the disk is parked. */

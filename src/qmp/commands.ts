@@ -100,6 +100,8 @@ export interface BlockJob {
   /** Bytes in all. */
   len: number;
   ready: boolean;
+  /** Bytes per second; 0 is unlimited. */
+  speed: number;
   status: string;
   'io-status': 'ok' | 'failed' | 'nospace';
 }

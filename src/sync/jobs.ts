@@ -29,6 +29,11 @@ export async function startFullSync(monitor: Monitor, { job, from, to, maxBytesP
   });
 }
 
+/** A guest may write faster than a limited sync copies; it would never be ready. */
+export async function liftLimit(monitor: Monitor, job: string): Promise<void> {
+  await monitor.execute('block-job-set-speed', { device: job, speed: 0 });
+}
+
 /** Ends a full sync that is ready: the target is then whole, but for what the tracking bitmap recorded. */
 export async function endFullSync(monitor: Monitor, job: string): Promise<void> {
   const end = await jobEndAfter(monitor, job, jobEndDeadlineMs, () =>

@@ -53,7 +53,7 @@ describe('stoppedDisk', () => {
 
   it('finds the disk by any of its nodes', () => {
     assert.deepEqual(['cdp-vda', 'cdp-vda-park', 'libvirt-1-storage'].map(stopped), ['vda', 'vda', 'vda']);
-    assert.equal(stopped('libvirt-9-format'), '');
+    assert.equal(stopped('libvirt-9-format'), null);
   });
 });
 

@@ -67,6 +67,7 @@ export const graph = {
 export const job = (part: Partial<NonNullable<DiskGraph['syncJob']>>): NonNullable<DiskGraph['syncJob']> => ({
   device: 'cdp-vda-sync',
   type: 'mirror',
+  speed: 0,
   offset: 1,
   len: 2,
   ready: false,

@@ -102,6 +102,7 @@ const executors: Executors = {
     const { syncJob } = diskNames(dev);
     qemu.startJob({ id: syncJob, type: 'mirror', device: from, to, bitmap: null, todo: allBlocks() }, syncJob);
   },
+  liftLimit: () => undefined,
   endFullSync: (domain, { dev }) => {
     const qemu = qemuOf(domain);
     const job = jobOf(qemu, diskNames(dev).syncJob);

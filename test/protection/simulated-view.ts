@@ -33,7 +33,7 @@ export function graphOf(qemu: SimulatedQemu, dev: string, index: number | undefi
   const view = (job: Job | undefined): DiskGraph['syncJob'] =>
     job === undefined
       ? null
-      : { device: job.id, type: job.type, ready: job.ready, offset: 0, len: 0, status: 'running', 'io-status': 'ok' };
+      : { device: job.id, type: job.type, ready: job.ready, offset: 0, len: 0, speed: 0, status: 'running', 'io-status': 'ok' };
   const tracking = (on: Side, name: string): DiskGraph['tracking'] =>
     [...(qemu.nodes.get(name)?.bitmaps ?? [])].flatMap(([bitmap, dirty]) =>
       bitmap.startsWith(trackPrefix) ? [{ name: bitmap, on, dirtyBytes: dirty.size * blockBytes }] : [],

@@ -31,7 +31,9 @@ export function planSync(disk: PresentDisk, route: SyncRoute): DiskPlan {
   const { dev, track } = record;
   const { target, primary } = route;
   if (graph.syncJob !== null) {
-    if (!(graph.syncJob.type === 'mirror' && graph.syncJob.ready)) return nothing;
+    const { type, ready, offset, speed } = graph.syncJob;
+    if (type === 'mirror' && !ready && offset > graph.sizeBytes && speed !== 0) return steps({ step: 'liftLimit', dev });
+    if (!(type === 'mirror' && ready)) return nothing;
     return track === null
       ? steps({ step: 'cancelSync', dev })
       : steps({ step: 'endFullSync', dev }, { step: 'recordDisk', record: { ...record, track: { ...track, base: 'whole' } } });

@@ -1,5 +1,6 @@
 import type { Image } from '../../domain/image.ts';
 import { diskNames, trackPrefix } from '../../graph/names.ts';
+import { sameStorage } from '../../storage/image.ts';
 import type { DiskGraph, PrimaryNodes } from '../../graph/view.ts';
 import type { BitmapName } from '../../qmp/commands.ts';
 import type { Side } from '../model.ts';
@@ -200,6 +201,7 @@ export function adoptRebuilt(o: Observation, disk: PresentDisk, primary: Primary
     primary: { image: to, current: true, consistentAsOf: null, reachable: true },
     intent: { kind: 'protect' },
     layerNames: [],
+    retired: [...record.retired, record.primary.image].filter((image) => !sameStorage(image, to)),
   };
   if (!graph.mirrorOpen) {
     const bitmap = newBitmap(o);

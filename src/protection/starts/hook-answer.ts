@@ -56,6 +56,9 @@ function staleCopy(records: DomainRecord[], image: Image): { record: DomainRecor
       const { primary, mirror } = disk;
       if (!primary.current && sameStorage(image, primary.image)) return { record, disk, current: mirror.image };
       if (!mirror.current && sameStorage(image, mirror.image)) return { record, disk, current: primary.image };
+      if (disk.retired.some((former) => sameStorage(image, former))) {
+        return { record, disk, current: (primary.current ? primary : mirror).image };
+      }
     }
   }
   return null;

@@ -9,9 +9,12 @@ import type { DomainRecord } from '../record.ts';
  */
 export async function writeStaleSources(storePath: string, records: DomainRecord[]): Promise<void> {
   const stale = records.flatMap(({ disks }) =>
-    disks.flatMap(({ primary, mirror }) => [primary, mirror].filter(({ current }) => !current)),
+    disks.flatMap(({ primary, mirror, retired }) => [
+      ...[primary, mirror].flatMap(({ current, image }) => (current ? [] : [image])),
+      ...retired,
+    ]),
   );
-  const lines = stale.map(({ image }) => escapeXml(telltale(image.source)));
+  const lines = stale.map(({ source }) => escapeXml(telltale(source)));
   await writeDurably(join(storePath, 'stale-sources'), lines.map((line) => `${line}\n`).join(''));
 }
 
