@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { DECLARATION_URI } from '../../src/domain/declaration.ts';
 import { z } from 'zod';
 import { domainStatusesSchema, errorAnswerSchema, protectionEventSchema } from '../../src/control/schema.ts';
 import { parseDomain } from '../../src/domain/domain.ts';
@@ -210,6 +211,9 @@ describe('the commands', function () {
     await agent.mustCdp('protect', 'web8', '--disk', 'vda', '--mirror', full.file, '--overwrite-mirror');
     assert.equal((await failure(exitCodes.failed, 'protect', 'web8', '--disk', 'vda', '--mirror', full.file)).code, 'already-protected');
     assert.equal((await failure(exitCodes.failed, 'protect', 'web9', '--disk', 'vda', '--mirror', full.file)).code, 'image-in-use');
+    await lab.virsh('metadata', 'web8', '--config', '--uri', DECLARATION_URI, '--remove');
+    assert.match(await agent.mustCdp('protect', 'web8', '--disk', 'vda', '--mirror', full.file, '--no-wait'), /declared/);
+    assert.ok((await lab.virsh('dumpxml', 'web8', '--inactive')).includes(DECLARATION_URI));
     assert.equal((await failure(exitCodes.refused, 'failover', 'web8')).code, 'mirror-stale');
   });
 

@@ -10,6 +10,7 @@ import { createImage, measureImage, resolveImage } from '../../storage/tools.ts'
 import type { Host } from '../host.ts';
 import type { Protector } from '../protector.ts';
 import { newDiskRecord } from '../record.ts';
+import { unprotect } from './unprotect.ts';
 
 export interface ProtectRequest {
   disk: string;
@@ -29,8 +30,12 @@ export async function protect(host: Host, ref: DomainRef, request: ProtectReques
   const { domain, persistent } = await host.definition(ref);
   const disk = findDisk(domain, request.disk);
   const primary = protectableImage(disk);
-  const known = host.protectorOf(ref.uuid)?.record;
-  if (known?.disks.some(({ dev }) => dev === disk.dev)) {
+  const known = host.protectorOf(ref.uuid);
+  const declaredBefore = domain.declaration?.disks.some(({ dev }) => dev === disk.dev) === true;
+  if (known?.record.disks.some(({ dev }) => dev === disk.dev) === true && !declaredBefore) {
+    return { protector: known, warnings: await declareAgain(host, ref, domain, disk, known, persistent) };
+  }
+  if (known !== null && declaredBefore) {
     throw new UsageError({
       code: 'already-protected',
       message: `${ref.name}'s disk ${disk.dev} is already protected`,
@@ -51,17 +56,46 @@ export async function protect(host: Host, ref: DomainRef, request: ProtectReques
     rebuild: rebuildTo === null ? null : { to: rebuildTo, format: primary.format, auto: false },
     previousErrorPolicy: { errorPolicy: disk.errorPolicy, readErrorPolicy: disk.readErrorPolicy },
   };
-  const others = domain.declaration?.disks.filter(({ dev }) => dev !== disk.dev) ?? [];
   const protector = await host.declare(ref, policy, [newDiskRecord(declared, primary, ref.id >= 0)]);
   try {
-    await host.writeDeclaration(ref, { policy, disks: [...others, declared] }, (xml) =>
-      withErrorPolicy(xml, disk.dev, { errorPolicy: 'stop', readErrorPolicy: 'stop' }),
-    );
+    await writeDeclared(host, ref, domain, policy, declared);
   } catch (error) {
-    await protector.change((record) => Promise.resolve({ record: { ...record, disks: record.disks.filter(({ dev }) => dev !== disk.dev) }, result: undefined }));
+    await unprotect(protector, { disk: disk.dev });
     throw error;
   }
   return { protector, warnings: await startWarnings(protector, disk.dev, persistent) };
+}
+
+/** The record knows the disk, but the definition does not: an agent died in between, or somebody redefined the domain. */
+async function declareAgain(
+  host: Host,
+  ref: DomainRef,
+  domain: Domain,
+  { dev, errorPolicy, readErrorPolicy }: DomainDisk,
+  known: Protector,
+  persistent: boolean,
+): Promise<string[]> {
+  const { name, policy, disks } = known.record;
+  const record = disks.find((disk) => disk.dev === dev);
+  if (record === undefined) return [];
+  const { primary, mirror, rebuildTo, rebuildAuto } = record;
+  await writeDeclared(host, ref, domain, policy, {
+    dev,
+    mirror: mirror.image,
+    rebuild: rebuildTo === null ? null : { to: rebuildTo, format: primary.image.format, auto: rebuildAuto },
+    previousErrorPolicy: { errorPolicy, readErrorPolicy },
+  });
+  return [
+    `${name}'s ${dev} was known already, with the mirror '${imageName(mirror.image)}', but not declared; now it is again`,
+    ...(await startWarnings(known, dev, persistent)),
+  ];
+}
+
+async function writeDeclared(host: Host, ref: DomainRef, domain: Domain, policy: Policy, declared: DeclaredDisk): Promise<void> {
+  const others = domain.declaration?.disks.filter(({ dev }) => dev !== declared.dev) ?? [];
+  await host.writeDeclaration(ref, { policy, disks: [...others, declared] }, (xml) =>
+    withErrorPolicy(xml, declared.dev, { errorPolicy: 'stop', readErrorPolicy: 'stop' }),
+  );
 }
 
 /** What begins only with the domain's next start is said, not hidden. */

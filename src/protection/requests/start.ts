@@ -21,7 +21,11 @@ export async function start(
   }
   const deadlineMs = host.config().mirror.timeoutMs;
   const chosen = new Map<string, Side>();
-  for (const disk of record.disks) chosen.set(disk.dev, await bootSide(disk, deadlineMs, acceptDataLoss === true));
+  for (const disk of record.disks) {
+    const answers = await askBoth(disk, deadlineMs);
+    for (const side of ['primary', 'mirror'] as const) protector.memoryOf(disk.dev).reachable[side] = answers[side];
+    chosen.set(disk.dev, bootSide(disk, answers, acceptDataLoss === true));
+  }
   const { client } = host.session;
   const ref = await host.find(record.uuid);
   const { domain } = await host.definition(ref);
@@ -31,7 +35,7 @@ export async function start(
   }
   await protector.change((latest) =>
     Promise.resolve({
-      record: { ...latest, disks: latest.disks.map((disk) => onlyCurrent(disk, chosen.get(disk.dev) ?? 'primary')) },
+      record: { ...latest, disks: latest.disks.map((disk) => onlyCurrent(protector.memoryOf(disk.dev).reached(disk), chosen.get(disk.dev) ?? 'primary')) },
       result: undefined,
     }),
   );
@@ -59,16 +63,17 @@ function refuseOtherImage(domain: string, { dev, primary, mirror }: DiskRecord, 
   });
 }
 
+async function askBoth({ primary, mirror }: DiskRecord, deadlineMs: number): Promise<Record<Side, boolean>> {
+  const [first, second] = await Promise.all([probeImage(primary.image, { deadlineMs }), probeImage(mirror.image, { deadlineMs })]);
+  return { primary: first.ok, mirror: second.ok };
+}
+
 /** The copy to boot from. @throws RefusedError when only a stale one answers and nobody accepted the loss. */
-async function bootSide(disk: DiskRecord, deadlineMs: number, acceptDataLoss: boolean): Promise<Side> {
-  const answers = {
-    primary: await probeImage(disk.primary.image, { deadlineMs }),
-    mirror: await probeImage(disk.mirror.image, { deadlineMs }),
-  };
+function bootSide(disk: DiskRecord, answers: Record<Side, boolean>, acceptDataLoss: boolean): Side {
   const sides: Side[] = ['primary', 'mirror'];
-  const current = sides.find((side) => disk[side].current && answers[side].ok);
+  const current = sides.find((side) => disk[side].current && answers[side]);
   if (current !== undefined) return current;
-  const staleSide = sides.find((side) => !disk[side].current && answers[side].ok);
+  const staleSide = sides.find((side) => !disk[side].current && answers[side]);
   const lost = sides.filter((side) => disk[side].current).map((side) => imageName(disk[side].image));
   if (staleSide === undefined) {
     throw new CdpError({ code: 'no-copy', message: `no copy of disk ${disk.dev} answers`, hint: `bring ${lost.join(' or ')} back` });

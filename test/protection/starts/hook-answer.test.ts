@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { answerHook } from '../../../src/protection/starts/hook-answer.ts';
 import type { DiskRecord, DomainRecord } from '../../../src/protection/record.ts';
+import { parseImageUri } from '../../../src/storage/image.ts';
 import { look, record } from '../observations.ts';
 
 const uuid = '8a2f0b4e-0000-4000-8000-000000000001';
@@ -36,6 +37,15 @@ describe('a start', () => {
     assert.match(start(record.onlyPrimary, nbdXml) ?? '', /'\/primary\/vda'/);
     const stranger = xml({ name: 'copy', id: '11111111-0000-4000-8000-000000000001', source: '/primary/../primary//vda' });
     assert.match(start(record.onlyMirror, stranger) ?? '', /^copy can't start/);
+  });
+
+  it('from a primary of former days is refused', () => {
+    const retired = { ...record.both, retired: [parseImageUri('/former/vda')] };
+    assert.match(start(retired, xml({ source: '/former/vda' })) ?? '', /stale copy .* current one is '\/primary\/vda'/);
+  });
+
+  it('from the mirror is refused while the primary is current too: the definition is behind', () => {
+    assert.match(start(record.both, nbdXml) ?? '', /names the mirror of vda.*virt-cdp start web1/);
   });
 
   it('from an image that is no copy of ours goes on', () => assert.equal(start(record.onlyMirror, xml({ source: '/elsewhere' })), null));
