@@ -1,7 +1,11 @@
 import { writeFile } from 'node:fs/promises';
 import { build } from 'esbuild';
 
-const programs = { 'virt-cdpd': 'src/agent/main.ts', 'virt-cdp': 'src/cli/main.ts', 'virt-cdp-hook': 'src/hook/main.ts' };
+const programs = {
+  'virt-cdpd': 'src/agent/main.ts',
+  'virt-cdp': 'src/cli/main.ts',
+  'virt-cdp-hook': 'src/hook/main.ts',
+};
 
 await build({
   entryPoints: programs,

@@ -43,7 +43,11 @@ export async function carryOut<A extends Action>(
 
 async function stay(context: Context, domain: string, result: ActionResult, goal: Goal): Promise<ExitCode> {
   const { client, out, interrupt } = context;
-  const wait: Wait = { domain, devs: goal.disk === undefined ? [] : [goal.disk], reached: (disk) => goal.reached(disk) };
+  const wait: Wait = {
+    domain,
+    devs: goal.disk === undefined ? [] : [goal.disk],
+    reached: (disk) => goal.reached(disk),
+  };
   const outcome = await waitFor(client, out, interrupt, wait);
   switch (outcome.kind) {
     case 'reached':

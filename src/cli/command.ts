@@ -59,7 +59,7 @@ export function defineCommand<const S extends OptionSpecs, D extends keyof Domai
 
 /** The arguments that were given, without the keys of those that were not: the API takes no `undefined`. */
 export function given<T extends Record<string, unknown>>(values: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
-  return Object.fromEntries(
-    Object.entries(values).filter(([, value]) => value !== undefined && value !== false),
-  ) as { [K in keyof T]?: Exclude<T[K], undefined> };
+  return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined && value !== false)) as {
+    [K in keyof T]?: Exclude<T[K], undefined>;
+  };
 }

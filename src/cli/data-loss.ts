@@ -22,6 +22,7 @@ export async function tellLoss(
 function lossText(disk: DiskStatus, side: Side): string[] {
   const copy = disk[side];
   if (copy.current) return [];
-  const lost = copy.consistentAsOf === null ? 'a guest may not even boot from it' : 'what was written later is not on it';
+  const lost =
+    copy.consistentAsOf === null ? 'a guest may not even boot from it' : 'what was written later is not on it';
   return [`${disk.dev}: the ${side} ${copy.source} is ${currencyText(copy)}; ${lost}`];
 }

@@ -23,12 +23,7 @@ export type Outcome =
   | { kind: 'interrupted' };
 
 /** Shows the disks' progress until all have reached their goal, one gets nowhere any more, or Ctrl-C. */
-export async function waitFor(
-  client: AgentClient,
-  out: Output,
-  interrupt: AbortSignal,
-  wait: Wait,
-): Promise<Outcome> {
+export async function waitFor(client: AgentClient, out: Output, interrupt: AbortSignal, wait: Wait): Promise<Outcome> {
   const progress = new Progress(out);
   const stillness = new Stillness();
   const ended = new AbortController();

@@ -40,18 +40,16 @@ const schema = z
     resync: z.strictObject({ max_bytes_per_s: z.number().int().min(0).default(0) }).prefault({}),
     rebuild: z.strictObject({ auto: z.boolean().default(false) }).prefault({}),
   })
-  .transform(
-    ({ libvirt, store, socket, log, mirror, hook, resync, rebuild }): Config => ({
-      libvirt: { socket: libvirt.socket ?? defaultLibvirtSocket() },
-      store,
-      socket,
-      log,
-      mirror: { timeoutMs: mirror.timeout_ms },
-      hook: { deadlineMs: hook.deadline_ms },
-      resync: { maxBytesPerS: resync.max_bytes_per_s },
-      rebuild,
-    }),
-  );
+  .transform(({ libvirt, store, socket, log, mirror, hook, resync, rebuild }): Config => ({
+    libvirt: { socket: libvirt.socket ?? defaultLibvirtSocket() },
+    store,
+    socket,
+    log,
+    mirror: { timeoutMs: mirror.timeout_ms },
+    hook: { deadlineMs: hook.deadline_ms },
+    resync: { maxBytesPerS: resync.max_bytes_per_s },
+    rebuild,
+  }));
 
 /** The modular daemon's socket if this host has it, else the monolithic daemon's (libvirt's docs/daemons). */
 function defaultLibvirtSocket(): string {

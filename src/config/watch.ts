@@ -47,5 +47,8 @@ export async function watchConfig(file: string, listener: ConfigListener): Promi
 
 function asCdpError(error: unknown): CdpError {
   if (error instanceof CdpError) return error;
-  return new CdpError({ code: 'config-unreadable', message: `the configuration could not be read: ${errorText(error)}` });
+  return new CdpError({
+    code: 'config-unreadable',
+    message: `the configuration could not be read: ${errorText(error)}`,
+  });
 }

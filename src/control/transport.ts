@@ -91,7 +91,12 @@ function unreachable(call: Call, deadline: AbortSignal, cause: unknown): AgentUn
   const reason = (cause as NodeJS.ErrnoException).code;
   if (reason === 'EACCES' || reason === 'EPERM') {
     const message = `no permission to open the agent's socket ${socketPath}`;
-    return new AgentUnreachableError({ code, message, hint: 'run this as root, or join the group that owns it', cause });
+    return new AgentUnreachableError({
+      code,
+      message,
+      hint: 'run this as root, or join the group that owns it',
+      cause,
+    });
   }
   const message = `cannot reach the agent at ${socketPath}: ${reasonText(reason, cause)}`;
   const hint = 'start it: systemctl start virt-cdpd, or virt-cdpd --config FILE';

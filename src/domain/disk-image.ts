@@ -114,7 +114,8 @@ function readSource(disk: XmlElement): Source {
     const refused = Object.hasOwn(refusedSourceParts, name) ? refusedSourceParts[name] : undefined;
     if (refused !== undefined) throw new Unsupported(refused);
   }
-  if (source.attributes.has('fdgroup')) throw new Unsupported('it is opened by a descriptor that was passed to libvirt');
+  if (source.attributes.has('fdgroup'))
+    throw new Unsupported('it is opened by a descriptor that was passed to libvirt');
   const kind = type === 'network' ? (attributeOf(source, 'protocol') ?? '') : type;
   if (!isKind(kind) || diskForms[kind].type !== type) {
     const what = type === 'network' ? `the network protocol '${kind}'` : `the disk type '${type}'`;
@@ -137,7 +138,9 @@ function pathFrom(source: XmlElement, attribute: string): string {
 
 function printNbd({ server, exportName }: NbdSource): string {
   const host =
-    'socket' in server ? { transport: 'unix', socket: server.socket } : { name: server.host, port: String(server.port) };
+    'socket' in server
+      ? { transport: 'unix', socket: server.socket }
+      : { name: server.host, port: String(server.port) };
   const attributes = { protocol: 'nbd', name: exportName === '' ? null : exportName };
   return printXml('source', attributes, printXml('host', host));
 }

@@ -49,7 +49,10 @@ export function parseDomain(xml: string): Domain {
   const name = childOf(root, 'name')?.text ?? '';
   const uuid = childOf(root, 'uuid')?.text.trim() ?? '';
   if (root.name !== 'domain' || name === '') {
-    throw new UsageError({ code: 'xml-invalid', message: 'the XML is not a libvirt domain: it has no <domain> or <name>' });
+    throw new UsageError({
+      code: 'xml-invalid',
+      message: 'the XML is not a libvirt domain: it has no <domain> or <name>',
+    });
   }
   const devices = childOf(root, 'devices');
   const metadata = childOf(root, 'metadata')?.children ?? [];

@@ -150,7 +150,8 @@ function removeAll(parent: Element, name: string): void {
 /** With the white space before it, so that no empty line is left. */
 function removeWithIndent(element: Element): void {
   const before: Node | null = element.previousSibling;
-  if (before?.nodeType === before?.TEXT_NODE && before?.nodeValue?.trim() === '') before.parentNode?.removeChild(before);
+  if (before?.nodeType === before?.TEXT_NODE && before?.nodeValue?.trim() === '')
+    before.parentNode?.removeChild(before);
   element.parentNode?.removeChild(element);
 }
 

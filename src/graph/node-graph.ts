@@ -1,7 +1,14 @@
 import type { BlockGraph, BlockNode } from '../qmp/commands.ts';
 
 /** Drivers that pass I/O through to one child. */
-const filterDrivers = new Set(['copy-on-read', 'throttle', 'mirror_top', 'commit_top', 'copy-before-write', 'backup-top']);
+const filterDrivers = new Set([
+  'copy-on-read',
+  'throttle',
+  'mirror_top',
+  'commit_top',
+  'copy-before-write',
+  'backup-top',
+]);
 
 /** The edges that lead from a node to the image whose guest-visible data it shows. */
 const dataEdges = new Set(['file', 'backing']);
@@ -23,7 +30,15 @@ export class NodeGraph {
     const drivers = graph.nodes.filter(({ type }) => type === 'block-driver');
     this.#nameOf = new Map(drivers.map(({ id, name }) => [id, name]));
     this.#byName = new Map(
-      drivers.map(({ id, name }) => [name, { id, driver: details.get(name)?.drv ?? '', file: details.get(name)?.file ?? '', bitmaps: details.get(name)?.['dirty-bitmaps'] }]),
+      drivers.map(({ id, name }) => [
+        name,
+        {
+          id,
+          driver: details.get(name)?.drv ?? '',
+          file: details.get(name)?.file ?? '',
+          bitmaps: details.get(name)?.['dirty-bitmaps'],
+        },
+      ]),
     );
     this.#jobs = graph.nodes.filter(({ type }) => type === 'block-job');
     this.#devices = graph.nodes.filter(({ type }) => type === 'block-backend');
@@ -33,7 +48,9 @@ export class NodeGraph {
   /** The node under a device. */
   rootOf(qdev: string): string | undefined {
     const id = this.#devices.find(({ name }) => name === qdev)?.id;
-    return this.#edges.flatMap((edge) => (id !== undefined && edge.parent === id ? (this.#nameOf.get(edge.child) ?? []) : []))[0];
+    return this.#edges.flatMap((edge) =>
+      id !== undefined && edge.parent === id ? (this.#nameOf.get(edge.child) ?? []) : [],
+    )[0];
   }
 
   /** The devices and other block backends that a node is directly under. */
@@ -64,7 +81,7 @@ export class NodeGraph {
    */
   descent(name: string): string[] {
     const path = [name];
-    for (let at = name; ; ) {
+    for (let at = name; ;) {
       const [next] = this.children(at, dataEdges);
       if (next === undefined || path.includes(next)) return path;
       path.push(next);

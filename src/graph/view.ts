@@ -133,7 +133,9 @@ function viewDisk(
   const names = diskNames(dev);
   const root = device.qdev === undefined ? undefined : graph.rootOf(device.qdev);
   if (device.qdev === undefined || device.inserted === undefined || root === undefined) return null;
-  const libvirtTop = [`libvirt-${sourceIndex}-format`, `libvirt-${sourceIndex}-storage`].find((name) => graph.has(name));
+  const libvirtTop = [`libvirt-${sourceIndex}-format`, `libvirt-${sourceIndex}-storage`].find((name) =>
+    graph.has(name),
+  );
   const libvirtDescent = libvirtTop === undefined ? [] : graph.descent(graph.topAbove(libvirtTop));
   const layers = libvirtDescent.slice(0, Math.max(0, libvirtDescent.indexOf(names.mirror)));
   const layout = layoutOf(graph, root, names.quorum, names.mirror, names.park);
@@ -155,11 +157,16 @@ function viewDisk(
     layout,
     primary,
     mirrorOpen: graph.has(names.mirror),
-    quorum: primaryChild === undefined ? null : { primaryChild, epochs: graph.bitmaps(names.quorum, epochPrefix).map(({ name }) => name) },
+    quorum:
+      primaryChild === undefined
+        ? null
+        : { primaryChild, epochs: graph.bitmaps(names.quorum, epochPrefix).map(({ name }) => name) },
     parkReady: graph.has(names.park),
     layers,
     tracking: [
-      ...(primary ? graph.bitmaps(primary.data, trackPrefix).map((bitmap) => ({ ...bitmap, on: 'primary' as const })) : []),
+      ...(primary
+        ? graph.bitmaps(primary.data, trackPrefix).map((bitmap) => ({ ...bitmap, on: 'primary' as const }))
+        : []),
       ...graph.bitmaps(names.mirror, trackPrefix).map((bitmap) => ({ ...bitmap, on: 'mirror' as const })),
     ],
     syncJob: jobs.find(({ device }) => device === names.syncJob) ?? null,
@@ -178,5 +185,10 @@ function layoutOf(graph: NodeGraph, root: string, quorum: string, mirror: string
 function primaryNodes(graph: NodeGraph, top: string): PrimaryNodes {
   const descent = graph.descent(top);
   const chain = graph.chain(top);
-  return { top, data: descent.find((name) => !graph.isFilter(name)) ?? top, chain, images: chain.map((name) => graph.imageOf(name)) };
+  return {
+    top,
+    data: descent.find((name) => !graph.isFilter(name)) ?? top,
+    chain,
+    images: chain.map((name) => graph.imageOf(name)),
+  };
 }

@@ -51,7 +51,8 @@ async function agentsAnswer(domainXml: string): Promise<HookAnswer> {
 async function recordsAnswer(domainXml: string, why: unknown): Promise<HookAnswer> {
   const { answerFromRecords } = await import('./from-records.ts');
   const answer = await answerFromRecords(storePath, operation, domainXml);
-  if (answer.refuse === null) say(`the agent does not answer (${errorText(why)}): ${operation} of ${domain} goes on by its records`);
+  if (answer.refuse === null)
+    say(`the agent does not answer (${errorText(why)}): ${operation} of ${domain} goes on by its records`);
   return answer;
 }
 

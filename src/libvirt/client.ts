@@ -223,11 +223,7 @@ export class LibvirtClient {
     { pivot, async }: { pivot?: boolean; async?: boolean } = {},
     deadlineMs?: number,
   ): Promise<void> {
-    return this.#caller.call(
-      procedures.blockJobAbort,
-      { dom, disk, flags: flags([async, 1], [pivot, 2]) },
-      deadlineMs,
-    );
+    return this.#caller.call(procedures.blockJobAbort, { dom, disk, flags: flags([async, 1], [pivot, 2]) }, deadlineMs);
   }
 
   /** The disk's block job as far as libvirt knows it, or null if it has none. */

@@ -29,7 +29,10 @@ export class Announcer {
       const from = before.find((disk) => disk.dev === dev)?.state ?? null;
       if (from === state) continue;
       const event = state === 'syncing' ? 'resync-started' : state === 'rebuilding' ? 'rebuild-started' : state;
-      const detail = { ...(reason !== null && { reason }), ...(this.#pausedMs !== null && { pausedMs: this.#pausedMs }) };
+      const detail = {
+        ...(reason !== null && { reason }),
+        ...(this.#pausedMs !== null && { pausedMs: this.#pausedMs }),
+      };
       this.#tell({ disk: dev, event, from, to: state, detail });
     }
     this.#pausedMs = null;

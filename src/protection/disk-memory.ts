@@ -38,7 +38,8 @@ export class DiskMemory {
 
   /** The guest goes on after an I/O error: if that fails again, the copy is asked again, and later each time. */
   triedAgain(): void {
-    for (const side of ['primary', 'mirror'] as const) if (this.health[side].is === 'answering') this.health[side] = { is: 'unknown' };
+    for (const side of ['primary', 'mirror'] as const)
+      if (this.health[side].is === 'answering') this.health[side] = { is: 'unknown' };
     this.#delay();
   }
 

@@ -29,7 +29,10 @@ export function stoppedDisk({ data }: QmpEvent, disks: DiskObservation[]): strin
   const node = data['node-name'];
   const disk = disks.find(
     ({ graph, record: { dev } }) =>
-      graph !== null && (graph.root === node || Object.values(diskNames(dev)).some((name) => name === node) || graph.primary?.chain.some((name) => name === node)),
+      graph !== null &&
+      (graph.root === node ||
+        Object.values(diskNames(dev)).some((name) => name === node) ||
+        graph.primary?.chain.some((name) => name === node)),
   );
   return disk?.record.dev ?? null;
 }

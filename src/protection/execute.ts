@@ -124,7 +124,11 @@ const executors: Executors = {
     try {
       await flushNode(live.monitor, flushJob, nothing, node);
     } catch (error) {
-      memoryOf(dev).learn(node === mirror ? 'mirror' : 'primary', { is: 'failed', why: errorText(error), noSpace: false });
+      memoryOf(dev).learn(node === mirror ? 'mirror' : 'primary', {
+        is: 'failed',
+        why: errorText(error),
+        noSpace: false,
+      });
       throw error;
     }
   },
@@ -176,7 +180,12 @@ export async function execute(step: Step, bench: Workbench): Promise<void> {
 }
 
 /** Why a copy does not answer; null if it does. */
-async function ask({ memoryOf, probeDeadlineMs }: Workbench, dev: string, side: Side, image: Image): Promise<string | null> {
+async function ask(
+  { memoryOf, probeDeadlineMs }: Workbench,
+  dev: string,
+  side: Side,
+  image: Image,
+): Promise<string | null> {
   const answer = await probeImage(image, { deadlineMs: probeDeadlineMs });
   memoryOf(dev).learn(side, answer.ok ? { is: 'answering' } : { is: 'failed', why: answer.reason, noSpace: false });
   return answer.ok ? null : `the ${side} does not answer: ${answer.reason}`;

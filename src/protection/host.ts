@@ -170,7 +170,11 @@ export class Host {
   }
 
   /** Writes the declaration into the domain's metadata, and with it what the disks' drivers must say. */
-  async writeDeclaration(ref: DomainRef, declaration: Declaration | null, edit: (xml: string) => string): Promise<void> {
+  async writeDeclaration(
+    ref: DomainRef,
+    declaration: Declaration | null,
+    edit: (xml: string) => string,
+  ): Promise<void> {
     const { client } = this.session;
     const xml = declaration === null ? null : declarationToXml(declaration);
     if (await client.isPersistent(ref)) {
@@ -188,11 +192,24 @@ export class Host {
 
   /** From memory alone: libvirt holds the domain locked while it waits for this. */
   answerHook(operation: string, domainXml: string): HookAnswer {
-    const answer = answerHook(this.protectors().map(({ record }) => record), operation, domainXml, true);
+    const answer = answerHook(
+      this.protectors().map(({ record }) => record),
+      operation,
+      domainXml,
+      true,
+    );
     if (answer.refuse !== null) {
       const { name } = parseDomain(domainXml);
       const detail = { reason: answer.refuse.message };
-      this.events.append({ time: new Date().toISOString(), domain: name, disk: null, event: 'start-refused', from: null, to: null, detail });
+      this.events.append({
+        time: new Date().toISOString(),
+        domain: name,
+        disk: null,
+        event: 'start-refused',
+        from: null,
+        to: null,
+        detail,
+      });
     }
     return answer;
   }
@@ -250,7 +267,11 @@ export class Host {
     const protector = this.#protectors.get(ref.uuid);
     if (protector === undefined || protector.record.disks.length === 0) return;
     if (protector.live?.ref.id === ref.id) protector.forgetXml();
-    else await protector.attach(new LiveDomain(this.session, ref), { start: await lastStart(this.config().store, ref.uuid), booted });
+    else
+      await protector.attach(new LiveDomain(this.session, ref), {
+        start: await lastStart(this.config().store, ref.uuid),
+        booted,
+      });
   }
 
   /** A declaration that came with the domain's XML (an import, Terraform, virsh edit) begins a record: mirror not current. */
@@ -258,7 +279,10 @@ export class Host {
     const { client } = this.session;
     const domain = parseDomain(await client.domainXml(ref, { inactive: ref.id < 0 }));
     if (domain.declarationProblem !== null) {
-      this.#log.warn('the declaration can not be read', { domain: ref.name, error: errorText(domain.declarationProblem) });
+      this.#log.warn('the declaration can not be read', {
+        domain: ref.name,
+        error: errorText(domain.declarationProblem),
+      });
     }
     const declared = domain.declaration;
     if (declared === null) return;
@@ -267,7 +291,11 @@ export class Host {
       const defined = domain.disks.find(({ dev }) => dev === disk.dev);
       if (known.some(({ dev }) => dev === disk.dev)) return [];
       if (defined?.image == null || defined.unsupported !== null) {
-        this.#log.warn('a declared disk can not be protected', { domain: ref.name, disk: disk.dev, why: defined?.unsupported ?? 'the domain has no such disk' });
+        this.#log.warn('a declared disk can not be protected', {
+          domain: ref.name,
+          disk: disk.dev,
+          why: defined?.unsupported ?? 'the domain has no such disk',
+        });
         return [];
       }
       return [newDiskRecord(disk, defined.image, ref.id >= 0)];
@@ -283,7 +311,9 @@ export class Host {
     const previous = declaration?.disks.find((disk) => disk.dev === dev)?.previousErrorPolicy;
     const rest = declaration === null || disks.length === 0 ? null : { ...declaration, disks };
     await this.writeDeclaration(ref, rest, (xml) =>
-      previous !== undefined && domain.disks.some((disk) => disk.dev === dev) ? withErrorPolicy(xml, dev, previous) : xml,
+      previous !== undefined && domain.disks.some((disk) => disk.dev === dev)
+        ? withErrorPolicy(xml, dev, previous)
+        : xml,
     );
   }
 
@@ -291,11 +321,15 @@ export class Host {
     const records = this.protectors().map(({ record }) => record);
     this.#staleSources = this.#staleSources
       .then(() => writeStaleSources(this.config().store, records))
-      .catch((error: unknown) => void this.#log.warn('the stale sources could not be listed', { error: errorText(error) }));
+      .catch(
+        (error: unknown) => void this.#log.warn('the stale sources could not be listed', { error: errorText(error) }),
+      );
   }
 
   #inBackground(ref: DomainRef, work: Promise<void>): void {
-    work.catch((error: unknown) => this.#log.warn('could not follow a domain', { domain: ref.name, error: errorText(error) }));
+    work.catch((error: unknown) =>
+      this.#log.warn('could not follow a domain', { domain: ref.name, error: errorText(error) }),
+    );
   }
 }
 

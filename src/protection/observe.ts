@@ -31,7 +31,9 @@ export async function observe(
     live.disks(),
     live.persistentDisks(),
   ]);
-  const outdated = knownDisks.some((disk) => record.disks.some(({ dev }) => dev === disk.dev) && isOutdated(view, disk));
+  const outdated = knownDisks.some(
+    (disk) => record.disks.some(({ dev }) => dev === disk.dev) && isOutdated(view, disk),
+  );
   if (outdated) live.forgetDisks();
   const liveDisks = outdated ? await live.disks() : knownDisks;
   const run = runView(view, reason);
@@ -47,7 +49,10 @@ export async function observe(
         orphans: graph === null ? view.orphans(dev) : [],
         liveImage: liveDisk?.image ?? null,
         obstacle: liveDisk === undefined ? null : obstacleOf(liveDisk),
-        xmlBehind: namesOther(persistentDisks.find((other) => other.dev === dev), disk),
+        xmlBehind: namesOther(
+          persistentDisks.find((other) => other.dev === dev),
+          disk,
+        ),
         ioFailed:
           run === 'io-error' &&
           !memory.ioErrorIsPast &&
@@ -57,7 +62,9 @@ export async function observe(
         copyFailed: memory.copyFailed,
         mayRetry: memory.retryInMs === 0,
         deltaPasses: memory.deltaPasses,
-        epochs: graph?.quorum ? await viewEpochs(live.monitor, graph, graph.quorum.epochs, memory) : { rotate: false, flushed: [] },
+        epochs: graph?.quorum
+          ? await viewEpochs(live.monitor, graph, graph.quorum.epochs, memory)
+          : { rotate: false, flushed: [] },
       };
     }),
   );
@@ -80,7 +87,9 @@ function isOutdated(view: GraphView, { dev, alias, sourceIndex }: DomainDisk): b
 
 function obstacleOf(disk: DomainDisk): string | null {
   if (disk.unsupported !== null) return disk.unsupported;
-  return hasStopPolicy(disk) ? null : "the running disk lacks error_policy='stop'; it has it from the domain's next start on";
+  return hasStopPolicy(disk)
+    ? null
+    : "the running disk lacks error_policy='stop'; it has it from the domain's next start on";
 }
 
 function runView({ running, runState, surgeryMarked }: GraphView, reason: number): RunView {

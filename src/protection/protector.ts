@@ -350,7 +350,9 @@ export class Protector {
   #identicalAtStop(): string[] {
     if (this.#shutdownAtMs === null || Date.now() - this.#shutdownAtMs > killedAfterMs) return [];
     return (this.#last?.disks ?? []).flatMap(({ record: { dev }, graph }) =>
-      graph?.layout === 'pair' && Object.values(this.memoryOf(dev).health).every(({ is }) => is !== 'failed') ? [dev] : [],
+      graph?.layout === 'pair' && Object.values(this.memoryOf(dev).health).every(({ is }) => is !== 'failed')
+        ? [dev]
+        : [],
     );
   }
 
@@ -375,10 +377,12 @@ export class Protector {
     if (stopped !== null) this.#failing.add(stopped);
     for (const disk of this.#last?.disks ?? []) {
       const memory = this.memoryOf(disk.record.dev);
-      if (event.event === 'RESET' && disk.graph?.layout === 'pair' && memory.health.primary.is !== 'failed') memory.health.mirror = resetDamage;
+      if (event.event === 'RESET' && disk.graph?.layout === 'pair' && memory.health.primary.is !== 'failed')
+        memory.health.mirror = resetDamage;
       const damage = damageReport(event, disk);
       if (damage !== null) {
-        if (memory.health[damage.side].is !== 'failed') this.note(`${damage.side}-lost`, disk.record.dev, { why: damage.health.why });
+        if (memory.health[damage.side].is !== 'failed')
+          this.note(`${damage.side}-lost`, disk.record.dev, { why: damage.health.why });
         memory.learn(damage.side, damage.health);
       }
       const job = jobReport(event, disk);
@@ -390,7 +394,8 @@ export class Protector {
       }
     }
     if (event.event === 'DEVICE_DELETED') this.#live?.forgetDisks();
-    if (event.event === 'JOB_STATUS_CHANGE' && String(event.data['id']).startsWith('create-libvirt-')) this.#looksSoon = looksAfterSnapshot;
+    if (event.event === 'JOB_STATUS_CHANGE' && String(event.data['id']).startsWith('create-libvirt-'))
+      this.#looksSoon = looksAfterSnapshot;
     this.wake();
   }
 
@@ -400,7 +405,8 @@ export class Protector {
       this.#looksSoon -= 1;
       return progressMs;
     }
-    if (disks.some(({ graph }) => graph !== null && (graph.syncJob !== null || graph.otherJob !== null))) return progressMs;
+    if (disks.some(({ graph }) => graph !== null && (graph.syncJob !== null || graph.otherJob !== null)))
+      return progressMs;
     const retries = disks.flatMap(({ record: { dev } }) => this.memoryOf(dev).retryInMs || []);
     return Math.min(idleMs, ...retries);
   }

@@ -8,10 +8,7 @@ const sourceSchema = z.discriminatedUnion('kind', [
   z.strictObject({ kind: z.literal('block'), path: z.string() }),
   z.strictObject({
     kind: z.literal('nbd'),
-    server: z.union([
-      z.strictObject({ host: z.string(), port: z.int() }),
-      z.strictObject({ socket: z.string() }),
-    ]),
+    server: z.union([z.strictObject({ host: z.string(), port: z.int() }), z.strictObject({ socket: z.string() })]),
     exportName: z.string(),
   }),
 ]);
@@ -106,11 +103,7 @@ export type CopyRecord = z.infer<typeof copyRecordSchema>;
 export type Intent = z.infer<typeof intentSchema>;
 
 /** A disk at the beginning of its protection: only the primary is current, and nothing is known of the mirror. */
-export function newDiskRecord(
-  { dev, mirror, rebuild }: DeclaredDisk,
-  primary: Image,
-  running: boolean,
-): DiskRecord {
+export function newDiskRecord({ dev, mirror, rebuild }: DeclaredDisk, primary: Image, running: boolean): DiskRecord {
   return {
     dev,
     primary: { image: primary, current: true, consistentAsOf: null, reachable: null },

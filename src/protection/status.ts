@@ -1,7 +1,15 @@
 import { imageName, sameStorage } from '../storage/image.ts';
 import { damageOf } from './planner/damage.ts';
 import type { DiskMemory } from './disk-memory.ts';
-import { diskStates, type CopyStatus, type DiskState, type DiskStatus, type DomainStatus, type JobStatus, type Side } from './model.ts';
+import {
+  diskStates,
+  type CopyStatus,
+  type DiskState,
+  type DiskStatus,
+  type DomainStatus,
+  type JobStatus,
+  type Side,
+} from './model.ts';
 import type { DiskObservation, Observation } from './observation.ts';
 import type { DiskRecord, DomainRecord } from './record.ts';
 import { passBitmap } from './planner/surgery.ts';
@@ -20,11 +28,16 @@ export function stateOf(o: Observation, disk: DiskObservation, trouble: string |
   if (graph.layout === 'pair') {
     switch (damageOf(disk)) {
       case 'both':
-        return { state: 'broken', reason: 'both copies fail; the guest waits, and goes on with the first that answers again' };
+        return {
+          state: 'broken',
+          reason: 'both copies fail; the guest waits, and goes on with the first that answers again',
+        };
       case 'primary-full':
         return { state: 'waiting', reason: "the primary's storage is full: make room, then virsh resume" };
       case 'none':
-        return record.primary.current && record.mirror.current ? { state: 'protected', reason: null } : { state: 'syncing', reason: null };
+        return record.primary.current && record.mirror.current
+          ? { state: 'protected', reason: null }
+          : { state: 'syncing', reason: null };
       case 'primary':
       case 'mirror':
       case 'unknown':
@@ -32,7 +45,11 @@ export function stateOf(o: Observation, disk: DiskObservation, trouble: string |
     }
   }
   const onMirror = graph.layout !== 'primary' || (liveImage !== null && sameStorage(liveImage, record.mirror.image));
-  if (disk.ioFailed) return { state: 'broken', reason: trouble ?? `the only current copy fails; the guest waits until it answers again` };
+  if (disk.ioFailed)
+    return {
+      state: 'broken',
+      reason: trouble ?? `the only current copy fails; the guest waits until it answers again`,
+    };
   if (onMirror) {
     return { state: record.intent.kind === 'rebuild' ? 'rebuilding' : 'failed-over', reason: trouble };
   }
@@ -43,12 +60,17 @@ export function stateOf(o: Observation, disk: DiskObservation, trouble: string |
     };
   }
   if (record.instance !== o.instance) {
-    return { state: 'waiting', reason: `the domain runs from an image that is not '${imageName(record.primary.image)}': virt-cdp unprotect it, then protect it again` };
+    return {
+      state: 'waiting',
+      reason: `the domain runs from an image that is not '${imageName(record.primary.image)}': virt-cdp unprotect it, then protect it again`,
+    };
   }
   if (record.intent.kind === 'hold') return { state: 'held', reason: null };
   if (disk.obstacle !== null) return { state: 'waiting', reason: disk.obstacle };
-  if (graph.otherJob !== null) return { state: 'waiting', reason: `the block job ${graph.otherJob.device} runs on this disk` };
-  if (graph.syncJob !== null || (graph.mirrorOpen && disk.health.mirror.is !== 'failed')) return { state: 'syncing', reason: trouble };
+  if (graph.otherJob !== null)
+    return { state: 'waiting', reason: `the block job ${graph.otherJob.device} runs on this disk` };
+  if (graph.syncJob !== null || (graph.mirrorOpen && disk.health.mirror.is !== 'failed'))
+    return { state: 'syncing', reason: trouble };
   return { state: record.exposedSince === null ? 'waiting' : 'exposed', reason: trouble };
 }
 
@@ -64,7 +86,9 @@ export function diskStatus(disk: DiskObservation, memory: DiskMemory): DiskStatu
   const { record, graph } = disk;
   const source = record.primary.current ? 'primary' : 'mirror';
   const bitmaps = record.track === null ? [] : [passBitmap(record.track.bitmap), record.track.bitmap];
-  const tracked = bitmaps.flatMap((bitmap) => graph?.tracking.find(({ on, name }) => on === source && name === bitmap) ?? [])[0];
+  const tracked = bitmaps.flatMap(
+    (bitmap) => graph?.tracking.find(({ on, name }) => on === source && name === bitmap) ?? [],
+  )[0];
   return {
     ...recordedStatus(record, memory),
     runningOn: runningOn(disk),

@@ -10,7 +10,7 @@ type LayerOptions = {
   'auto-read-only': false;
   discard: 'unmap';
   cache: { direct: boolean; 'no-flush': false };
-};;
+};
 
 /** The arguments of one `blockdev-add`. */
 export type BlockdevOptions = LayerOptions &

@@ -11,13 +11,20 @@ const reservedShare = 0.05;
  * Fails if a file of this size would take the last space of its file system, sparse or not.
  * @throws CdpError `space-short`, with the figures; `tool-missing`.
  */
-export async function requireSpace(image: Image, sizeBytes: number, { deadlineMs }: { deadlineMs: number }): Promise<void> {
+export async function requireSpace(
+  image: Image,
+  sizeBytes: number,
+  { deadlineMs }: { deadlineMs: number },
+): Promise<void> {
   if (image.source.kind !== 'file') return;
   const folder = dirname(image.source.path);
   const outcome = await runTool('df', ['--block-size=1', '--output=size,avail', '--', folder], { deadlineMs });
   const [size, free] = (outcome.stdout.trim().split('\n')[1] ?? '').trim().split(/\s+/).map(Number);
   if (outcome.status !== 0 || size === undefined || free === undefined) {
-    throw new CdpError({ code: 'folder-missing', message: `the free space of '${folder}' could not be read: ${outcome.stderr.trim()}` });
+    throw new CdpError({
+      code: 'folder-missing',
+      message: `the free space of '${folder}' could not be read: ${outcome.stderr.trim()}`,
+    });
   }
   const reserved = Math.ceil(size * reservedShare);
   if (free - sizeBytes >= reserved) return;

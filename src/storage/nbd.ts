@@ -37,7 +37,11 @@ function parseTcp(uri: string): NbdSource {
   if (problem !== null) throw badUri(uri, `the host '${host}' is unusable: ${problem}`, tcpHint);
   const port = portText === undefined ? nbdDefaultPort : /^\d+$/.test(portText) ? Number(portText) : NaN;
   if (!isPort(port)) {
-    throw badUri(uri, `the port '${portText ?? ''}' is not a number from 1 to 65535`, `leave it out for ${nbdDefaultPort}`);
+    throw badUri(
+      uri,
+      `the port '${portText ?? ''}' is not a number from 1 to 65535`,
+      `leave it out for ${nbdDefaultPort}`,
+    );
   }
   return { kind: 'nbd', server: { host, port }, exportName: exportNameOf(uri, exportText) };
 }
@@ -59,7 +63,8 @@ function parseUnix(uri: string): NbdSource {
 function exportNameOf(uri: string, text: string): string {
   const name = decoded(uri, text);
   const problem = textProblem(name);
-  if (problem !== null) throw badUri(uri, `its export's name is unusable: ${problem}`, 'choose another name for the export');
+  if (problem !== null)
+    throw badUri(uri, `its export's name is unusable: ${problem}`, 'choose another name for the export');
   // NBD_MAX_STRING_SIZE of QEMU's include/block/nbd.h, and the protocol's own limit.
   if (Buffer.byteLength(name) > 4096) {
     throw badUri(uri, "its export's name is longer than 4096 bytes", 'choose another name for the export');

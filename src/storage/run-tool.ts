@@ -30,13 +30,16 @@ export function runTool(program: string, args: string[], options: { deadlineMs: 
         if (output[stream].length < maxOutputBytes) output[stream] += text;
       });
     }
-    const timer = setTimeout(() => {
-      child.kill('SIGKILL');
-      child.stdout.destroy();
-      child.stderr.destroy();
-      child.unref();
-      resolve({ status: null, ...output, deadlinePassed: true });
-    }, Math.max(0, options.deadlineMs));
+    const timer = setTimeout(
+      () => {
+        child.kill('SIGKILL');
+        child.stdout.destroy();
+        child.stderr.destroy();
+        child.unref();
+        resolve({ status: null, ...output, deadlinePassed: true });
+      },
+      Math.max(0, options.deadlineMs),
+    );
     child.on('error', (error: NodeJS.ErrnoException) => {
       clearTimeout(timer);
       reject(cantRun(program, error));

@@ -181,7 +181,9 @@ async function resolveSource(source: Source, resolved: (path: string) => Promise
     case 'block':
       return { ...source, path: await resolved(source.path) };
     case 'nbd':
-      return 'socket' in source.server ? { ...source, server: { socket: await resolved(source.server.socket) } } : source;
+      return 'socket' in source.server
+        ? { ...source, server: { socket: await resolved(source.server.socket) } }
+        : source;
   }
 }
 
@@ -195,13 +197,25 @@ function failure(image: Image, verb: string, outcome: ToolOutcome, deadlineMs: n
   const reason = reasonOf(outcome, deadlineMs);
   const message = `'${name}' could not be ${verb}: ${reason}`;
   if (outcome.deadlinePassed) {
-    return new CdpError({ code: 'storage-timeout', message, hint: 'see whether the storage and the way to it are in order' });
+    return new CdpError({
+      code: 'storage-timeout',
+      message,
+      hint: 'see whether the storage and the way to it are in order',
+    });
   }
   const path = kindOf(image.source).creatablePath(image.source);
   if (path !== null && outcome.stderr.includes(`'${path}': No such file or directory`)) {
-    return new CdpError({ code: 'mirror-missing', message, hint: 'create it with --create, or mount the storage that has it' });
+    return new CdpError({
+      code: 'mirror-missing',
+      message,
+      hint: 'create it with --create, or mount the storage that has it',
+    });
   }
-  return new CdpError({ code: 'image-unusable', message, hint: `see whether '${name}' exists, and is ${image.format}` });
+  return new CdpError({
+    code: 'image-unusable',
+    message,
+    hint: `see whether '${name}' exists, and is ${image.format}`,
+  });
 }
 
 /** What the tool said, without its name and the json: filename; qemu-io tells of failed reads on stdout. */

@@ -48,7 +48,11 @@ describe('virt-cdp', () => {
     ] as const) {
       it(`${code} on a ${type.name} ${why}, told in text or JSON`, async () => {
         agent.onAct = () => Promise.reject(new type({ code: why, message: 'it failed', hint: 'do this' }));
-        assert.deepEqual(await run('unprotect', 'web1'), { code, stdout: '', stderr: 'error: it failed\nhint: do this\n' });
+        assert.deepEqual(await run('unprotect', 'web1'), {
+          code,
+          stdout: '',
+          stderr: 'error: it failed\nhint: do this\n',
+        });
         const json = await run('unprotect', 'web1', '--json');
         assert.equal(json.code, code);
         assert.deepEqual(JSON.parse(json.stdout), { error: { code: why, message: 'it failed', hint: 'do this' } });
@@ -56,7 +60,14 @@ describe('virt-cdp', () => {
     }
 
     it('2 on a wrong command line, told in text or JSON', async () => {
-      for (const argv of [['nonsense'], ['hold'], ['status', 'a', 'b'], ['hold', 'web1', '--x'], ['events', '--since', 'x'], ['protect', 'web1', '--disk', 'vda']]) {
+      for (const argv of [
+        ['nonsense'],
+        ['hold'],
+        ['status', 'a', 'b'],
+        ['hold', 'web1', '--x'],
+        ['events', '--since', 'x'],
+        ['protect', 'web1', '--disk', 'vda'],
+      ]) {
         const { code, stdout, stderr } = await run(...argv);
         assert.equal(code, 2, argv.join(' '));
         assert.equal(stdout, '');
@@ -71,7 +82,10 @@ describe('virt-cdp', () => {
       const none = { VIRT_CDP_SOCKET: '/nonexistent/virt-cdp.sock' };
       const ended = await runProgram(['list'], none);
       assert.equal(ended.code, 3);
-      assert.match(ended.stderr, /^error: cannot reach the agent.*\nhint: start it: systemctl start virt-cdpd, or virt-cdpd --config FILE\n$/);
+      assert.match(
+        ended.stderr,
+        /^error: cannot reach the agent.*\nhint: start it: systemctl start virt-cdpd, or virt-cdpd --config FILE\n$/,
+      );
       assert.equal(errorCode(await runHere(['list', '--json'], { env: none })), 'agent-unreachable');
     });
 
@@ -90,7 +104,10 @@ describe('virt-cdp', () => {
     it('shows a table', async () => {
       agent.statuses.set('db', domainWith({ domain: 'db', disks: [diskWith(exposed)] }));
       agent.undeclared.push(domainWith({ domain: 'plain', running: false, state: 'stopped', disks: [] }));
-      const rows = (await run('list', '--all')).stdout.trim().split('\n').map((line) => line.split(/ {2,}/));
+      const rows = (await run('list', '--all')).stdout
+        .trim()
+        .split('\n')
+        .map((line) => line.split(/ {2,}/));
       assert.deepEqual(rows[0], ['NAME', 'RUN', 'PROTECTION', 'CURRENT', 'SINCE']);
       assert.deepEqual(rows[1]?.slice(0, 4), ['web1', 'running', 'protected', 'both']);
       assert.deepEqual(rows[2]?.slice(0, 4), ['db', 'running', 'exposed', 'primary']);
@@ -130,8 +147,14 @@ describe('virt-cdp', () => {
     });
 
     it('says whether a guest on neither copy is paused or does not run', async () => {
-      assert.match(await told({ state: 'waiting', runningOn: 'none' }), /\(running, policy available\)[^]* the guest is paused\n/);
-      assert.match(await told({ state: 'waiting', runningOn: 'none' }, false), /\(not running, [^]* the guest does not run\n/);
+      assert.match(
+        await told({ state: 'waiting', runningOn: 'none' }),
+        /\(running, policy available\)[^]* the guest is paused\n/,
+      );
+      assert.match(
+        await told({ state: 'waiting', runningOn: 'none' }, false),
+        /\(not running, [^]* the guest does not run\n/,
+      );
     });
 
     it('shows a job once it knows how much there is to do', async () => {
@@ -210,10 +233,19 @@ describe('virt-cdp', () => {
       agent.statuses.set('web1', domainWith({ disks: [diskWith(exposed), diskWith(vdb)] }));
       const failover = ['failover', 'web1', '--accept-data-loss', '--no-wait'];
       const both = (await run(...failover)).stderr.split('\n');
-      assert.match(both[0]!, /^web1 vda: the mirror nbd:\/\/storage\/web1 is STALE, whole as of 2026-.*; what was written later is not on it$/);
-      assert.match(both[1]!, /^web1 vdb: the mirror nbd:\/\/storage\/web1 is STALE, not a whole copy; a guest may not even boot from it$/);
+      assert.match(
+        both[0]!,
+        /^web1 vda: the mirror nbd:\/\/storage\/web1 is STALE, whole as of 2026-.*; what was written later is not on it$/,
+      );
+      assert.match(
+        both[1]!,
+        /^web1 vdb: the mirror nbd:\/\/storage\/web1 is STALE, not a whole copy; a guest may not even boot from it$/,
+      );
       assert.match((await run(...failover, '--disk', 'vdb')).stderr, /^web1 vdb: .*\n$/);
-      agent.statuses.set('web1', domainWith({ running: false, disks: [diskWith({ ...exposed, state: 'stopped', runningOn: 'none' })] }));
+      agent.statuses.set(
+        'web1',
+        domainWith({ running: false, disks: [diskWith({ ...exposed, state: 'stopped', runningOn: 'none' })] }),
+      );
       assert.match((await run('start', 'web1', '--accept-data-loss')).stderr, /^web1 vda: the mirror .*\n$/);
     });
 
@@ -223,7 +255,10 @@ describe('virt-cdp', () => {
       for (const [action, status] of [
         ['start', domainWith({ disks })],
         ['failover', domainWith({ running: false, disks })],
-        ['failover', domainWith({ disks: [diskWith({ primary: staleMirror, mirror: staleMirror, runningOn: 'mirror' })] })],
+        [
+          'failover',
+          domainWith({ disks: [diskWith({ primary: staleMirror, mirror: staleMirror, runningOn: 'mirror' })] }),
+        ],
       ] as const) {
         agent.statuses.set('web1', status);
         assert.equal((await run(action, 'web1', '--accept-data-loss')).stderr, 'error: it is so\n');
@@ -240,7 +275,10 @@ describe('virt-cdp', () => {
 
     it('are lines for people', async () => {
       const lines = (await run('events')).stdout.trimEnd().split('\n');
-      assert.match(lines[0]!, /^ {3}1 {2}2026-01-31 \d\d:00:00 {2}web1 vda {2}primary-lost {2}protected -> failed-over /);
+      assert.match(
+        lines[0]!,
+        /^ {3}1 {2}2026-01-31 \d\d:00:00 {2}web1 vda {2}primary-lost {2}protected -> failed-over /,
+      );
       assert.match(lines[0]!, / {2}error=EIO path="\/a b"$/);
       assert.match(lines[1]!, /^ {3}2 {2}2026-01-31 \d\d:00:00 {2}db {2}declared$/);
     });
@@ -248,7 +286,10 @@ describe('virt-cdp', () => {
     it('--json is one object a line', async () => {
       const { stdout } = await run('events', '--json', '--domain', 'web1');
       const lines = stdout.trim().split('\n');
-      assert.deepEqual(lines.map((line) => protectionEventSchema.parse(JSON.parse(line))), [agent.past[0]]);
+      assert.deepEqual(
+        lines.map((line) => protectionEventSchema.parse(JSON.parse(line))),
+        [agent.past[0]],
+      );
     });
 
     it('--since and a UUID as --domain', async () => {
@@ -265,7 +306,13 @@ describe('virt-cdp', () => {
       await agent.stop();
       const { code, stdout, stderr } = await ended;
       assert.equal(code, 3);
-      assert.deepEqual(stdout.trim().split('\n').map((line) => protectionEventSchema.parse(JSON.parse(line))), agent.past);
+      assert.deepEqual(
+        stdout
+          .trim()
+          .split('\n')
+          .map((line) => protectionEventSchema.parse(JSON.parse(line))),
+        agent.past,
+      );
       assert.match(stderr, /^error: the agent at .* has ended the stream of events\nhint: /);
       assert.equal(errorCode(await run('events', '--follow', '--json')), 'agent-unreachable');
       agent = await new FakeAgent().start();

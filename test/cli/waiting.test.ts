@@ -99,8 +99,16 @@ describe('a command that waits', () => {
 
   it('does not wait for what begins at the next start, but warns', async () => {
     const disks = [diskWith({ state: 'waiting', reason: 'protection begins at the next start' })];
-    agent.onAct = () => ({ message: 'declared', warnings: ['vda lacks the stop policy'], status: domainWith({ disks }) });
-    assert.deepEqual(await run(...protect), { code: 0, stdout: 'declared\n', stderr: 'warning: vda lacks the stop policy\n' });
+    agent.onAct = () => ({
+      message: 'declared',
+      warnings: ['vda lacks the stop policy'],
+      status: domainWith({ disks }),
+    });
+    assert.deepEqual(await run(...protect), {
+      code: 0,
+      stdout: 'declared\n',
+      stderr: 'warning: vda lacks the stop policy\n',
+    });
     agent.onAct = () => ({ message: 'declared', warnings: [], status: domainWith({ running: false, disks }) });
     assert.equal((await run(...protect)).code, 0);
   });
@@ -151,7 +159,10 @@ describe('a disk is given up', () => {
   it('after 3 s of waiting with a reason, 30 s without one, but not between two jobs', () => {
     const waiting: Partial<DiskStatus> = { state: 'waiting', reason: 'no room' };
     assert.equal(giveUpMs([0, waiting], [3000, waiting], [3500, waiting]), 3500);
-    assert.equal(giveUpMs([0, { state: 'waiting' }], [30_000, { state: 'waiting' }], [30_500, { state: 'waiting' }]), 30_500);
+    assert.equal(
+      giveUpMs([0, { state: 'waiting' }], [30_000, { state: 'waiting' }], [30_500, { state: 'waiting' }]),
+      30_500,
+    );
     assert.equal(giveUpMs([0, { state: 'rebuilding' }], [60_000, { state: 'rebuilding' }]), null);
   });
 });
@@ -161,21 +172,35 @@ describe('the progress', () => {
   function shown(tty: boolean, ...looks: [number, Partial<DiskStatus>][]): string {
     let text = '';
     const stream = { write: (more: string) => (text += more), isTTY: tty, columns: 120 };
-    const progress = new Progress(createOutput({ json: false, stdout: stream, stderr: stream, env: { NO_COLOR: '1' } }));
+    const progress = new Progress(
+      createOutput({ json: false, stdout: stream, stderr: stream, env: { NO_COLOR: '1' } }),
+    );
     for (const [nowMs, changes] of looks) progress.show([diskWith(changes)], nowMs);
     return text;
   }
 
   it('shows no job before it is known how much there is to do', () => {
     for (const tty of [true, false]) assert.equal(shown(tty, [0, unmeasured], [500, unmeasured]), '');
-    assert.match(shown(true, [0, unmeasured], [500, syncing(0)]), /^[^v]*vda {2}full-sync [^%]* 0% {2}0 B of 2\.0 GiB$/);
+    assert.match(
+      shown(true, [0, unmeasured], [500, syncing(0)]),
+      /^[^v]*vda {2}full-sync [^%]* 0% {2}0 B of 2\.0 GiB$/,
+    );
   });
 
   it('shows a rate once it has seen the same job for a second', () => {
-    const delta = (done: number): Partial<DiskStatus> => ({ state: 'syncing', job: { kind: 'delta-sync', done, total: 2 * gib } });
+    const delta = (done: number): Partial<DiskStatus> => ({
+      state: 'syncing',
+      job: { kind: 'delta-sync', done, total: 2 * gib },
+    });
     assert.doesNotMatch(shown(true, [0, syncing(0)], [999, syncing(gib)]), /\/s|left/);
-    assert.doesNotMatch(shown(true, [0, syncing(0)], [900, syncing(gib)], [1100, delta(gib)], [1900, delta(gib)]), /\/s|left/);
-    assert.match(shown(true, [0, syncing(0)], [1000, syncing(gib)]), / 1\.0 GiB of 2\.0 GiB {2}1\.0 GiB\/s {2}~1 s left$/);
+    assert.doesNotMatch(
+      shown(true, [0, syncing(0)], [900, syncing(gib)], [1100, delta(gib)], [1900, delta(gib)]),
+      /\/s|left/,
+    );
+    assert.match(
+      shown(true, [0, syncing(0)], [1000, syncing(gib)]),
+      / 1\.0 GiB of 2\.0 GiB {2}1\.0 GiB\/s {2}~1 s left$/,
+    );
   });
 });
 

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { existsSync } from 'node:fs';
-import { mkdtemp, rename, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -8,6 +8,17 @@ import fc from 'fast-check';
 import { loadConfig, parseConfig, type Config } from '../../src/config/config.ts';
 import { watchConfig } from '../../src/config/watch.ts';
 import { UsageError, type CdpError } from '../../src/errors.ts';
+
+describe('the configuration that is shipped', () => {
+  it('shows every key with its default', async () => {
+    const shipped = await readFile('packaging/virt-cdp.toml', 'utf8');
+    const uncommented = shipped.replace(/^# (?=[a-z_.]+ = )/gm, '');
+    const shown = parseConfig(uncommented, 'packaging/virt-cdp.toml');
+    assert.equal(shown.libvirt.socket, '/run/libvirt/libvirt-sock');
+    assert.deepEqual({ ...shown, libvirt: null }, { ...parseConfig('', 'nothing'), libvirt: null });
+    assert.equal((uncommented.match(/^[a-z_.]+ = /gm) ?? []).length, 8);
+  });
+});
 
 describe('the configuration', () => {
   let folder: string;
@@ -92,17 +103,35 @@ describe('the configuration', () => {
   });
 
   it('throws nothing but UsageError, whatever it reads', () => {
-    const key = fc.constantFrom('store', 'socket', 'log.level', 'mirror.timeout_ms', '[hook]', 'toString', '"__proto__".x');
-    const value = fc.oneof(fc.string(), fc.integer().map(String), fc.constantFrom('{}', '[]', 'true', '1979-05-27', 'nan', '""'));
+    const key = fc.constantFrom(
+      'store',
+      'socket',
+      'log.level',
+      'mirror.timeout_ms',
+      '[hook]',
+      'toString',
+      '"__proto__".x',
+    );
+    const value = fc.oneof(
+      fc.string(),
+      fc.integer().map(String),
+      fc.constantFrom('{}', '[]', 'true', '1979-05-27', 'nan', '""'),
+    );
     const line = fc.tuple(key, value).map(([name, is]) => `${name} = ${is}`);
     fc.assert(
-      fc.property(fc.oneof(fc.string({ unit: 'binary' }), fc.array(line).map((all) => all.join('\n'))), (toml) => {
-        try {
-          parseConfig(toml, 'x');
-        } catch (error) {
-          assert.ok(error instanceof UsageError, String(error));
-        }
-      }),
+      fc.property(
+        fc.oneof(
+          fc.string({ unit: 'binary' }),
+          fc.array(line).map((all) => all.join('\n')),
+        ),
+        (toml) => {
+          try {
+            parseConfig(toml, 'x');
+          } catch (error) {
+            assert.ok(error instanceof UsageError, String(error));
+          }
+        },
+      ),
       { numRuns: 500 },
     );
   });
@@ -116,7 +145,10 @@ describe('the configuration', () => {
       told.length = 0;
       file = join(folder, 'watched.toml');
       await writeFile(file, '');
-      stop = await watchConfig(file, { onChange: (config) => told.push(config), onBroken: (error) => told.push(error) });
+      stop = await watchConfig(file, {
+        onChange: (config) => told.push(config),
+        onBroken: (error) => told.push(error),
+      });
     });
     afterEach(() => stop());
 

@@ -25,7 +25,15 @@ describe('hostile input', () => {
     actions.map((action) => `/v1/domains/web1/${action}`),
     fc.webPath(),
     fc.webPath().map((path) => `/v1${path}`),
-    fc.constantFrom('/v1/hook/prepare', '/v1/domains', '/v1/version', '/v1/events?follow=0', '*', '//', '/v1/domains/%'),
+    fc.constantFrom(
+      '/v1/hook/prepare',
+      '/v1/domains',
+      '/v1/version',
+      '/v1/events?follow=0',
+      '*',
+      '//',
+      '/v1/domains/%',
+    ),
   );
 
   it('as requests gets an answer of the documented form', async () => {

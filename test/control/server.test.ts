@@ -22,8 +22,14 @@ describe('the agent on its socket', () => {
   it('answers what the agent says of domains', async () => {
     agent.undeclared.push(domainWith({ domain: 'plain', disks: [] }));
     assert.deepEqual(await agent.client.domain('web1'), domainWith());
-    assert.deepEqual((await agent.client.domains(false)).map(({ domain }) => domain), ['web1']);
-    assert.deepEqual((await agent.client.domains(true)).map(({ domain }) => domain), ['web1', 'plain']);
+    assert.deepEqual(
+      (await agent.client.domains(false)).map(({ domain }) => domain),
+      ['web1'],
+    );
+    assert.deepEqual(
+      (await agent.client.domains(true)).map(({ domain }) => domain),
+      ['web1', 'plain'],
+    );
     assert.equal(await agent.client.version(), '1.2.3');
   });
 
@@ -109,7 +115,12 @@ describe('the agent on its socket', () => {
   }
 
   it('refuses wrong queries', async () => {
-    for (const path of ['/v1/events?since=-1', '/v1/events?since=x', '/v1/events?follow=2', '/v1/domains?all=1&all=1']) {
+    for (const path of [
+      '/v1/events?since=-1',
+      '/v1/events?since=x',
+      '/v1/events?follow=2',
+      '/v1/domains?all=1&all=1',
+    ]) {
       assert.equal((await get(path)).status, 400, path);
     }
   });
@@ -133,7 +144,10 @@ describe('the agent on its socket', () => {
     assert.equal((await events.next()).value?.seq, 1);
     agent.emit({});
     agent.emit({});
-    assert.deepEqual((await take(events, 2)).map(({ seq }) => seq), [2, 3]);
+    assert.deepEqual(
+      (await take(events, 2)).map(({ seq }) => seq),
+      [2, 3],
+    );
     await until(() => agent.followers === 0);
   });
 

@@ -78,7 +78,10 @@ async function untilSignal(work: (signal: AbortSignal) => Promise<void>): Promis
   const interrupt = (signal: NodeJS.Signals): void => interruption.abort(new Error(`ended by ${signal}`));
   const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
   for (const signal of signals) process.on(signal, interrupt);
-  const timer = setTimeout(() => interruption.abort(new Error(`not at the end after ${deadlineMs / 1000} s`)), deadlineMs);
+  const timer = setTimeout(
+    () => interruption.abort(new Error(`not at the end after ${deadlineMs / 1000} s`)),
+    deadlineMs,
+  );
   try {
     await work(interruption.signal);
   } finally {
@@ -107,7 +110,12 @@ async function story(lab: Lab, screen: Screen, verdict: Verdict): Promise<void> 
   terminal.followEvents();
   const local = await storageServer(lab, 'local', randomBytes(diskMiB << 20));
   const external = await storageServer(lab, 'external', Buffer.alloc(diskMiB << 20));
-  screen.tell((await lab.virsh('version')).replace(/^[^]*Using API: QEMU (\S+)[^]*hypervisor: QEMU (\S+)[^]*$/, 'libvirt $1, QEMU $2'));
+  screen.tell(
+    (await lab.virsh('version')).replace(
+      /^[^]*Using API: QEMU (\S+)[^]*hypervisor: QEMU (\S+)[^]*$/,
+      'libvirt $1, QEMU $2',
+    ),
+  );
   screen.tell(`the guest ${name} boots; its disk vda, ${diskMiB} MiB, is on ${local.uri}`);
   const guest = await lab.domain({
     name,
@@ -115,7 +123,9 @@ async function story(lab: Lab, screen: Screen, verdict: Verdict): Promise<void> 
   });
   const pulse = new Pulse(guest.witness);
   screen.showLive(() => [pulse.line(screen.tty ? 4 : 1), ...terminal.progress]);
-  screen.tell('it writes numbered, checksummed records of 4 KiB, flushes each, and then prints "acknowledged" on its console');
+  screen.tell(
+    'it writes numbered, checksummed records of 4 KiB, flushes each, and then prints "acknowledged" on its console',
+  );
   await watch(guest);
 
   screen.heading(
@@ -174,7 +184,10 @@ async function story(lab: Lab, screen: Screen, verdict: Verdict): Promise<void> 
   if (flaw !== null) throw new Error(flaw);
   const pauses = terminal.pausesMs;
   screen.tell(
-    screen.style('green', `no acknowledged write was lost; the guest noticed nothing but ${pauses.length} pauses of ${pauses.join(', ')} ms`),
+    screen.style(
+      'green',
+      `no acknowledged write was lost; the guest noticed nothing but ${pauses.length} pauses of ${pauses.join(', ')} ms`,
+    ),
   );
 }
 

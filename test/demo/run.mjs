@@ -7,7 +7,8 @@ const root = join(import.meta.dirname, '../..');
 
 function problem() {
   if (process.platform !== 'linux') return `the demo needs Linux, with QEMU and libvirt; this is ${process.platform}`;
-  if (process.getuid() !== 0) return 'the demo needs root: it starts a libvirtd of its own, in a mount namespace. Try: sudo npm run demo';
+  if (process.getuid() !== 0)
+    return 'the demo needs root: it starts a libvirtd of its own, in a mount namespace. Try: sudo npm run demo';
   if (!existsSync(join(root, 'node_modules/tsx'))) return 'the node modules are missing: run npm ci, or npm run demo';
   return null;
 }

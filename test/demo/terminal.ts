@@ -121,6 +121,8 @@ export class Terminal {
 /** `failed-over vda  protected -> failed-over  pausedMs=112` */
 function eventText({ event, disk, from, to, detail }: ProtectionEvent): string {
   const change = from === null || to === null ? [] : [`${from} -> ${to}`];
-  const details = Object.entries(detail).map(([key, value]) => `${key}=${typeof value === 'string' ? value : JSON.stringify(value)}`);
+  const details = Object.entries(detail).map(
+    ([key, value]) => `${key}=${typeof value === 'string' ? value : JSON.stringify(value)}`,
+  );
   return [[event, disk].filter(Boolean).join(' '), ...change, details.join(' ')].filter(Boolean).join('  ');
 }

@@ -17,7 +17,9 @@ import { anyImage } from '../storage/images.ts';
 import { domainXml, virsh } from './fixtures.ts';
 
 const plain = { noNullPrototype: true };
-const anyText = fc.string({ unit: 'grapheme', minLength: 1, maxLength: 30 }).filter((text) => textProblem(text) === null);
+const anyText = fc
+  .string({ unit: 'grapheme', minLength: 1, maxLength: 30 })
+  .filter((text) => textProblem(text) === null);
 const anyDev = fc.stringMatching(/^[a-z]{1,4}[0-9]?$/);
 
 const anyDeclaration: fc.Arbitrary<Declaration> = fc.record(
@@ -58,7 +60,10 @@ const nbd: Declaration = {
   disks: [
     {
       dev: 'vda',
-      mirror: { source: { kind: 'nbd', server: { host: 'storage1', port: 10809 }, exportName: "it's <&>" }, format: 'raw' },
+      mirror: {
+        source: { kind: 'nbd', server: { host: 'storage1', port: 10809 }, exportName: "it's <&>" },
+        format: 'raw',
+      },
       rebuild: { to: '/srv/{domain}-{dev}-{n}.qcow2', format: 'qcow2', auto: false },
       previousErrorPolicy: { errorPolicy: 'report', readErrorPolicy: null },
     },
@@ -77,7 +82,12 @@ describe('a declaration', () => {
   it('is read back from a domain into whose XML it was put', () => {
     fc.assert(
       fc.property(anyDeclaration, (declaration) => {
-        const xml = withMetadata(domainXml('virt-install.xml'), DECLARATION_URI, DECLARATION_KEY, declarationToXml(declaration));
+        const xml = withMetadata(
+          domainXml('virt-install.xml'),
+          DECLARATION_URI,
+          DECLARATION_KEY,
+          declarationToXml(declaration),
+        );
         assert.deepEqual(parseDomain(xml).declaration, declaration);
       }),
       { numRuns: 30 },
@@ -98,9 +108,18 @@ describe('a declaration', () => {
 
   const disk = "<disk type='file'><driver name='qemu' type='raw'/><source file='/m.img'/></disk>";
   const forms: [what: string, xml: string][] = [
-    ['as documented', `<cdp:protection xmlns:cdp='${DECLARATION_URI}'><cdp:disk dev='vda'><cdp:mirror>${disk}</cdp:mirror></cdp:disk></cdp:protection>`],
-    ['with another prefix', `<x:protection xmlns:x='${DECLARATION_URI}'><x:disk dev='vda'><x:mirror>${disk}</x:mirror></x:disk></x:protection>`],
-    ['with a default namespace', `<protection xmlns='${DECLARATION_URI}'><disk dev='vda'><mirror>${disk}</mirror></disk></protection>`],
+    [
+      'as documented',
+      `<cdp:protection xmlns:cdp='${DECLARATION_URI}'><cdp:disk dev='vda'><cdp:mirror>${disk}</cdp:mirror></cdp:disk></cdp:protection>`,
+    ],
+    [
+      'with another prefix',
+      `<x:protection xmlns:x='${DECLARATION_URI}'><x:disk dev='vda'><x:mirror>${disk}</x:mirror></x:disk></x:protection>`,
+    ],
+    [
+      'with a default namespace',
+      `<protection xmlns='${DECLARATION_URI}'><disk dev='vda'><mirror>${disk}</mirror></disk></protection>`,
+    ],
   ];
   for (const [what, xml] of forms) {
     it(`is read ${what}`, () => {
@@ -128,7 +147,10 @@ describe('a declaration', () => {
     [one("<disk dev='../x'/>"), /no usable dev/],
     [one("<disk dev='vda'><mirror/></disk>"), /exactly one <disk>/],
     [one(vda(`<mirror>${disk}</mirror>`)), /more than one <mirror>/],
-    [one("<disk dev='vda'><mirror><disk type='volume'><source pool='p'/></disk></mirror></disk>"), /'volume' is not supported/],
+    [
+      one("<disk dev='vda'><mirror><disk type='volume'><source pool='p'/></disk></mirror></disk>"),
+      /'volume' is not supported/,
+    ],
     [one(vda('<rebuild/>')), /no to=/],
     [one(vda("<rebuild to='/a' format='vmdk'/>")), /format='vmdk'/],
     [one(vda("<rebuild to='/a' auto='true'/>")), /auto='true'/],
@@ -186,7 +208,13 @@ describe('a live status', () => {
   });
 
   it('is refused if virt-cdp did not write it', () => {
-    for (const xml of ['<status/>', '<other/>', "<status instance='1'><disk dev='vda'/></status>", '<', "<s:status xmlns:s='urn:x' instance='1'/>"]) {
+    for (const xml of [
+      '<status/>',
+      '<other/>',
+      "<status instance='1'><disk dev='vda'/></status>",
+      '<',
+      "<s:status xmlns:s='urn:x' instance='1'/>",
+    ]) {
       assert.throws(() => statusFromXml(xml), CdpError);
     }
   });

@@ -104,7 +104,10 @@ describe('parseDomain', () => {
   };
   it('says of each odd disk why it can not be protected', () => {
     const { disks } = parseDomain(domainXml('odd-disks.xml'));
-    assert.deepEqual(disks.map(({ dev }) => dev), Object.keys(odd));
+    assert.deepEqual(
+      disks.map(({ dev }) => dev),
+      Object.keys(odd),
+    );
     for (const { dev, unsupported } of disks) {
       const says = odd[dev];
       if (says === null || says === undefined) assert.equal(unsupported, null);
@@ -120,7 +123,12 @@ describe('parseDomain', () => {
       source: { kind: 'nbd', server: { socket: '/run/nbd.sock' }, exportName: '' },
       format: 'qcow2',
     });
-    for (const [dev, says] of [['vdc', /TLS/], ['vde', /'rbd'/], ['vdf', /'iscsi'/], ['vdg', /TLS/]] as const) {
+    for (const [dev, says] of [
+      ['vdc', /TLS/],
+      ['vde', /'rbd'/],
+      ['vdf', /'iscsi'/],
+      ['vdg', /TLS/],
+    ] as const) {
       assert.match(disks.get(dev)?.unsupported ?? '', says);
       assert.equal(disks.get(dev)?.image, null);
     }
@@ -144,7 +152,11 @@ describe('parseDomain', () => {
     [disk('<source/>', '', 'file'), /no source/],
     [disk("<source file='/a'/>", "<driver name='tap2' type='raw'/>", 'file'), /driver is 'tap2'/],
     [
-      disk("<source file='/a'/>", "<driver name='qemu' type='raw'><iothreads><iothread id='1'/></iothreads></driver>", 'file'),
+      disk(
+        "<source file='/a'/>",
+        "<driver name='qemu' type='raw'><iothreads><iothread id='1'/></iothreads></driver>",
+        'file',
+      ),
       /several iothreads/,
     ],
   ];
@@ -155,7 +167,8 @@ describe('parseDomain', () => {
   }
 
   it('tells a declaration that can not be read from none at all', () => {
-    const metadata = "<metadata><p:protection xmlns:p='https://virt-cdp.org/xmlns/domain/1' policy='maybe'/></metadata>";
+    const metadata =
+      "<metadata><p:protection xmlns:p='https://virt-cdp.org/xmlns/domain/1' policy='maybe'/></metadata>";
     const domain = parseDomain(domainWith().replace('<memory>', `${metadata}<memory>`));
     assert.equal(domain.declaration, null);
     assert.equal(domain.declarationProblem?.code, 'declaration-invalid');
@@ -169,7 +182,16 @@ describe('parseDomain', () => {
 
   it('throws nothing but CdpError at what is no domain', () => {
     const deep = `${'<a>'.repeat(5000)}${'</a>'.repeat(5000)}`;
-    const fixed = ['', '<', '<a/>', '<domain/>', '<domain><name/></domain>', deep, '<!DOCTYPE a><domain/>', '<a>&lol;</a>'];
+    const fixed = [
+      '',
+      '<',
+      '<a/>',
+      '<domain/>',
+      '<domain><name/></domain>',
+      deep,
+      '<!DOCTYPE a><domain/>',
+      '<a>&lol;</a>',
+    ];
     for (const xml of fixed) assert.throws(() => parseDomain(xml), CdpError, xml.slice(0, 40));
     const xmls = [...domainXmls.values()];
     const mutated = fc

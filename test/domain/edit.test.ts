@@ -19,7 +19,8 @@ function lines(xml: string): string[] {
   const found: string[] = [];
   const visit = (node: Node, path: string): void => {
     const here = `${path}/${node.nodeName}`;
-    const attributes = 'attributes' in node ? Array.from(node.attributes as Iterable<{ name: string; value: string }>) : [];
+    const attributes =
+      'attributes' in node ? Array.from(node.attributes as Iterable<{ name: string; value: string }>) : [];
     const text = node.nodeValue ?? '';
     if (node.nodeName !== '#text' || text.trim() !== '') found.push(`${here} ${JSON.stringify(text)}`);
     found.push(...attributes.map(({ name, value }) => `${here} @${name}=${JSON.stringify(value)}`).sort());
@@ -61,24 +62,27 @@ describe('edits of a domain XML', () => {
 
   it('withDiskImage changes the type, the source and the format of one disk', () => {
     const xml = domainXml('live.xml');
-    assert.deepEqual(difference(xml, withDiskImage(xml, 'vda', parseImageUri('nbd://storage1/db', { format: 'qcow2' }))), {
-      gone: [
-        'disk @type="block"',
-        'disk/backingStore ""',
-        'disk/driver @type="raw"',
-        'disk/source @dev="/dev/vg0/db"',
-        'disk/source @index="3"',
-      ],
-      come: [
-        'disk @type="network"',
-        'disk/driver @type="qcow2"',
-        'disk/source @name="db"',
-        'disk/source @protocol="nbd"',
-        'disk/source/host ""',
-        'disk/source/host @name="storage1"',
-        'disk/source/host @port="10809"',
-      ],
-    });
+    assert.deepEqual(
+      difference(xml, withDiskImage(xml, 'vda', parseImageUri('nbd://storage1/db', { format: 'qcow2' }))),
+      {
+        gone: [
+          'disk @type="block"',
+          'disk/backingStore ""',
+          'disk/driver @type="raw"',
+          'disk/source @dev="/dev/vg0/db"',
+          'disk/source @index="3"',
+        ],
+        come: [
+          'disk @type="network"',
+          'disk/driver @type="qcow2"',
+          'disk/source @name="db"',
+          'disk/source @protocol="nbd"',
+          'disk/source/host ""',
+          'disk/source/host @name="storage1"',
+          'disk/source/host @port="10809"',
+        ],
+      },
+    );
   });
 
   it('withDiskImage drops a backing chain, and what the old source alone had', () => {
@@ -115,7 +119,12 @@ describe('edits of a domain XML', () => {
     const stopped = withErrorPolicy(xml, 'vda', stop);
     assert.deepEqual(difference(xml, stopped), {
       gone: [],
-      come: ['disk/driver ""', 'disk/driver @error_policy="stop"', 'disk/driver @name="qemu"', 'disk/driver @rerror_policy="stop"'],
+      come: [
+        'disk/driver ""',
+        'disk/driver @error_policy="stop"',
+        'disk/driver @name="qemu"',
+        'disk/driver @rerror_policy="stop"',
+      ],
     });
     const live = domainXml('live.xml');
     assert.deepEqual(difference(live, withErrorPolicy(live, 'sda', { errorPolicy: null, readErrorPolicy: 'report' })), {
@@ -149,8 +158,13 @@ describe('edits of a domain XML', () => {
       hint: 'its disks are vda, sda, sdb',
     });
     // A <disk> in other people's metadata is none of the domain's.
-    const only = domainXml('virt-install.xml').replace('<libosinfo:os ', "<disk xmlns=''><target dev='vdq'/></disk><libosinfo:os ");
-    assert.throws(() => withErrorPolicy(only, 'vdq', { errorPolicy: null, readErrorPolicy: null }), { code: 'disk-not-found' });
+    const only = domainXml('virt-install.xml').replace(
+      '<libosinfo:os ',
+      "<disk xmlns=''><target dev='vdq'/></disk><libosinfo:os ",
+    );
+    assert.throws(() => withErrorPolicy(only, 'vdq', { errorPolicy: null, readErrorPolicy: null }), {
+      code: 'disk-not-found',
+    });
   });
 
   it('throw nothing but CdpError at what is no XML', () => {

@@ -1,20 +1,36 @@
 import assert from 'node:assert/strict';
 import { addBitmap } from '../../src/graph/bitmaps.ts';
-import { buildLayers, buildPark, closeNodes, compose, markSurgery, openNodes, setRoot, unmarkSurgery } from '../../src/graph/surgery.ts';
+import {
+  buildLayers,
+  buildPark,
+  closeNodes,
+  compose,
+  markSurgery,
+  openNodes,
+  setRoot,
+  unmarkSurgery,
+} from '../../src/graph/surgery.ts';
 import { FakeQemu, Refusal, type Answers } from '../qmp/fake-qemu.ts';
 
 const qdev = '/machine/peripheral/virtio-disk0/virtio-backend';
 
 /** One device per entry, on a node each, and loose nodes. */
 function devices(roots: Record<string, string>, loose: string[] = []): Answers {
-  const nodes = [...new Set([...Object.values(roots), ...loose])].map((name, id) => ({ id, type: 'block-driver', name }));
+  const nodes = [...new Set([...Object.values(roots), ...loose])].map((name, id) => ({
+    id,
+    type: 'block-driver',
+    name,
+  }));
   const backends = Object.keys(roots).map((name, index) => ({ id: 100 + index, type: 'block-backend', name }));
   const edges = Object.entries(roots).map(([name, root]) => ({
     parent: backends.find((backend) => backend.name === name)?.id,
     child: nodes.find((node) => node.name === root)?.id,
     name: 'root',
   }));
-  return { 'x-debug-query-block-graph': () => ({ nodes: [...nodes, ...backends], edges }), 'query-status': () => ({ running: false, status: 'paused' }) };
+  return {
+    'x-debug-query-block-graph': () => ({ nodes: [...nodes, ...backends], edges }),
+    'query-status': () => ({ running: false, status: 'paused' }),
+  };
 }
 
 const look = ['query-status', 'x-debug-query-block-graph'];
@@ -27,7 +43,10 @@ describe('setRoot', () => {
   });
 
   it('stops a domain that somebody resumed, before anything else', async () => {
-    const qemu = new FakeQemu({ ...devices({ [qdev]: 'libvirt-1-format' }), 'query-status': () => ({ running: true, status: 'running' }) });
+    const qemu = new FakeQemu({
+      ...devices({ [qdev]: 'libvirt-1-format' }),
+      'query-status': () => ({ running: true, status: 'running' }),
+    });
     await setRoot(qemu.monitor, qdev, 'libvirt-1-format', 'cdp-vda-park');
     assert.deepEqual(qemu.sent, ['query-status', 'stop', 'x-debug-query-block-graph', 'qom-set cdp-vda-park']);
   });
@@ -40,13 +59,19 @@ describe('setRoot', () => {
 
   it("refuses another device's node: QEMU would abort", async () => {
     const qemu = new FakeQemu(devices({ [qdev]: 'libvirt-1-format', other: 'cdp-vda-mirror' }));
-    await assert.rejects(setRoot(qemu.monitor, qdev, 'libvirt-1-format', 'cdp-vda-mirror'), /cdp-vda-mirror is already attached to other/);
+    await assert.rejects(
+      setRoot(qemu.monitor, qdev, 'libvirt-1-format', 'cdp-vda-mirror'),
+      /cdp-vda-mirror is already attached to other/,
+    );
     assert.deepEqual(qemu.sent, look);
   });
 
   it('refuses to leave a root that the plan did not see', async () => {
     const qemu = new FakeQemu(devices({ [qdev]: 'libvirt-2-format' }, ['cdp-vda-park']));
-    await assert.rejects(setRoot(qemu.monitor, qdev, 'libvirt-1-format', 'cdp-vda-park'), /on libvirt-2-format and not, as planned, on libvirt-1-format/);
+    await assert.rejects(
+      setRoot(qemu.monitor, qdev, 'libvirt-1-format', 'cdp-vda-park'),
+      /on libvirt-2-format and not, as planned, on libvirt-1-format/,
+    );
     assert.deepEqual(qemu.sent, look);
   });
 });
@@ -59,7 +84,10 @@ describe('surgery on the graph', () => {
   it('parks on a node on which every kind of I/O fails, and one write has failed already', async () => {
     const qemu = new FakeQemu(recorder);
     await buildPark(qemu.monitor, 'vda', 4096);
-    assert.deepEqual(qemu.sent.slice(-2), ['blockdev-add cdp-vda-park', 'human-monitor-command qemu-io cdp-vda-park "write 0 512"']);
+    assert.deepEqual(qemu.sent.slice(-2), [
+      'blockdev-add cdp-vda-park',
+      'human-monitor-command qemu-io cdp-vda-park "write 0 512"',
+    ]);
     const park = added.find((options) => options['driver'] === 'blkdebug');
     assert.deepEqual(park?.['inject-error'], [{ event: 'none', errno: 5 }], 'no iotype');
     assert.equal(park['discard'], 'unmap');
@@ -69,13 +97,25 @@ describe('surgery on the graph', () => {
   it('composes a quorum that acknowledges what every copy has', async () => {
     await compose(new FakeQemu(recorder).monitor, 'vda', 'libvirt-1-format');
     assert.deepEqual(added, [
-      { driver: 'quorum', 'node-name': 'cdp-vda', children: ['libvirt-1-format', 'cdp-vda-mirror'], 'vote-threshold': 2, 'read-pattern': 'fifo' },
+      {
+        driver: 'quorum',
+        'node-name': 'cdp-vda',
+        children: ['libvirt-1-format', 'cdp-vda-mirror'],
+        'vote-threshold': 2,
+        'read-pattern': 'fifo',
+      },
     ]);
   });
 
   it("lays libvirt's names over the mirror, lowest first", async () => {
     await buildLayers(new FakeQemu(recorder).monitor, 'vda', ['libvirt-1-format', 'libvirt-1-storage']);
-    assert.deepEqual(added.map((options) => [options['node-name'], options['file']]), [['libvirt-1-storage', 'cdp-vda-mirror'], ['libvirt-1-format', 'libvirt-1-storage']]);
+    assert.deepEqual(
+      added.map((options) => [options['node-name'], options['file']]),
+      [
+        ['libvirt-1-storage', 'cdp-vda-mirror'],
+        ['libvirt-1-format', 'libvirt-1-storage'],
+      ],
+    );
   });
 
   it('marks a pause of ours with a node', async () => {
@@ -116,7 +156,10 @@ describe('nodes', () => {
   });
 
   it('that are in use are not left unsaid', async () => {
-    await assert.rejects(closeNodes(new FakeQemu(refuse('format', 'Node format is in use')).monitor, ['format', 'storage']), /in use/);
+    await assert.rejects(
+      closeNodes(new FakeQemu(refuse('format', 'Node format is in use')).monitor, ['format', 'storage']),
+      /in use/,
+    );
   });
 });
 

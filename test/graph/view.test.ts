@@ -5,7 +5,10 @@ import type { DiskGraph, GraphView } from '../../src/graph/view.ts';
 import { viewGraph } from '../../src/graph/view.ts';
 import { FakeQemu, type Answers } from '../qmp/fake-qemu.ts';
 
-type Captured = Record<'query-status' | 'query-block' | 'query-named-block-nodes' | 'query-block-jobs' | 'x-debug-query-block-graph', unknown>;
+type Captured = Record<
+  'query-status' | 'query-block' | 'query-named-block-nodes' | 'query-block-jobs' | 'x-debug-query-block-graph',
+  unknown
+>;
 
 function captured(name: string): Captured {
   return JSON.parse(readFileSync(new URL(`captured/${name}.json`, import.meta.url), 'utf8')) as Captured;
@@ -30,38 +33,59 @@ const chain = ['libvirt-1-format', 'libvirt-1-storage'];
 describe('viewGraph', () => {
   it('finds the device by its alias, and its size', async () => {
     const { qdev, sizeBytes, ioStatus, root } = await disk('plain');
-    assert.deepEqual([qdev, sizeBytes, ioStatus, root], ['/machine/peripheral/virtio-disk0/virtio-backend', 4 * 1024 * 1024, 'ok', 'libvirt-1-format']);
+    assert.deepEqual(
+      [qdev, sizeBytes, ioStatus, root],
+      ['/machine/peripheral/virtio-disk0/virtio-backend', 4 * 1024 * 1024, 'ok', 'libvirt-1-format'],
+    );
     assert.equal((await view('plain')).disk('vdb', 'virtio-disk1', 2), null);
   });
 
   it('sees a plain disk', async () => {
     const { layout, primary, mirrorOpen, quorum, parkReady, layers, tracking, syncJob, otherJob } = await disk('plain');
-    assert.deepEqual([layout, mirrorOpen, quorum, parkReady, layers, tracking, syncJob, otherJob], ['primary', false, null, false, [], [], null, null]);
+    assert.deepEqual(
+      [layout, mirrorOpen, quorum, parkReady, layers, tracking, syncJob, otherJob],
+      ['primary', false, null, false, [], [], null, null],
+    );
     assert.deepEqual([primary?.top, primary?.data, primary?.chain], ['libvirt-1-format', 'libvirt-1-format', chain]);
   });
 
   it('sees through the filter of a full sync', async () => {
     const { layout, root, primary, mirrorOpen, tracking, syncJob, otherJob } = await disk('full-sync');
-    assert.deepEqual([layout, root, primary?.top, primary?.data, mirrorOpen], ['primary', 'cdp-vda-sync', 'libvirt-1-format', 'libvirt-1-format', true]);
+    assert.deepEqual(
+      [layout, root, primary?.top, primary?.data, mirrorOpen],
+      ['primary', 'cdp-vda-sync', 'libvirt-1-format', 'libvirt-1-format', true],
+    );
     assert.deepEqual(tracking, [{ name: 'cdp-track-1000', on: 'primary', dirtyBytes: 65536 }]);
     assert.deepEqual([syncJob?.type, otherJob], ['mirror', null]);
   });
 
   it('sees through the filter of a delta, and its busy bitmap', async () => {
     const { layout, root, primary, tracking, syncJob } = await disk('delta');
-    assert.deepEqual([layout, root, primary?.top, syncJob?.type], ['primary', 'cdp-vda-sync', 'libvirt-1-format', 'backup']);
-    assert.deepEqual(tracking.map(({ name }) => name), ['cdp-track-1000']);
+    assert.deepEqual(
+      [layout, root, primary?.top, syncJob?.type],
+      ['primary', 'cdp-vda-sync', 'libvirt-1-format', 'backup'],
+    );
+    assert.deepEqual(
+      tracking.map(({ name }) => name),
+      ['cdp-track-1000'],
+    );
   });
 
   it('sees a pair, and its epochs', async () => {
     const { layout, root, primary, mirrorOpen, quorum, parkReady } = await disk('pair');
-    assert.deepEqual([layout, root, primary?.top, primary?.chain, mirrorOpen, parkReady], ['pair', 'cdp-vda', 'libvirt-1-format', chain, true, true]);
+    assert.deepEqual(
+      [layout, root, primary?.top, primary?.chain, mirrorOpen, parkReady],
+      ['pair', 'cdp-vda', 'libvirt-1-format', chain, true, true],
+    );
     assert.deepEqual(quorum, { primaryChild: 'libvirt-1-format', epochs: ['cdp-epoch-1000'] });
   });
 
   it('sees a parked disk, and the pair that waits beside it', async () => {
     const { layout, root, quorum, primary } = await disk('parked');
-    assert.deepEqual([layout, root, quorum?.primaryChild, primary?.top], ['parked', 'cdp-vda-park', 'libvirt-1-format', 'libvirt-1-format']);
+    assert.deepEqual(
+      [layout, root, quorum?.primaryChild, primary?.top],
+      ['parked', 'cdp-vda-park', 'libvirt-1-format', 'libvirt-1-format'],
+    );
   });
 
   it("sees a stranger's backup between the quorum and the primary", async () => {
@@ -85,7 +109,10 @@ describe('viewGraph', () => {
 
   it("sees libvirt's copy job on the layers", async () => {
     const { layout, primary, layers, otherJob } = await disk('layered-with-copy');
-    assert.deepEqual([layout, primary, otherJob?.device, otherJob?.type], ['layered', null, 'copy-vda-libvirt-1-format', 'mirror']);
+    assert.deepEqual(
+      [layout, primary, otherJob?.device, otherJob?.type],
+      ['layered', null, 'copy-vda-libvirt-1-format', 'mirror'],
+    );
     assert.deepEqual(layers.slice(-2), chain);
   });
 
@@ -93,13 +120,23 @@ describe('viewGraph', () => {
     const { layout, primary, tracking } = await disk('backing-chain');
     assert.deepEqual([layout, primary?.top, primary?.data], ['primary', 'libvirt-1-format', 'libvirt-1-format']);
     assert.deepEqual(new Set(primary?.chain), new Set([...chain, 'libvirt-2-format', 'libvirt-2-storage']));
-    assert.deepEqual(tracking, [{ name: 'cdp-track-1000', on: 'primary', dirtyBytes: 0 }], 'not what the backing file has');
+    assert.deepEqual(
+      tracking,
+      [{ name: 'cdp-track-1000', on: 'primary', dirtyBytes: 0 }],
+      'not what the backing file has',
+    );
   });
 
   it('sees through copy-on-read', async () => {
     const { layout, root, primary, tracking } = await disk('copy-on-read');
-    assert.deepEqual([layout, root, primary?.top, primary?.data], ['primary', 'libvirt-CoR-vda', 'libvirt-CoR-vda', 'libvirt-1-format']);
-    assert.deepEqual(tracking.map(({ on }) => on), ['primary']);
+    assert.deepEqual(
+      [layout, root, primary?.top, primary?.data],
+      ['primary', 'libvirt-CoR-vda', 'libvirt-CoR-vda', 'libvirt-1-format'],
+    );
+    assert.deepEqual(
+      tracking.map(({ on }) => on),
+      ['primary'],
+    );
   });
 
   it('says whether vCPUs run', async () => {
@@ -110,14 +147,20 @@ describe('viewGraph', () => {
   it('looks again when the graph changed between two answers', async () => {
     const [before, after] = [captured('plain'), captured('pair')];
     let looks = 0;
-    const answers = { ...answersOf(after), 'query-named-block-nodes': () => (looks++ === 0 ? before : after)['query-named-block-nodes'] };
+    const answers = {
+      ...answersOf(after),
+      'query-named-block-nodes': () => (looks++ === 0 ? before : after)['query-named-block-nodes'],
+    };
     const qemu = new FakeQemu(answers);
     assert.equal((await viewGraph(qemu.monitor)).disk('vda', 'virtio-disk0', 1)?.layout, 'pair');
     assert.equal(qemu.sent.filter((command) => command === 'query-block').length, 2);
   });
 
   it('gives up on a graph that never stands still', async () => {
-    const answers = { ...answersOf(captured('pair')), 'query-named-block-nodes': () => captured('plain')['query-named-block-nodes'] };
+    const answers = {
+      ...answersOf(captured('pair')),
+      'query-named-block-nodes': () => captured('plain')['query-named-block-nodes'],
+    };
     await assert.rejects(viewGraph(new FakeQemu(answers).monitor), /the block graph changed/);
   });
 });

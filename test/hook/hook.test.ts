@@ -38,7 +38,11 @@ describe("libvirt's hook", () => {
   afterEach(() => agent.stop());
 
   /** Runs hooks/qemu as libvirt does: in /, with its few variables. */
-  async function hook(operation: string, xml: string, changes: { node?: string; socket?: string; deadlineMs?: number } = {}) {
+  async function hook(
+    operation: string,
+    xml: string,
+    changes: { node?: string; socket?: string; deadlineMs?: number } = {},
+  ) {
     const text = renderHook(await readFile('hooks/qemu', 'utf8'), changes.node ?? process.execPath, program, {
       socket: changes.socket ?? agent.socketPath,
       store: folder,
@@ -60,7 +64,9 @@ describe("libvirt's hook", () => {
 
     it(`asks the agent at ${operation} of a protected domain, and prints nothing`, async () => {
       assert.deepEqual(await hook(operation, domainXml(declaration)), silence);
-      assert.deepEqual(agent.hookCalls, [{ operation, subOperation: 'begin', extra: '-', domainXml: domainXml(declaration) }]);
+      assert.deepEqual(agent.hookCalls, [
+        { operation, subOperation: 'begin', extra: '-', domainXml: domainXml(declaration) },
+      ]);
     });
   }
 
@@ -85,7 +91,10 @@ describe("libvirt's hook", () => {
   });
 
   it("refuses with the agent's message", async () => {
-    agent.onHook = () => ({ refuse: { message: 'the primary of web1 vda is stale; run virt-cdp start web1' }, xml: null });
+    agent.onHook = () => ({
+      refuse: { message: 'the primary of web1 vda is stale; run virt-cdp start web1' },
+      xml: null,
+    });
     const ended = await hook('prepare', domainXml(declaration));
     assert.deepEqual(ended, {
       code: 1,
@@ -128,7 +137,8 @@ describe("libvirt's hook", () => {
       `<devices><disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='${path}'/><target dev='vda' bus='virtio'/></disk></devices>`;
 
     afterEach(async () => {
-      for (const name of ['domains', 'starts', 'stale-sources']) await rm(join(folder, name), { recursive: true, force: true });
+      for (const name of ['domains', 'starts', 'stale-sources'])
+        await rm(join(folder, name), { recursive: true, force: true });
       await mkdir(join(folder, 'domains'));
     });
 
@@ -158,7 +168,10 @@ describe("libvirt's hook", () => {
       await record(failedOver);
       const ended = await hook('prepare', domainXml(disk('/p.img')), down);
       assert.equal(ended.code, 1);
-      assert.match(ended.stderr, /web1 can't start: its disk vda, '\/p.img', is a stale copy .* current one is '\/m.img'. Type: virt-cdp start web1/);
+      assert.match(
+        ended.stderr,
+        /web1 can't start: its disk vda, '\/p.img', is a stale copy .* current one is '\/m.img'. Type: virt-cdp start web1/,
+      );
     });
 
     it('refuses it to a domain of another UUID that knows nothing of virt-cdp', async () => {
@@ -201,7 +214,10 @@ describe("libvirt's hook", () => {
         await record(failedOver);
         const before = domainXml(disk('/p.img'));
         const ended = await hook(operation, before, down);
-        assert.deepEqual([ended.code, ended.stdout], [0, before.replace("'/p.img'", '"/m.img"').replaceAll("'", '"').trimEnd()]);
+        assert.deepEqual(
+          [ended.code, ended.stdout],
+          [0, before.replace("'/p.img'", '"/m.img"').replaceAll("'", '"').trimEnd()],
+        );
       });
     }
   });

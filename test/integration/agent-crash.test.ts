@@ -9,7 +9,17 @@ import type { Guest } from '../lab/guest.ts';
 import type { NbdServer } from '../lab/storage.ts';
 import { waitFor } from '../lab/wait.ts';
 import { assertIdentical, assertNothingLost, endWell, goesOn } from './copies-hold.ts';
-import { events, nodeNames, patienceMs, roots, setScene, status, waitDisk, waitForLibvirt, waitState } from './scene.ts';
+import {
+  events,
+  nodeNames,
+  patienceMs,
+  roots,
+  setScene,
+  status,
+  waitDisk,
+  waitForLibvirt,
+  waitState,
+} from './scene.ts';
 
 /** Small, so that a full sync takes no time. */
 const sizeBytes = 16 << 20;
@@ -85,7 +95,12 @@ describe('a crash of the agent', function () {
       await new AgentClient({ socketPath: agent.socket }).act(domain, action, args);
     } catch (error) {
       if (!(error instanceof AgentUnreachableError)) throw error;
-      await waitFor('the agent to be dead', () => !agentLives(), patienceMs, () => String(error));
+      await waitFor(
+        'the agent to be dead',
+        () => !agentLives(),
+        patienceMs,
+        () => String(error),
+      );
     }
   }
 
@@ -309,7 +324,12 @@ describe('a crash of the agent', function () {
     assert.deepEqual(await roots(guest), ['cdp-vda']);
     await goesOn(guest, 50);
     await agent.start();
-    await waitDisk(agent, 'web7', 'seen on both copies', ({ state, runningOn }) => state === 'protected' && runningOn === 'both');
+    await waitDisk(
+      agent,
+      'web7',
+      'seen on both copies',
+      ({ state, runningOn }) => state === 'protected' && runningOn === 'both',
+    );
     assert.equal((await events(agent, 'web7')).length, before);
     await endWell(guest, [primary.file, mirror.file]);
   });

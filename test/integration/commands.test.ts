@@ -29,14 +29,21 @@ describe('the commands', function () {
   async function protectedGuest(name: string): Promise<Protected> {
     const { file: primary, ...image } = await scene.lab.image(`${name}.raw`);
     const mirror = scene.lab.path(`${name}-mirror.raw`);
-    const guest = await scene.guest({ name, cmdline, disks: [{ dev: 'vda', bus: 'virtio', image: { ...image, file: primary } }] });
+    const guest = await scene.guest({
+      name,
+      cmdline,
+      disks: [{ dev: 'vda', bus: 'virtio', image: { ...image, file: primary } }],
+    });
     await scene.agent.mustCdp('protect', name, '--disk', 'vda', '--mirror', mirror, '--create');
     await goesOn(guest);
     return { guest, primary, mirror };
   }
 
   /** The command line with --json, which must fail with an exit code; the error's code. */
-  async function failure(exitCode: number, ...args: string[]): Promise<{ code: string; message: string; hint: string | null }> {
+  async function failure(
+    exitCode: number,
+    ...args: string[]
+  ): Promise<{ code: string; message: string; hint: string | null }> {
     const { code, stdout, stderr } = await scene.agent.cdp(...args, '--json');
     assert.equal(code, exitCode, `${args.join(' ')}\n${stderr}${stdout}`);
     return errorAnswerSchema.parse(JSON.parse(stdout)).error;
@@ -46,7 +53,15 @@ describe('the commands', function () {
     const { agent, lab } = scene;
     const { guest, primary, mirror } = await protectedGuest('web1');
     const overlay = lab.path('web1.overlay');
-    await lab.virsh('snapshot-create-as', 'web1', 's1', '--disk-only', '--no-metadata', '--diskspec', `vda,file=${overlay}`);
+    await lab.virsh(
+      'snapshot-create-as',
+      'web1',
+      's1',
+      '--disk-only',
+      '--no-metadata',
+      '--diskspec',
+      `vda,file=${overlay}`,
+    );
     await goesOn(guest, 50);
 
     await agent.mustCdp('hold', 'web1');
@@ -74,7 +89,10 @@ describe('the commands', function () {
     assert.equal(await mark.isThere(), true, 'the whole mirror was written');
     await mark.clear();
     await goesOn(guest, 50);
-    assert.deepEqual((await events(agent, 'web2')).map(({ event }) => event).filter((event) => /^(held|released)$/.test(event)), ['held', 'released']);
+    assert.deepEqual(
+      (await events(agent, 'web2')).map(({ event }) => event).filter((event) => /^(held|released)$/.test(event)),
+      ['held', 'released'],
+    );
     await endWell(guest, [primary, mirror]);
   });
 
@@ -126,7 +144,10 @@ describe('the commands', function () {
     assert.equal((await failure(exitCodes.failed, 'status', 'web5')).code, 'no-such-protected-domain');
 
     // The mirror holds data now.
-    assert.equal((await failure(exitCodes.refused, 'protect', 'web5', '--disk', 'vda', '--mirror', mirror)).code, 'mirror-holds-data');
+    assert.equal(
+      (await failure(exitCodes.refused, 'protect', 'web5', '--disk', 'vda', '--mirror', mirror)).code,
+      'mirror-holds-data',
+    );
     await agent.mustCdp('protect', 'web5', '--disk', 'vda', '--mirror', mirror, '--overwrite-mirror');
     await goesOn(guest, 50);
     await endWell(guest, [primary, mirror]);
@@ -151,13 +172,25 @@ describe('the commands', function () {
     const { agent, lab } = scene;
     const image = await lab.image('web7.raw');
     const mirror = lab.path('web7-mirror.raw');
-    const guest = await scene.guest({ name: 'web7', cmdline, disks: [{ dev: 'vda', bus: 'virtio', image, stopPolicy: false }] });
+    const guest = await scene.guest({
+      name: 'web7',
+      cmdline,
+      disks: [{ dev: 'vda', bus: 'virtio', image, stopPolicy: false }],
+    });
     const policies = async (...options: string[]): Promise<unknown> => {
       const [disk] = parseDomain(await guest.xml(...options)).disks;
       return [disk?.errorPolicy, disk?.readErrorPolicy];
     };
     const before = await policies('--inactive');
-    const { code, stdout, stderr } = await agent.cdp('protect', 'web7', '--disk', 'vda', '--mirror', mirror, '--create');
+    const { code, stdout, stderr } = await agent.cdp(
+      'protect',
+      'web7',
+      '--disk',
+      'vda',
+      '--mirror',
+      mirror,
+      '--create',
+    );
     assert.equal(code, exitCodes.done, stderr);
     assert.match(`${stdout}${stderr}`, /next start/);
     const waiting = await waitState(agent, 'web7', 'waiting');
@@ -204,15 +237,27 @@ describe('the commands', function () {
       const told = await failure(exitCode, 'protect', 'web8', '--disk', disk, '--mirror', mirror, ...options);
       assert.equal(told.code, code, told.message);
     }
-    assert.equal((await failure(exitCodes.failed, 'protect', 'web0', '--disk', 'vda', '--mirror', full.file)).code, 'no-such-domain');
+    assert.equal(
+      (await failure(exitCodes.failed, 'protect', 'web0', '--disk', 'vda', '--mirror', full.file)).code,
+      'no-such-domain',
+    );
     assert.equal((await failure(exitCodes.usage, 'protect', 'web8', '--mirror', full.file)).code, 'usage');
     assert.deepEqual(await events(agent, 'web8'), []);
 
     await agent.mustCdp('protect', 'web8', '--disk', 'vda', '--mirror', full.file, '--overwrite-mirror');
-    assert.equal((await failure(exitCodes.failed, 'protect', 'web8', '--disk', 'vda', '--mirror', full.file)).code, 'already-protected');
-    assert.equal((await failure(exitCodes.failed, 'protect', 'web9', '--disk', 'vda', '--mirror', full.file)).code, 'image-in-use');
+    assert.equal(
+      (await failure(exitCodes.failed, 'protect', 'web8', '--disk', 'vda', '--mirror', full.file)).code,
+      'already-protected',
+    );
+    assert.equal(
+      (await failure(exitCodes.failed, 'protect', 'web9', '--disk', 'vda', '--mirror', full.file)).code,
+      'image-in-use',
+    );
     await lab.virsh('metadata', 'web8', '--config', '--uri', DECLARATION_URI, '--remove');
-    assert.match(await agent.mustCdp('protect', 'web8', '--disk', 'vda', '--mirror', full.file, '--no-wait'), /declared/);
+    assert.match(
+      await agent.mustCdp('protect', 'web8', '--disk', 'vda', '--mirror', full.file, '--no-wait'),
+      /declared/,
+    );
     assert.ok((await lab.virsh('dumpxml', 'web8', '--inactive')).includes(DECLARATION_URI));
     assert.equal((await failure(exitCodes.refused, 'failover', 'web8')).code, 'mirror-stale');
   });
@@ -224,7 +269,11 @@ describe('the commands', function () {
     const all = domainStatusesSchema.parse(JSON.parse(await agent.mustCdp('list', '--all', '--json')));
     assert.ok(list.some(({ domain, state }) => domain === 'db1' && state === 'protected'));
     assert.ok(all.length >= list.length);
-    for (const name of ['db1', list.find(({ domain }) => domain === 'db1')!.uuid, await scene.lab.virsh('domid', 'db1')]) {
+    for (const name of [
+      'db1',
+      list.find(({ domain }) => domain === 'db1')!.uuid,
+      await scene.lab.virsh('domid', 'db1'),
+    ]) {
       const [one, ...others] = domainStatusesSchema.parse(JSON.parse(await agent.mustCdp('status', name, '--json')));
       assert.deepEqual([one?.domain, one?.disks[0]?.runningOn, others], ['db1', 'both', []]);
     }

@@ -21,11 +21,32 @@ interface Case {
 /** Devices x primary, devices x mirror and primary x mirror, each pair about once. */
 const cases: Case[] = [
   { bus: 'virtio', iothread: false, primary: 'raw over NBD', mirror: 'raw file', rebuilt: 'qcow2', lost: 'it fails' },
-  { bus: 'virtio', iothread: true, primary: 'qcow2 over NBD', mirror: 'qcow2 file', rebuilt: 'raw', lost: 'its server dies' },
-  { bus: 'scsi', iothread: false, primary: 'raw over NBD', mirror: 'qcow2 file', rebuilt: 'raw', lost: 'its server dies' },
+  {
+    bus: 'virtio',
+    iothread: true,
+    primary: 'qcow2 over NBD',
+    mirror: 'qcow2 file',
+    rebuilt: 'raw',
+    lost: 'its server dies',
+  },
+  {
+    bus: 'scsi',
+    iothread: false,
+    primary: 'raw over NBD',
+    mirror: 'qcow2 file',
+    rebuilt: 'raw',
+    lost: 'its server dies',
+  },
   { bus: 'virtio', iothread: true, primary: 'raw file', mirror: 'raw over NBD', rebuilt: 'qcow2', lost: 'planned' },
   { bus: 'scsi', iothread: false, primary: 'qcow2 file', mirror: 'raw over NBD', rebuilt: 'qcow2', lost: 'planned' },
-  { bus: 'virtio', iothread: false, primary: 'qcow2 over NBD', mirror: 'raw over NBD', rebuilt: 'raw', lost: 'it fails' },
+  {
+    bus: 'virtio',
+    iothread: false,
+    primary: 'qcow2 over NBD',
+    mirror: 'raw over NBD',
+    rebuilt: 'raw',
+    lost: 'it fails',
+  },
 ];
 
 /** For a disk of 64 MiB and its tables. */
@@ -54,7 +75,12 @@ describe('the five steps of the method', function () {
     // An export does not grow, so a qcow2 image gets its room beforehand.
     if (format === 'qcow2') await truncate(file, roomForQcow2Bytes);
     const server = await scene.lab.nbd({ name, file });
-    return { source: { format, nbd: server.address }, uri: server.uri, image: { filename: server.file, format }, server };
+    return {
+      source: { format, nbd: server.address },
+      uri: server.uri,
+      image: { filename: server.file, format },
+      server,
+    };
   }
 
   for (const [index, { bus, iothread, primary: from, mirror: to, rebuilt: format, lost }] of cases.entries()) {

@@ -4,7 +4,17 @@ import type { Guest } from '../lab/guest.ts';
 import { recordSize } from '../lab/record.ts';
 import type { NbdServer } from '../lab/storage.ts';
 import { assertNothingLost, endWell, goesOn, Mark, writeBlock } from './copies-hold.ts';
-import { events, liveStatus, patienceMs, roots, setScene, status, waitDisk, waitLiveStatus, waitState } from './scene.ts';
+import {
+  events,
+  liveStatus,
+  patienceMs,
+  roots,
+  setScene,
+  status,
+  waitDisk,
+  waitLiveStatus,
+  waitState,
+} from './scene.ts';
 
 /** The guest writes to the first three quarters of its 64 MiB; marks go behind. */
 const guestBlocks = 12_288;

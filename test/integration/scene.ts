@@ -90,7 +90,10 @@ export async function describeScene({ agent }: Scene, guests: Guest[]): Promise<
       ['status', async () => JSON.stringify(await status(agent, guest.name), null, 2)],
       ['block graph', () => describeGraph(guest)],
       ['block jobs', async () => JSON.stringify(await guest.qmp('query-block-jobs'))],
-      ['witness', () => `acknowledged ${guest.witness.acknowledged()}, errors ${JSON.stringify(guest.witness.errors.slice(-5))}`],
+      [
+        'witness',
+        () => `acknowledged ${guest.witness.acknowledged()}, errors ${JSON.stringify(guest.witness.errors.slice(-5))}`,
+      ],
       ['qemu log', () => guest.qemuLog()],
     ];
     for (const [what, look] of attempts) parts.push(`=== ${guest.name}: ${what}\n${await lookOrError(look)}`);
@@ -164,7 +167,12 @@ export async function waitDisk(
   );
 }
 
-export async function waitState(agent: Agent, domain: string, state: DiskStatus['state'], dev?: string): Promise<DiskStatus> {
+export async function waitState(
+  agent: Agent,
+  domain: string,
+  state: DiskStatus['state'],
+  dev?: string,
+): Promise<DiskStatus> {
   return waitDisk(agent, domain, state, (disk) => disk.state === state, dev);
 }
 

@@ -22,7 +22,11 @@ describe('a start', function () {
     const primary = await scene.lab.nbd({ name: `${name}-primary` });
     const mirror = await scene.lab.nbd({ name: `${name}-mirror` });
     const image = { format: 'raw' as const, nbd: primary.address };
-    const guest = await scene.guest({ name, cmdline: 'witness.rate=200', disks: [{ dev: 'vda', bus: 'virtio', image }] });
+    const guest = await scene.guest({
+      name,
+      cmdline: 'witness.rate=200',
+      disks: [{ dev: 'vda', bus: 'virtio', image }],
+    });
     await scene.agent.mustCdp('protect', name, '--disk', 'vda', '--mirror', mirror.uri);
     await goesOn(guest, 20);
     return { guest, primary, mirror };
@@ -49,7 +53,9 @@ describe('a start', function () {
     // The hook runs node through a script that takes note of it.
     nodeLog = join(lab.root, 'node.log');
     const counting = join(lab.root, 'counting-node');
-    writeFileSync(counting, `#!/bin/sh\necho "$2 $3" >>'${nodeLog}'\nexec '${process.execPath}' "$@"\n`, { mode: 0o755 });
+    writeFileSync(counting, `#!/bin/sh\necho "$2 $3" >>'${nodeLog}'\nexec '${process.execPath}' "$@"\n`, {
+      mode: 0o755,
+    });
     const hook = join(lab.libvirtd.hooksDir, 'qemu.d/50-virt-cdp');
     const text = readFileSync(hook, 'utf8');
     assert.match(text, /^node='.*'$/m);
@@ -85,10 +91,17 @@ describe('a start', function () {
   it('of a domain that is not protected runs no node and leaves its disk alone', async () => {
     const image = await scene.lab.image('other.raw');
     const before = callsOfNode().length;
-    const guest = await scene.guest({ name: 'other', cmdline: 'witness.rate=200', disks: [{ dev: 'vda', bus: 'virtio', image }] });
+    const guest = await scene.guest({
+      name: 'other',
+      cmdline: 'witness.rate=200',
+      disks: [{ dev: 'vda', bus: 'virtio', image }],
+    });
     await goesOn(guest, 20);
     assert.equal(callsOfNode().length, before);
-    assert.deepEqual((await nodeNames(guest)).filter((name) => name.startsWith('cdp-')), []);
+    assert.deepEqual(
+      (await nodeNames(guest)).filter((name) => name.startsWith('cdp-')),
+      [],
+    );
     await endWell(guest, [image.file]);
   });
 
@@ -182,7 +195,15 @@ describe('a start', function () {
     const { guest, mirror } = await protectedGuest('web8');
     const overlay = lab.path('web8.overlay');
     await agent.kill('SIGKILL');
-    await lab.virsh('snapshot-create-as', 'web8', 's1', '--disk-only', '--no-metadata', '--diskspec', `vda,file=${overlay}`);
+    await lab.virsh(
+      'snapshot-create-as',
+      'web8',
+      's1',
+      '--disk-only',
+      '--no-metadata',
+      '--diskspec',
+      `vda,file=${overlay}`,
+    );
     await goesOn(guest, 20);
     await guest.shutdown();
     await agent.start();

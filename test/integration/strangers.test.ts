@@ -21,7 +21,11 @@ describe('strangers', function () {
     const primary = await scene.lab.nbd({ name: `${name}-primary` });
     const mirror = await scene.lab.nbd({ name: `${name}-mirror` });
     const image = { format: 'raw' as const, nbd: primary.address };
-    const guest = await scene.guest({ name, cmdline: `witness.blocks=8000 witness.rate=${rate}`, disks: [{ dev: 'vda', bus: 'virtio', image }] });
+    const guest = await scene.guest({
+      name,
+      cmdline: `witness.blocks=8000 witness.rate=${rate}`,
+      disks: [{ dev: 'vda', bus: 'virtio', image }],
+    });
     return { guest, primary, mirror };
   }
 
@@ -123,7 +127,15 @@ describe('strangers', function () {
     const { agent, lab } = scene;
     const { guest, primary, mirror } = await protectedGuest('web6');
     const overlay = lab.path('web6.overlay');
-    await lab.virsh('snapshot-create-as', 'web6', 's1', '--disk-only', '--no-metadata', '--diskspec', `vda,file=${overlay}`);
+    await lab.virsh(
+      'snapshot-create-as',
+      'web6',
+      's1',
+      '--disk-only',
+      '--no-metadata',
+      '--diskspec',
+      `vda,file=${overlay}`,
+    );
     await goesOn(guest, 50);
     assert.equal((await status(agent, 'web6')).state, 'protected');
     await waitDisk(agent, 'web6', 'on the overlay', ({ primary: { source } }) => source === overlay);

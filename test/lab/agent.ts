@@ -90,7 +90,8 @@ export class Agent {
   /** The command line, which must succeed; its stdout. */
   async mustCdp(...args: string[]): Promise<string> {
     const { code, stdout, stderr } = await this.cdp(...args);
-    if (code !== 0) throw new Error(`virt-cdp ${args.join(' ')}: exit ${code}\n${stderr}${stdout}\n${tail(this.logPath)}`);
+    if (code !== 0)
+      throw new Error(`virt-cdp ${args.join(' ')}: exit ${code}\n${stderr}${stdout}\n${tail(this.logPath)}`);
     return stdout;
   }
 

@@ -45,7 +45,8 @@ export async function guestKernel(): Promise<GuestKernel> {
       await rm(scratch, { recursive: true, force: true });
     }
   }
-  if ((await stat(built.initrd)).uid !== process.getuid?.()) throw new Error(`${built.initrd} belongs to somebody else`);
+  if ((await stat(built.initrd)).uid !== process.getuid?.())
+    throw new Error(`${built.initrd} belongs to somebody else`);
   return built;
 }
 

@@ -229,10 +229,7 @@ describe('opening', () => {
   it('ends when it is given up', async () => {
     const giveUp = new AbortController();
     daemon.on(procedures.authList, () => giveUp.abort());
-    await assert.rejects(
-      openConnection({ socketPath: daemon.socketPath, signal: giveUp.signal }),
-      ConnectionLostError,
-    );
+    await assert.rejects(openConnection({ socketPath: daemon.socketPath, signal: giveUp.signal }), ConnectionLostError);
     await until(() => daemon.peers.length === 0);
   });
 });

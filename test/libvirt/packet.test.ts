@@ -8,12 +8,12 @@ const signed = fc.integer({ min: -(2 ** 31), max: 2 ** 31 - 1 });
 const unsigned = fc.integer({ min: 0, max: 2 ** 32 - 1 });
 const headers = fc.tuple(unsigned, unsigned, signed, signed, unsigned, signed);
 const payloads = fc.uint8Array({ maxLength: 60 });
-const packets = fc.tuple(headers, payloads).map(
-  ([[program, version, procedure, type, serial, status], payload]): Packet => ({
+const packets = fc
+  .tuple(headers, payloads)
+  .map(([[program, version, procedure, type, serial, status], payload]): Packet => ({
     header: { program, version, procedure, type, serial, status },
     payload: Buffer.from(payload),
-  }),
-);
+  }));
 
 function cut(bytes: Buffer, lengths: number[]): Buffer[] {
   const chunks: Buffer[] = [];

@@ -54,10 +54,7 @@ describe('session', () => {
   });
 
   it('rejects commands at once while it is not connected', async () => {
-    await assert.rejects(
-      session.client.version(),
-      (error) => error instanceof ConnectionLostError && !error.sent,
-    );
+    await assert.rejects(session.client.version(), (error) => error instanceof ConnectionLostError && !error.sent);
   });
 
   it('tells of every connection and of its end', async () => {
@@ -147,7 +144,10 @@ describe('session', () => {
   it('rejects a subscription that the daemon refuses', async () => {
     await connected();
     daemon.on(procedures.eventRegister, (call) => call.refuse({ code: 3, domain: 7, level: 2, text: 'no' }));
-    await assert.rejects(session.events.onIoError(() => undefined), LibvirtError);
+    await assert.rejects(
+      session.events.onIoError(() => undefined),
+      LibvirtError,
+    );
     assert.equal(session.state, 'connected');
   });
 

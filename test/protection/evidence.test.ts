@@ -5,7 +5,8 @@ import type { QmpEvent } from '../../src/qmp/monitor.ts';
 import { answering, diskSeen, failed, full, graph, record, unknown, type DiskParts } from './observations.ts';
 
 const event = (name: string, data: QmpEvent['data']): QmpEvent => ({ event: name, timeMs: 0, data });
-const bad = (node: string, error?: string): QmpEvent => event('QUORUM_REPORT_BAD', { type: 'write', 'node-name': node, ...(error !== undefined && { error }) });
+const bad = (node: string, error?: string): QmpEvent =>
+  event('QUORUM_REPORT_BAD', { type: 'write', 'node-name': node, ...(error !== undefined && { error }) });
 
 describe('damageReport', () => {
   it('blames the copy whose node QEMU names', () => {
@@ -21,23 +22,40 @@ describe('damageReport', () => {
   });
 
   it('says what failed, and whether the storage is full', () => {
-    assert.deepEqual(damageReport(bad('cdp-vda-mirror', 'No space left on device'), diskSeen())?.health, { is: 'failed', why: 'write: No space left on device', noSpace: true });
-    assert.deepEqual(damageReport(bad('cdp-vda-mirror'), diskSeen())?.health, { is: 'failed', why: 'write: its data differ', noSpace: false });
+    assert.deepEqual(damageReport(bad('cdp-vda-mirror', 'No space left on device'), diskSeen())?.health, {
+      is: 'failed',
+      why: 'write: No space left on device',
+      noSpace: true,
+    });
+    assert.deepEqual(damageReport(bad('cdp-vda-mirror'), diskSeen())?.health, {
+      is: 'failed',
+      why: 'write: its data differ',
+      noSpace: false,
+    });
   });
 });
 
 describe('jobReport', () => {
-  const ended = (data: QmpEvent['data'], parts: DiskParts = { record: record.onlyPrimary }) => jobReport(event('BLOCK_JOB_COMPLETED', { device: 'cdp-vda-sync', ...data }), diskSeen(parts));
+  const ended = (data: QmpEvent['data'], parts: DiskParts = { record: record.onlyPrimary }) =>
+    jobReport(event('BLOCK_JOB_COMPLETED', { device: 'cdp-vda-sync', ...data }), diskSeen(parts));
 
   it('tells a good end from a bad one, and blames the target', () => {
     assert.deepEqual(ended({}), { ok: true });
-    assert.deepEqual(ended({ error: 'Input/output error' }), { ok: false, why: 'the mirror could not be brought up to date: Input/output error', side: 'mirror' });
+    assert.deepEqual(ended({ error: 'Input/output error' }), {
+      ok: false,
+      why: 'the mirror could not be brought up to date: Input/output error',
+      side: 'mirror',
+    });
     const back = ended({ error: 'Input/output error' }, { record: record.onlyMirror });
     assert.equal(back?.ok === false && back.side, 'primary');
   });
 
   it('blames the target for a failed write, and nobody for a failed read', () => {
-    const error = (operation: string) => jobReport(event('BLOCK_JOB_ERROR', { device: 'cdp-vda-sync', operation }), diskSeen({ record: record.onlyPrimary }));
+    const error = (operation: string) =>
+      jobReport(
+        event('BLOCK_JOB_ERROR', { device: 'cdp-vda-sync', operation }),
+        diskSeen({ record: record.onlyPrimary }),
+      );
     const [write, read] = [error('write'), error('read')];
     assert.equal(write?.ok === false && write.side, 'mirror');
     assert.equal(read?.ok === false && read.side, null);
@@ -61,13 +79,26 @@ describe('damageOf', () => {
   const rows: [sentence: string, parts: DiskParts, damage: Damage][] = [
     ['nothing is known and nothing failed', {}, 'none'],
     ['an I/O failed and nobody knows where', { ioFailed: true }, 'unknown'],
-    ['an I/O failed and one copy has not answered yet', { ioFailed: true, health: { primary: answering, mirror: unknown } }, 'unknown'],
-    ['both answer after an error: the mirror may have lost writes', { ioFailed: true, health: { primary: answering, mirror: answering } }, 'mirror'],
+    [
+      'an I/O failed and one copy has not answered yet',
+      { ioFailed: true, health: { primary: answering, mirror: unknown } },
+      'unknown',
+    ],
+    [
+      'both answer after an error: the mirror may have lost writes',
+      { ioFailed: true, health: { primary: answering, mirror: answering } },
+      'mirror',
+    ],
     ['the mirror failed', { health: { primary: unknown, mirror: failed } }, 'mirror'],
     ['the primary failed, if only a read', { health: { primary: failed, mirror: unknown } }, 'primary'],
     ['both failed', { health: { primary: failed, mirror: failed } }, 'both'],
     ['the primary is full', { ioFailed: true, health: { primary: full, mirror: unknown } }, 'primary-full'],
-    ['the primary was full: what it took meanwhile is unsure, so the mirror is brought up to date', { health: { primary: full, mirror: unknown } }, 'mirror'],
+    [
+      'the primary was full: what it took meanwhile is unsure, so the mirror is brought up to date',
+      { health: { primary: full, mirror: unknown } },
+      'mirror',
+    ],
   ];
-  for (const [sentence, parts, damage] of rows) it(`${sentence}: ${damage}`, () => assert.equal(damageOf({ ...diskSeen(parts), graph: graph.pair }), damage));
+  for (const [sentence, parts, damage] of rows)
+    it(`${sentence}: ${damage}`, () => assert.equal(damageOf({ ...diskSeen(parts), graph: graph.pair }), damage));
 });

@@ -9,7 +9,20 @@ import { blockCount } from './simulated-qemu.ts';
 /** What can happen to a domain at any instant, whether it is likely or not. */
 export type Happening =
   | { what: 'agent goes on'; times: number }
-  | { what: 'agent crashes' | 'power fails' | 'domain starts' | 'user suspends' | 'stranger resumes' | 'time passes' | 'XML fails' | 'all heals' | 'events are lost' | 'guest is reset' | 'guest shuts down' }
+  | {
+      what:
+        | 'agent crashes'
+        | 'power fails'
+        | 'domain starts'
+        | 'user suspends'
+        | 'stranger resumes'
+        | 'time passes'
+        | 'XML fails'
+        | 'all heals'
+        | 'events are lost'
+        | 'guest is reset'
+        | 'guest shuts down';
+    }
   | { what: 'guest writes'; disk: number; block: number }
   | { what: 'guest flushes' | 'job goes on' | 'job fails' | 'epoch ages'; disk: number }
   | { what: 'copy fails' | 'copy heals' | 'server loses its cache'; disk: number; side: 'primary' | 'mirror' }
@@ -19,34 +32,101 @@ export type Happening =
 
 const disk = fc.nat(1);
 const side = fc.constantFrom('primary' as const, 'mirror' as const);
-const one = <const W extends string>(...what: W[]): fc.Arbitrary<{ what: W }> => fc.constantFrom(...what).map((name) => ({ what: name }));
+const one = <const W extends string>(...what: W[]): fc.Arbitrary<{ what: W }> =>
+  fc.constantFrom(...what).map((name) => ({ what: name }));
 
 export const happening: fc.Arbitrary<Happening> = fc.oneof(
-  { weight: 14, arbitrary: fc.record({ what: fc.constant('agent goes on' as const), times: fc.integer({ min: 1, max: 16 }) }) },
-  { weight: 8, arbitrary: fc.record({ what: fc.constant('guest writes' as const), disk, block: fc.nat(blockCount - 1) }) },
-  { weight: 6, arbitrary: fc.record({ what: fc.constantFrom('guest flushes' as const, 'job goes on' as const, 'job goes on' as const, 'job fails' as const, 'epoch ages' as const), disk }) },
-  { weight: 5, arbitrary: fc.record({ what: fc.constantFrom('copy fails' as const, 'copy heals' as const, 'server loses its cache' as const), disk, side }) },
+  {
+    weight: 14,
+    arbitrary: fc.record({ what: fc.constant('agent goes on' as const), times: fc.integer({ min: 1, max: 16 }) }),
+  },
+  {
+    weight: 8,
+    arbitrary: fc.record({ what: fc.constant('guest writes' as const), disk, block: fc.nat(blockCount - 1) }),
+  },
+  {
+    weight: 6,
+    arbitrary: fc.record({
+      what: fc.constantFrom(
+        'guest flushes' as const,
+        'job goes on' as const,
+        'job goes on' as const,
+        'job fails' as const,
+        'epoch ages' as const,
+      ),
+      disk,
+    }),
+  },
+  {
+    weight: 5,
+    arbitrary: fc.record({
+      what: fc.constantFrom('copy fails' as const, 'copy heals' as const, 'server loses its cache' as const),
+      disk,
+      side,
+    }),
+  },
   { weight: 4, arbitrary: fc.record({ what: fc.constant('mirror server crashes' as const), disk }) },
   { weight: 3, arbitrary: one('all heals', 'time passes') },
   { weight: 4, arbitrary: one('agent crashes', 'stranger resumes') },
-  { weight: 2, arbitrary: one('power fails', 'domain starts', 'domain starts', 'user suspends', 'XML fails', 'events are lost', 'guest is reset', 'guest shuts down') },
+  {
+    weight: 2,
+    arbitrary: one(
+      'power fails',
+      'domain starts',
+      'domain starts',
+      'user suspends',
+      'XML fails',
+      'events are lost',
+      'guest is reset',
+      'guest shuts down',
+    ),
+  },
   { weight: 1, arbitrary: one('hold', 'release') },
-  { weight: 4, arbitrary: fc.record({ what: fc.constantFrom('failover' as const, 'resync' as const, 'rebuild to new' as const, 'rebuild to original' as const, 'remove' as const), disk }) },
+  {
+    weight: 4,
+    arbitrary: fc.record({
+      what: fc.constantFrom(
+        'failover' as const,
+        'resync' as const,
+        'rebuild to new' as const,
+        'rebuild to original' as const,
+        'remove' as const,
+      ),
+      disk,
+    }),
+  },
 );
 
 /**
  * A copy may lose what it acknowledged only while another has it, and while somebody can hear of it. Beyond what the planner can
  * know is a connection that died and whose server is back before the next I/O, when the other copy is left on request.
  */
-function mayLose(domain: SimulatedDomain, agent: SimulatedAgent, { dev, primary, mirror, intent }: DiskRecord): boolean {
+function mayLose(
+  domain: SimulatedDomain,
+  agent: SimulatedAgent,
+  { dev, primary, mirror, intent }: DiskRecord,
+): boolean {
   const copies = [primary, mirror].map(({ image }) => domain.copyOf(image));
   const suspected = Object.values(domain.memoryOf(dev).health).some(({ is }) => is === 'failed');
   const onPair = domain.qemu?.nodes.get(domain.qemu.device(dev).root)?.kind === 'quorum';
-  return agent.idle && intent.kind === 'protect' && !suspected && onPair && domain.runs() && primary.current && mirror.current && copies.every((copy) => !copy.failing && !copy.failsOnce && !copy.lostUnseen);
+  return (
+    agent.idle &&
+    intent.kind === 'protect' &&
+    !suspected &&
+    onPair &&
+    domain.runs() &&
+    primary.current &&
+    mirror.current &&
+    copies.every((copy) => !copy.failing && !copy.failsOnce && !copy.lostUnseen)
+  );
 }
 
 function somethingLost(domain: SimulatedDomain, side?: 'primary'): boolean {
-  return domain.record.disks.some((disk) => domain.copyOf(disk.primary.image).lostUnseen || (side === undefined && domain.copyOf(disk.mirror.image).lostUnseen));
+  return domain.record.disks.some(
+    (disk) =>
+      domain.copyOf(disk.primary.image).lostUnseen ||
+      (side === undefined && domain.copyOf(disk.mirror.image).lostUnseen),
+  );
 }
 
 const wishes = ['hold', 'release', 'failover', 'resync', 'rebuild to new', 'rebuild to original', 'remove'] as const;
@@ -81,7 +161,11 @@ function describe(domain: SimulatedDomain, happening: Happening): string {
 type Event = () => void;
 
 /** null: it can't happen now. */
-function eventOf(domain: SimulatedDomain, agent: SimulatedAgent, happening: Exclude<Happening, { what: 'agent goes on' }>): Event | null {
+function eventOf(
+  domain: SimulatedDomain,
+  agent: SimulatedAgent,
+  happening: Exclude<Happening, { what: 'agent goes on' }>,
+): Event | null {
   const record = domain.record.disks['disk' in happening ? happening.disk : 0];
   if (record === undefined) return null;
   const { dev } = record;
@@ -165,7 +249,10 @@ function wishOf(domain: SimulatedDomain, agent: SimulatedAgent, what: Wish, reco
     possible && !somethingLost(domain) ? () => change(domain, intentOf, disk) : null;
   switch (what) {
     case 'hold':
-      return intend(domain.record.disks.every((disk) => disk.primary.current), () => ({ kind: 'hold' }));
+      return intend(
+        domain.record.disks.every((disk) => disk.primary.current),
+        () => ({ kind: 'hold' }),
+      );
     case 'release':
       return intend(true, (disk) => (disk.intent.kind === 'hold' ? { kind: 'protect' } : disk.intent));
     case 'failover':
@@ -174,13 +261,21 @@ function wishOf(domain: SimulatedDomain, agent: SimulatedAgent, what: Wish, reco
       return intend(primary.current, () => ({ kind: 'resync' }), dev);
     case 'rebuild to new': {
       const to = parseImageUri(`/new/${dev}-${agent.trace.length}`);
-      return intend(!primary.current && intent.kind !== 'rebuild' && running, () => ({ kind: 'rebuild', to, original: false }), dev);
+      return intend(
+        !primary.current && intent.kind !== 'rebuild' && running,
+        () => ({ kind: 'rebuild', to, original: false }),
+        dev,
+      );
     }
     case 'rebuild to original': {
       if (primary.current || intent.kind === 'rebuild' || !running || domain.copyOf(primary.image).failing) return null;
       const { graph } = domain.observe().disks.find((disk) => disk.record.dev === dev) ?? {};
       const openedByUs = graph?.layout === 'mirror';
-      return intend(!openedByUs || graph.primary === null, () => ({ kind: 'rebuild', to: primary.image, original: openedByUs }), dev);
+      return intend(
+        !openedByUs || graph.primary === null,
+        () => ({ kind: 'rebuild', to: primary.image, original: openedByUs }),
+        dev,
+      );
     }
     case 'remove':
       return intend(true, () => ({ kind: 'remove' }), dev);
@@ -190,7 +285,8 @@ function wishOf(domain: SimulatedDomain, agent: SimulatedAgent, what: Wish, reco
 /** A wish is durable at once, and ends every back-off. */
 function change(domain: SimulatedDomain, intentOf: (disk: DiskRecord) => Intent, dev?: string): void {
   for (const disk of domain.record.disks) {
-    if (dev === undefined || disk.dev === dev) domain.record = withDisk(domain.record, { ...disk, intent: intentOf(disk) });
+    if (dev === undefined || disk.dev === dev)
+      domain.record = withDisk(domain.record, { ...disk, intent: intentOf(disk) });
     domain.memoryOf(disk.dev).mayRetry = true;
   }
 }

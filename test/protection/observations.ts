@@ -17,11 +17,19 @@ export const full: Health = { is: 'failed', why: 'write: No space left on device
 export const rebuildToNew: Intent = { kind: 'rebuild', to: newImage, original: false };
 export const rebuildToOriginal: Intent = { kind: 'rebuild', to: primaryImage, original: true };
 
-const both: DiskRecord = { ...newDiskRecord({ dev: 'vda', mirror: mirrorImage, rebuild: null }, primaryImage, true), instance: 'boot/1' };
+const both: DiskRecord = {
+  ...newDiskRecord({ dev: 'vda', mirror: mirrorImage, rebuild: null }, primaryImage, true),
+  instance: 'boot/1',
+};
 
 export const record = {
   both: { ...both, mirror: { ...both.mirror, current: true }, state: 'protected' },
-  onlyPrimary: { ...both, track: { bitmap: 'cdp-track-1', base: 'whole' }, exposedSince: '2026-01-01T00:00:00.000Z', state: 'exposed' },
+  onlyPrimary: {
+    ...both,
+    track: { bitmap: 'cdp-track-1', base: 'whole' },
+    exposedSince: '2026-01-01T00:00:00.000Z',
+    state: 'exposed',
+  },
   onlyMirror: {
     ...both,
     primary: { ...both.primary, current: false },
@@ -33,7 +41,12 @@ export const record = {
 } satisfies Record<string, DiskRecord>;
 
 const sizeBytes = 10 * 1024 * 1024;
-export const primaryNodes = { top: 'libvirt-1-format', data: 'libvirt-1-format', chain: ['libvirt-1-format', 'libvirt-1-storage'], images: ['/primary/vda', '/primary/vda'] };
+export const primaryNodes = {
+  top: 'libvirt-1-format',
+  data: 'libvirt-1-format',
+  chain: ['libvirt-1-format', 'libvirt-1-storage'],
+  images: ['/primary/vda', '/primary/vda'],
+};
 
 const plain: DiskGraph = {
   qdev: '/machine/peripheral/virtio-disk0/virtio-backend',
@@ -58,8 +71,24 @@ export const graph = {
   plain,
   exposed: { ...plain, parkReady: true, tracking: [{ name: 'cdp-track-1', on: 'primary', dirtyBytes: 0 }] },
   pair: { ...plain, layout: 'pair', root: 'cdp-vda', mirrorOpen: true, quorum, parkReady: true },
-  mirror: { ...plain, layout: 'mirror', root: 'cdp-vda-mirror', primary: null, mirrorOpen: true, parkReady: true, tracking: [{ name: 'cdp-track-1', on: 'mirror', dirtyBytes: 0 }] },
-  layered: { ...plain, layout: 'layered', root: 'libvirt-1-format', primary: null, mirrorOpen: true, parkReady: true, layers: ['libvirt-1-format', 'libvirt-1-storage'] },
+  mirror: {
+    ...plain,
+    layout: 'mirror',
+    root: 'cdp-vda-mirror',
+    primary: null,
+    mirrorOpen: true,
+    parkReady: true,
+    tracking: [{ name: 'cdp-track-1', on: 'mirror', dirtyBytes: 0 }],
+  },
+  layered: {
+    ...plain,
+    layout: 'layered',
+    root: 'libvirt-1-format',
+    primary: null,
+    mirrorOpen: true,
+    parkReady: true,
+    layers: ['libvirt-1-format', 'libvirt-1-storage'],
+  },
   parked: { ...plain, layout: 'parked', root: 'cdp-vda-park', mirrorOpen: true, parkReady: true },
   parkedPair: { ...plain, layout: 'parked', root: 'cdp-vda-park', mirrorOpen: true, quorum, parkReady: true },
 } satisfies Record<string, DiskGraph & { layout: Layout }>;

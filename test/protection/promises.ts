@@ -8,7 +8,11 @@ import type { SimulatedDomain } from './simulated-domain.ts';
 export function assertPromises(domain: SimulatedDomain): void {
   for (const disk of domain.record.disks) {
     const { dev } = disk;
-    const { acknowledged = new Map<number, number>(), pending = [], dropped = new Set() } = domain.guests.get(dev) ?? {};
+    const {
+      acknowledged = new Map<number, number>(),
+      pending = [],
+      dropped = new Set(),
+    } = domain.guests.get(dev) ?? {};
     if (!disk.mirror.current) dropped.clear();
     for (const side of ['primary', 'mirror'] as const) {
       const copy = domain.copyOf(disk[side].image);
@@ -22,15 +26,24 @@ export function assertPromises(domain: SimulatedDomain): void {
     if (qemu === null || !domain.runs() || qemu.device(dev).root === diskNames(dev).park) continue;
     const under = qemu.copiesUnder(qemu.device(dev).root);
     for (const copy of under) {
-      assert.ok(copy.lostUnseen || copy.holds(acknowledged), `the guest runs on ${copy.name}, which lacks acknowledged writes`);
+      assert.ok(
+        copy.lostUnseen || copy.holds(acknowledged),
+        `the guest runs on ${copy.name}, which lacks acknowledged writes`,
+      );
     }
     const [first, second] = under;
     if (first === undefined) continue;
     if (second === undefined) {
       const running = domain.copyOf(disk.primary.image) === first ? 'primary' : 'mirror';
       const other = running === 'primary' ? 'mirror' : 'primary';
-      assert.ok(disk[running].current, `the guest runs on the ${running} of ${dev} alone, which the record calls stale`);
-      assert.ok(!disk[other].current, `the guest runs on the ${running} of ${dev} alone, but the record still calls the ${other} current`);
+      assert.ok(
+        disk[running].current,
+        `the guest runs on the ${running} of ${dev} alone, which the record calls stale`,
+      );
+      assert.ok(
+        !disk[other].current,
+        `the guest runs on the ${running} of ${dev} alone, but the record still calls the ${other} current`,
+      );
       const named = domain.persistent.get(dev);
       assert.ok(
         domain.xmlFailed.has(dev) || named === undefined || !sameStorage(named, disk[other].image),
@@ -39,9 +52,15 @@ export function assertPromises(domain: SimulatedDomain): void {
       continue;
     }
     const differing = [...acknowledged.keys()].filter(
-      (block) => first.read(block) !== second.read(block) && !dropped.has(block) && !pending.some((write) => write.block === block),
+      (block) =>
+        first.read(block) !== second.read(block) &&
+        !dropped.has(block) &&
+        !pending.some((write) => write.block === block),
     );
-    assert.ok(first.lostUnseen || second.lostUnseen || differing.length === 0, `the pair of ${dev} differs in the blocks ${differing.join()}`);
+    assert.ok(
+      first.lostUnseen || second.lostUnseen || differing.length === 0,
+      `the pair of ${dev} differs in the blocks ${differing.join()}`,
+    );
   }
   assertHonestState(domain);
 }
@@ -56,7 +75,10 @@ function assertHonestState(domain: SimulatedDomain): void {
     const { acknowledged = new Map<number, number>() } = domain.guests.get(dev) ?? {};
     for (const side of ['primary', 'mirror'] as const) {
       const copy = domain.copyOf(disk.record[side].image);
-      assert.ok(copy.lostUnseen || copy.holds(acknowledged), `${dev} is shown as protected, but its ${side} lacks acknowledged writes`);
+      assert.ok(
+        copy.lostUnseen || copy.holds(acknowledged),
+        `${dev} is shown as protected, but its ${side} lacks acknowledged writes`,
+      );
     }
   }
 }
@@ -65,7 +87,9 @@ function assertHonestState(domain: SimulatedDomain): void {
 export function assertSettled(domain: SimulatedDomain): void {
   const { qemu } = domain;
   assert.ok(qemu !== null, 'the domain runs');
-  const others = [...qemu.devices].some(([dev, { ioStatus }]) => ioStatus === 'failed' && domain.diskOf(dev) === undefined);
+  const others = [...qemu.devices].some(
+    ([dev, { ioStatus }]) => ioStatus === 'failed' && domain.diskOf(dev) === undefined,
+  );
   if (domain.paused === 'io-error' && others) return;
   assert.ok(domain.paused === null || domain.paused === 'user', `the guest is left paused: ${domain.paused ?? ''}`);
   assert.ok(domain.paused === 'user' || !domain.marked, 'the mark of a surgery is left');

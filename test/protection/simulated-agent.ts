@@ -143,5 +143,8 @@ function assertUnmarkedLast(steps: Step[], running: boolean): void {
   const unmark = names.indexOf('unmarkSurgery');
   if (unmark < 0) return;
   const paused = !running || names.includes('pause');
-  assert.ok(!paused || (names.includes('resume') && names.indexOf('resume') < unmark), `the mark is taken away before the resume: ${names.join()}`);
+  assert.ok(
+    !paused || (names.includes('resume') && names.indexOf('resume') < unmark),
+    `the mark is taken away before the resume: ${names.join()}`,
+  );
 }

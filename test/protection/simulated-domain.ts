@@ -82,7 +82,14 @@ export class SimulatedDomain {
       this.guests.set(dev, { acknowledged: new Map(), pending: [], flushes: 0, dropped: new Set(), wrote: false });
       return newDiskRecord({ dev, mirror, rebuild: null }, primary, false);
     });
-    this.record = { version: 1, uuid: '8a2f0b4e-0000-4000-8000-000000000001', name: 'web1', policy, lastStart: null, disks };
+    this.record = {
+      version: 1,
+      uuid: '8a2f0b4e-0000-4000-8000-000000000001',
+      name: 'web1',
+      policy,
+      lastStart: null,
+      disks,
+    };
     this.start();
   }
 
@@ -108,7 +115,9 @@ export class SimulatedDomain {
 
   /** How many copies are known to have failed. */
   failures(): number {
-    return this.record.disks.flatMap(({ dev }) => Object.values(this.memoryOf(dev).health)).filter(({ is }) => is === 'failed').length;
+    return this.record.disks
+      .flatMap(({ dev }) => Object.values(this.memoryOf(dev).health))
+      .filter(({ is }) => is === 'failed').length;
   }
 
   diskOf(dev: string): DiskRecord | undefined {
@@ -119,10 +128,17 @@ export class SimulatedDomain {
   start(): void {
     if (this.qemu !== null) return;
     const disks = [...this.persistent].map(([dev, image]) => ({ dev, image }));
-    if (staleSource([this.record], { name: 'web1', disks } as Parameters<typeof staleSource>[1]) !== null && !this.#prepareStart()) return;
+    if (
+      staleSource([this.record], { name: 'web1', disks } as Parameters<typeof staleSource>[1]) !== null &&
+      !this.#prepareStart()
+    )
+      return;
     if ([...this.persistent.values()].some((image) => this.copyOf(image).failing)) return;
-    const onMirror = this.record.disks.filter(({ dev, mirror }) => sameStorage(this.persistent.get(dev) ?? mirror.image, mirror.image));
-    for (const disk of onMirror) this.record = withDisk(this.record, { ...disk, primary: stale(disk.primary, disk.since), track: null });
+    const onMirror = this.record.disks.filter(({ dev, mirror }) =>
+      sameStorage(this.persistent.get(dev) ?? mirror.image, mirror.image),
+    );
+    for (const disk of onMirror)
+      this.record = withDisk(this.record, { ...disk, primary: stale(disk.primary, disk.since), track: null });
     this.record = sinceStart(this.record, this.now());
     this.#starts += 1;
     this.#bootSeen = this.memory !== null;
@@ -146,10 +162,19 @@ export class SimulatedDomain {
     for (const dev of this.guests.keys()) this.guestFlushes(dev);
     if (!this.runs()) return;
     const heard = this.memory !== null && !this.deaf;
-    const identical = heard ? this.observe().disks.filter(({ graph, health, record }) => isIdentical(record) && graph?.layout === 'pair' && isWell(health)) : [];
+    const identical = heard
+      ? this.observe().disks.filter(
+          ({ graph, health, record }) => isIdentical(record) && graph?.layout === 'pair' && isWell(health),
+        )
+      : [];
     this.losePower();
     for (const { record } of identical) {
-      this.record = withDisk(this.record, { ...record, state: 'stopped', since: this.now(), identical: this.copyOf(record.primary.image).fingerprint });
+      this.record = withDisk(this.record, {
+        ...record,
+        state: 'stopped',
+        since: this.now(),
+        identical: this.copyOf(record.primary.image).fingerprint,
+      });
     }
   }
 
@@ -159,7 +184,8 @@ export class SimulatedDomain {
       for (const { block } of guest.pending) guest.dropped.add(block);
       guest.pending = [];
       const { health } = this.memoryOf(dev);
-      if (this.qemu?.nodes.has(diskNames(dev).quorum) === true && health.primary.is !== 'failed') health.mirror = { is: 'failed', why: 'the guest was reset', noSpace: false };
+      if (this.qemu?.nodes.has(diskNames(dev).quorum) === true && health.primary.is !== 'failed')
+        health.mirror = { is: 'failed', why: 'the guest was reset', noSpace: false };
     }
   }
 
@@ -175,7 +201,10 @@ export class SimulatedDomain {
     this.live.clear();
     this.memory?.clear();
     for (const guest of this.guests.values()) guest.pending = [];
-    this.record = { ...this.record, disks: this.record.disks.map((disk) => ({ ...disk, state: 'stopped', since: this.now() })) };
+    this.record = {
+      ...this.record,
+      disks: this.record.disks.map((disk) => ({ ...disk, state: 'stopped', since: this.now() })),
+    };
   }
 
   /** libvirt opens another image for a disk, and will name it in the live XML. */
@@ -226,7 +255,8 @@ export class SimulatedDomain {
     this.paused = null;
     this.qemu.running = true;
     this.memory?.forEach((memory) => (memory.movedOn = false));
-    for (const device of this.qemu.devices.values()) Object.assign(device, { ioStatus: 'ok', failedOn: null, failureSeen: false });
+    for (const device of this.qemu.devices.values())
+      Object.assign(device, { ioStatus: 'ok', failedOn: null, failureSeen: false });
     for (const [dev, guest] of this.guests) {
       const queue = guest.pending;
       guest.pending = [];
@@ -274,11 +304,21 @@ export class SimulatedDomain {
 
   #prepareStart(): boolean {
     for (const disk of this.record.disks) {
-      const side = (['primary', 'mirror'] as const).find((one) => disk[one].current && !this.copyOf(disk[one].image).failing);
+      const side = (['primary', 'mirror'] as const).find(
+        (one) => disk[one].current && !this.copyOf(disk[one].image).failing,
+      );
       if (side === undefined) return false;
       if (side === 'mirror') {
-        const onMirror: DiskRecord = { ...disk, primary: stale(disk.primary, disk.since), track: null, exposedSince: disk.exposedSince ?? this.now() };
-        this.record = { ...this.record, disks: this.record.disks.map((other) => (other.dev === disk.dev ? onMirror : other)) };
+        const onMirror: DiskRecord = {
+          ...disk,
+          primary: stale(disk.primary, disk.since),
+          track: null,
+          exposedSince: disk.exposedSince ?? this.now(),
+        };
+        this.record = {
+          ...this.record,
+          disks: this.record.disks.map((other) => (other.dev === disk.dev ? onMirror : other)),
+        };
       }
       this.persistent.set(disk.dev, disk[side].image);
     }
@@ -337,8 +377,10 @@ export class SimulatedDomain {
   #badChild(node: string): void {
     if (this.memory === null || this.deaf) return;
     for (const { dev } of this.record.disks) {
-      if (node === diskNames(dev).mirror) this.memoryOf(dev).health.mirror = { is: 'failed', why: 'write: EIO', noSpace: false };
-      else if (this.qemu?.nodes.get(diskNames(dev).quorum)?.below.includes(node) === true) this.memoryOf(dev).health.primary = { is: 'failed', why: 'write: EIO', noSpace: false };
+      if (node === diskNames(dev).mirror)
+        this.memoryOf(dev).health.mirror = { is: 'failed', why: 'write: EIO', noSpace: false };
+      else if (this.qemu?.nodes.get(diskNames(dev).quorum)?.below.includes(node) === true)
+        this.memoryOf(dev).health.primary = { is: 'failed', why: 'write: EIO', noSpace: false };
     }
   }
 
@@ -346,13 +388,18 @@ export class SimulatedDomain {
     const dev = devOfJob(job.id);
     if (job.id.startsWith('libvirt-copy-')) {
       if (end === 'completed') return;
-      for (const name of this.qemu?.nodes.has(job.to) === true ? [job.to, job.to.replace('format', 'storage')] : []) this.qemu?.delete(name);
+      for (const name of this.qemu?.nodes.has(job.to) === true ? [job.to, job.to.replace('format', 'storage')] : [])
+        this.qemu?.delete(name);
       if (this.memory !== null && !this.deaf) this.memoryOf(dev).copyFailed = "libvirt's copy job failed";
       return;
     }
     const disk = this.diskOf(dev);
     if (end === 'completed') this.memoryOf(dev).deltaPasses += 1;
-    else if (end !== 'cancelled') this.jobReport(job, end === 'target-failed' && disk !== undefined ? (disk.primary.current ? 'mirror' : 'primary') : null);
+    else if (end !== 'cancelled')
+      this.jobReport(
+        job,
+        end === 'target-failed' && disk !== undefined ? (disk.primary.current ? 'mirror' : 'primary') : null,
+      );
   }
 }
 

@@ -115,13 +115,18 @@ export class SimulatedQemu {
     return node;
   }
 
-  add(name: string, kind: Node['kind'], { below = [], copy = null }: { below?: string[]; copy?: Copy | null } = {}): void {
+  add(
+    name: string,
+    kind: Node['kind'],
+    { below = [], copy = null }: { below?: string[]; copy?: Copy | null } = {},
+  ): void {
     if (this.nodes.has(name)) throw new Refused(`the node ${name} exists`);
     for (const child of below) {
       this.node(child);
       if (this.parents(child).length > 0) throw new Refused(`${child} is in use by ${this.parents(child).join()}`);
     }
-    if (kind === 'image' && [...this.nodes.values()].some((node) => node.copy === copy)) throw new Refused(`no write lock on ${copy?.name ?? ''}`);
+    if (kind === 'image' && [...this.nodes.values()].some((node) => node.copy === copy))
+      throw new Refused(`no write lock on ${copy?.name ?? ''}`);
     if (kind === 'image' && copy?.failing === true) throw new Failed(`${copy.name} can't be opened`);
     this.nodes.set(name, { kind, below, copy, broken: false, dirty: false, bitmaps: new Map() });
   }
@@ -172,7 +177,8 @@ export class SimulatedQemu {
 
   removeBitmap(name: string, bitmap: string): void {
     this.bitmap(name, bitmap);
-    if ([...this.jobs.values()].some((job) => job.device === name && job.bitmap === bitmap)) throw new Refused(`the bitmap ${bitmap} is busy`);
+    if ([...this.jobs.values()].some((job) => job.device === name && job.bitmap === bitmap))
+      throw new Refused(`the bitmap ${bitmap} is busy`);
     this.node(name).bitmaps.delete(bitmap);
   }
 
@@ -222,7 +228,14 @@ export class SimulatedQemu {
     const over = [...this.nodes.values()].filter(({ below }) => below.includes(job.device));
     for (const node of over) node.below = node.below.map((child) => (child === job.device ? filter : child));
     for (const device of this.devices.values()) if (device.root === job.device) device.root = filter;
-    this.nodes.set(filter, { kind: 'filter', below: [job.device], copy: null, broken: false, dirty: false, bitmaps: new Map() });
+    this.nodes.set(filter, {
+      kind: 'filter',
+      below: [job.device],
+      copy: null,
+      broken: false,
+      dirty: false,
+      bitmaps: new Map(),
+    });
     this.jobs.set(job.id, { ...job, filter, written: new Set(), ready: false });
   }
 
@@ -246,7 +259,8 @@ export class SimulatedQemu {
 
   endJob(job: Job, end: Parameters<SimulatedQemu['onJobEnd']>[1]): void {
     this.jobs.delete(job.id);
-    for (const node of this.nodes.values()) node.below = node.below.map((child) => (child === job.filter ? job.device : child));
+    for (const node of this.nodes.values())
+      node.below = node.below.map((child) => (child === job.filter ? job.device : child));
     for (const device of this.devices.values()) if (device.root === job.filter) device.root = job.device;
     this.nodes.delete(job.filter);
     this.onJobEnd(job, end);

@@ -53,7 +53,10 @@ const executors: Executors = {
   park: (domain, { dev, root }) => qemuOf(domain).setRoot(dev, root, diskNames(dev).park, () => domain.stop('unknown')),
   unpark: (domain, { dev, node }) => {
     qemuOf(domain).setRoot(dev, diskNames(dev).park, node, () => domain.stop('unknown'));
-    Object.assign(domain.memoryOf(dev), { health: { primary: { is: 'unknown' }, mirror: { is: 'unknown' } }, movedOn: true });
+    Object.assign(domain.memoryOf(dev), {
+      health: { primary: { is: 'unknown' }, mirror: { is: 'unknown' } },
+      movedOn: true,
+    });
   },
   openMirror: (domain, { dev, image }) => {
     const { mirror, mirrorStorage } = diskNames(dev);
@@ -82,18 +85,24 @@ const executors: Executors = {
   requireUntouched: (domain, { dev, image, fingerprint }) => {
     domain.memoryOf(dev).touched = true;
     if (domain.guests.get(dev)?.wrote === true) throw new Failed('the guest has written since the start');
-    if (domain.copyOf(image).fingerprint !== fingerprint) throw new Failed('the primary was changed while the domain was stopped');
+    if (domain.copyOf(image).fingerprint !== fingerprint)
+      throw new Failed('the primary was changed while the domain was stopped');
   },
   compose: (domain, { dev, primaryTop }) => {
     const { quorum, mirror } = diskNames(dev);
     qemuOf(domain).add(quorum, 'quorum', { below: [primaryTop, mirror] });
   },
   dropQuorum: (domain, { dev }) => qemuOf(domain).delete(diskNames(dev).quorum),
-  addEpoch: (domain, { dev }) => qemuOf(domain).addBitmap(diskNames(dev).quorum, epochName(Date.parse(domain.now())), []),
+  addEpoch: (domain, { dev }) =>
+    qemuOf(domain).addBitmap(diskNames(dev).quorum, epochName(Date.parse(domain.now())), []),
   dropEpoch: (domain, { dev, bitmap }) => qemuOf(domain).removeBitmap(diskNames(dev).quorum, bitmap),
   track: (domain, { node, bitmap, merged }) => {
     const qemu = qemuOf(domain);
-    qemu.addBitmap(node, bitmap, merged.flatMap((from) => [...qemu.bitmap(from.node, from.name)]));
+    qemu.addBitmap(
+      node,
+      bitmap,
+      merged.flatMap((from) => [...qemu.bitmap(from.node, from.name)]),
+    );
   },
   untrack: (domain, { node, bitmap }) => qemuOf(domain).removeBitmap(node, bitmap),
   startFullSync: (domain, { dev, from, to }) => {
@@ -210,7 +219,10 @@ function startDelta(domain: SimulatedDomain, dev: string, from: string, to: stri
   const qemu = qemuOf(domain);
   assertCurrentSource(domain, dev, from);
   const { syncJob } = diskNames(dev);
-  qemu.startJob({ id: syncJob, type: 'backup', device: from, to, bitmap, todo: new Set(qemu.bitmap(from, bitmap)) }, syncJob);
+  qemu.startJob(
+    { id: syncJob, type: 'backup', device: from, to, bitmap, todo: new Set(qemu.bitmap(from, bitmap)) },
+    syncJob,
+  );
   return jobOf(qemu, syncJob);
 }
 
@@ -226,7 +238,10 @@ function startCopy(domain: SimulatedDomain, dev: string, to: Image): void {
     domain.live.set(dev, { image, index: Number(index) });
     domain.memoryOf(dev).copyFailed = null;
     domain.openImage(qemu, to, names);
-    qemu.startJob({ id: copyJob(dev), type: 'mirror', device: from, to: names[0], bitmap: null, todo: allBlocks() }, `${copyJob(dev)}-filter`);
+    qemu.startJob(
+      { id: copyJob(dev), type: 'mirror', device: from, to: names[0], bitmap: null, todo: allBlocks() },
+      `${copyJob(dev)}-filter`,
+    );
   } catch (error) {
     domain.memoryOf(dev).copyFailed = 'it could not be started';
     throw error;
@@ -251,7 +266,9 @@ function assertCurrentSource(domain: SimulatedDomain, dev: string, from: string)
   for (const copy of qemuOf(domain).copiesUnder(from)) {
     const side = disk !== undefined && domain.copyOf(disk.primary.image) === copy ? 'primary' : 'mirror';
     assert.ok(disk?.[side].current, `the stale ${side} of ${dev} is the source of a sync`);
-    assert.ok(guest !== undefined && copy.holds(guest.acknowledged), `${copy.name} lacks acknowledged writes and is the source of a sync`);
+    assert.ok(
+      guest !== undefined && copy.holds(guest.acknowledged),
+      `${copy.name} lacks acknowledged writes and is the source of a sync`,
+    );
   }
 }
-

@@ -8,7 +8,10 @@ export function graphOf(qemu: SimulatedQemu, dev: string, index: number | undefi
   const device = qemu.devices.get(dev);
   if (device === undefined) return null;
   const names = diskNames(dev);
-  const descent = (name: string): string[] => [name, ...(qemu.node(name).below[0] === undefined ? [] : descent(qemu.node(name).below[0] ?? ''))];
+  const descent = (name: string): string[] => [
+    name,
+    ...(qemu.node(name).below[0] === undefined ? [] : descent(qemu.node(name).below[0] ?? '')),
+  ];
   const libvirtTop = `libvirt-${index}-format`;
   const layout = layoutOf(qemu, device.root, descent(device.root), names);
   const quorum = qemu.nodes.get(names.quorum);
@@ -26,14 +29,32 @@ export function graphOf(qemu: SimulatedQemu, dev: string, index: number | undefi
         ? topAbove(libvirtTop)
         : undefined);
   const primary: PrimaryNodes | null =
-    top === undefined ? null : { top, data: descent(top).find((name) => qemu.node(name).kind !== 'filter') ?? top, chain: descent(top), images: qemu.copiesUnder(top).map(({ name }) => name) };
+    top === undefined
+      ? null
+      : {
+          top,
+          data: descent(top).find((name) => qemu.node(name).kind !== 'filter') ?? top,
+          chain: descent(top),
+          images: qemu.copiesUnder(top).map(({ name }) => name),
+        };
   const jobsOver = [...qemu.jobs.values()].filter(
-    (job) => job.filter === device.root || [...(primary?.chain ?? []), ...layers].some((name) => name === job.filter || name === job.device),
+    (job) =>
+      job.filter === device.root ||
+      [...(primary?.chain ?? []), ...layers].some((name) => name === job.filter || name === job.device),
   );
   const view = (job: Job | undefined): DiskGraph['syncJob'] =>
     job === undefined
       ? null
-      : { device: job.id, type: job.type, ready: job.ready, offset: 0, len: 0, speed: 0, status: 'running', 'io-status': 'ok' };
+      : {
+          device: job.id,
+          type: job.type,
+          ready: job.ready,
+          offset: 0,
+          len: 0,
+          speed: 0,
+          status: 'running',
+          'io-status': 'ok',
+        };
   const tracking = (on: Side, name: string): DiskGraph['tracking'] =>
     [...(qemu.nodes.get(name)?.bitmaps ?? [])].flatMap(([bitmap, dirty]) =>
       bitmap.startsWith(trackPrefix) ? [{ name: bitmap, on, dirtyBytes: dirty.size * blockBytes }] : [],
@@ -46,7 +67,13 @@ export function graphOf(qemu: SimulatedQemu, dev: string, index: number | undefi
     layout,
     primary,
     mirrorOpen: qemu.nodes.has(names.mirror),
-    quorum: quorum === undefined ? null : { primaryChild: quorum.below[0] ?? '', epochs: [...quorum.bitmaps.keys()].filter((name) => name.startsWith(epochPrefix)) },
+    quorum:
+      quorum === undefined
+        ? null
+        : {
+            primaryChild: quorum.below[0] ?? '',
+            epochs: [...quorum.bitmaps.keys()].filter((name) => name.startsWith(epochPrefix)),
+          },
     parkReady: qemu.nodes.has(names.park),
     layers,
     tracking: [...(primary === null ? [] : tracking('primary', primary.data)), ...tracking('mirror', names.mirror)],
@@ -55,7 +82,12 @@ export function graphOf(qemu: SimulatedQemu, dev: string, index: number | undefi
   };
 }
 
-function layoutOf(qemu: SimulatedQemu, root: string, descent: string[], names: ReturnType<typeof diskNames>): DiskGraph['layout'] {
+function layoutOf(
+  qemu: SimulatedQemu,
+  root: string,
+  descent: string[],
+  names: ReturnType<typeof diskNames>,
+): DiskGraph['layout'] {
   if (root === names.park) return 'parked';
   const top = descent.find((name) => qemu.node(name).kind !== 'filter');
   if (top === names.quorum) return 'pair';

@@ -30,7 +30,8 @@ export class FakeQemu implements QmpChannel {
 
   async send(request: string): Promise<string> {
     const { execute, arguments: args } = JSON.parse(request) as { execute: string; arguments: Arguments };
-    const subject = args['node-name'] ?? args['value'] ?? args['job-id'] ?? args['device'] ?? args['name'] ?? args['command-line'];
+    const subject =
+      args['node-name'] ?? args['value'] ?? args['job-id'] ?? args['device'] ?? args['name'] ?? args['command-line'];
     this.sent.push(typeof subject === 'string' ? `${execute} ${subject}` : execute);
     await soon();
     try {

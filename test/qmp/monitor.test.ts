@@ -19,7 +19,10 @@ describe('Monitor', () => {
     });
     await assert.rejects(qemu.monitor.execute('blockdev-del', { 'node-name': 'p' }), (error) => {
       assert.ok(error instanceof QmpError);
-      assert.deepEqual([error.command, error.errorClass, error.description], ['blockdev-del', 'GenericError', "Node 'p' is busy: node is used as backing hd"]);
+      assert.deepEqual(
+        [error.command, error.errorClass, error.description],
+        ['blockdev-del', 'GenericError', "Node 'p' is busy: node is used as backing hd"],
+      );
       return true;
     });
   });
@@ -47,7 +50,8 @@ describe('Monitor', () => {
     const qemu = new FakeQemu();
     await assert.rejects(
       qemu.monitor.eventAfter('the end of the world', isJob, 5, () => Promise.resolve()),
-      (error) => error instanceof QmpTimeoutError && error.message === 'QEMU did not report the end of the world within 5 ms',
+      (error) =>
+        error instanceof QmpTimeoutError && error.message === 'QEMU did not report the end of the world within 5 ms',
     );
     assert.equal(qemu.listeners, 0);
   });
@@ -58,7 +62,10 @@ describe('Monitor', () => {
         throw new Refusal('no');
       },
     });
-    await assert.rejects(qemu.monitor.eventAfter('READY', isJob, 60_000, () => qemu.monitor.execute('cont', {})), QmpError);
+    await assert.rejects(
+      qemu.monitor.eventAfter('READY', isJob, 60_000, () => qemu.monitor.execute('cont', {})),
+      QmpError,
+    );
     assert.equal(qemu.listeners, 0);
   });
 });
@@ -75,7 +82,10 @@ describe('jobEndAfter', () => {
 
   it('tells a good end, an error and a cancellation apart', async () => {
     assert.deepEqual(await endOf('BLOCK_JOB_COMPLETED', {}), { ok: true });
-    assert.deepEqual(await endOf('BLOCK_JOB_COMPLETED', { error: 'Input/output error' }), { ok: false, error: 'Input/output error' });
+    assert.deepEqual(await endOf('BLOCK_JOB_COMPLETED', { error: 'Input/output error' }), {
+      ok: false,
+      error: 'Input/output error',
+    });
     assert.deepEqual(await endOf('BLOCK_JOB_CANCELLED', {}), { ok: false, error: 'cancelled' });
   });
 

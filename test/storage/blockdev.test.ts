@@ -11,7 +11,12 @@ const names = { storageNode: 'cdp-vda-mirror-storage', formatNode: 'cdp-vda-mirr
 
 describe('blockdevLayers', () => {
   it('puts raw over a file, unprobed and past the page cache', () => {
-    const common = { 'read-only': false, 'auto-read-only': false, discard: 'unmap', cache: { direct: true, 'no-flush': false } };
+    const common = {
+      'read-only': false,
+      'auto-read-only': false,
+      discard: 'unmap',
+      cache: { direct: true, 'no-flush': false },
+    };
     assert.deepEqual(blockdevLayers(parseImageUri('/a.img'), names), [
       { driver: 'file', filename: '/a.img', aio: 'threads', 'node-name': 'cdp-vda-mirror-storage', ...common },
       { driver: 'raw', file: 'cdp-vda-mirror-storage', 'node-name': 'cdp-vda-mirror', ...common },
@@ -37,11 +42,20 @@ describe('blockdevLayers', () => {
 
   it('never opens a backing file, and never lets an NBD client reconnect by itself', () => {
     assert.ok(blockdevLayers(parseImageUri('/a.qcow2'), names).some((layer) => 'backing' in layer));
-    assert.ok(blockdevLayers(parseImageUri('nbd://h'), names).some((layer) => 'export' in layer && layer['reconnect-delay'] === 0));
+    assert.ok(
+      blockdevLayers(parseImageUri('nbd://h'), names).some(
+        (layer) => 'export' in layer && layer['reconnect-delay'] === 0,
+      ),
+    );
   });
 
   it('hands read-only and caching down to every layer', () => {
-    for (const layer of blockdevLayers(parseImageUri('/a.qcow2'), { ...names, sizeBytes: 512, readOnly: true, direct: false })) {
+    for (const layer of blockdevLayers(parseImageUri('/a.qcow2'), {
+      ...names,
+      sizeBytes: 512,
+      readOnly: true,
+      direct: false,
+    })) {
       assert.equal(layer['read-only'], true);
       assert.equal(layer.cache.direct, false);
     }

@@ -88,7 +88,9 @@ describe('parseImageUri', () => {
   it('throws nothing but UsageError', () => {
     const text = fc.oneof(
       fc.string({ unit: 'binary' }),
-      fc.tuple(fc.constantFrom('file:', 'nbd://', 'nbd+unix://', 'nbd+unix:///?socket=', '/'), fc.string()).map((p) => p.join('')),
+      fc
+        .tuple(fc.constantFrom('file:', 'nbd://', 'nbd+unix://', 'nbd+unix:///?socket=', '/'), fc.string())
+        .map((p) => p.join('')),
     );
     fc.assert(
       fc.property(text, (uri) => {
@@ -108,7 +110,14 @@ describe('imageName', () => {
   });
 
   it('is as short as the user would write it', () => {
-    for (const name of ['/a b.qcow2', '/dev/sdb', 'file:/dev/sdb', 'nbd://h/x', 'nbd://[::1]:7/x', 'nbd+unix:///?socket=/s']) {
+    for (const name of [
+      '/a b.qcow2',
+      '/dev/sdb',
+      'file:/dev/sdb',
+      'nbd://h/x',
+      'nbd://[::1]:7/x',
+      'nbd+unix:///?socket=/s',
+    ]) {
       assert.equal(imageName(parseImageUri(name)), name);
     }
   });

@@ -11,10 +11,17 @@ const anyPath = fc
 const plain = { noNullPrototype: true };
 
 const anyServer = fc.oneof(
-  fc.record({
-    host: fc.oneof(fc.ipV4(), fc.ipV6().filter((address) => !address.includes('.')), fc.domain()),
-    port: fc.integer({ min: 1, max: 65535 }),
-  }, plain),
+  fc.record(
+    {
+      host: fc.oneof(
+        fc.ipV4(),
+        fc.ipV6().filter((address) => !address.includes('.')),
+        fc.domain(),
+      ),
+      port: fc.integer({ min: 1, max: 65535 }),
+    },
+    plain,
+  ),
   fc.record({ socket: anyPath }, plain),
 );
 

@@ -46,7 +46,12 @@ describe('tools on storage', () => {
         const image = parseImageUri(at(name));
         await createImage(image, 64 * MiB, soon);
         const measured = await measureImage(image, soon);
-        const { format, ...expected } = { format: image.format, virtualSizeBytes: 64 * MiB, holdsData: false, backing: false };
+        const { format, ...expected } = {
+          format: image.format,
+          virtualSizeBytes: 64 * MiB,
+          holdsData: false,
+          backing: false,
+        };
         assert.deepEqual(measured, { ...expected, detectedFormat: format, direct: true });
         const { mode, blocks } = await stat(at(name));
         assert.equal(mode & 0o777, 0o600);
@@ -78,7 +83,11 @@ describe('tools on storage', () => {
 
   describe('measureImage', () => {
     it('finds data at the start, at the very end, and in qcow2', async () => {
-      for (const [name, offset] of [['start.img', 0], ['end.img', 64 * MiB - 512], ['far.qcow2', 40 * MiB]] as const) {
+      for (const [name, offset] of [
+        ['start.img', 0],
+        ['end.img', 64 * MiB - 512],
+        ['far.qcow2', 40 * MiB],
+      ] as const) {
         const image = parseImageUri(at(name));
         await createImage(image, 64 * MiB, soon);
         execFileSync('qemu-io', ['-f', image.format, '-c', `write -P 1 ${offset} 512`, at(name)], { stdio: 'ignore' });
@@ -98,19 +107,37 @@ describe('tools on storage', () => {
       assert.equal(measured.holdsData, true);
       execFileSync('qemu-img', ['create', '-q', '-f', 'qcow2', '-b', at('inner'), '-F', 'qcow2', at('overlay.qcow2')]);
       assert.equal((await measureImage(parseImageUri(at('overlay.qcow2')), soon)).backing, true);
-      execFileSync('qemu-img', ['create', '-q', '-f', 'qcow2', '-o', `data_file=${at('data')}`, at('split.qcow2'), '8M']);
+      execFileSync('qemu-img', [
+        'create',
+        '-q',
+        '-f',
+        'qcow2',
+        '-o',
+        `data_file=${at('data')}`,
+        at('split.qcow2'),
+        '8M',
+      ]);
       assert.equal((await measureImage(parseImageUri(at('split.qcow2')), soon)).backing, true);
     });
 
     it('measures a raw image whatever a guest wrote at its start', async () => {
-      await writeFile(at('guest.img'), Buffer.concat([Buffer.from('QFI\xfb\0\0\0\x63', 'latin1'), Buffer.alloc(MiB - 8)]));
+      await writeFile(
+        at('guest.img'),
+        Buffer.concat([Buffer.from('QFI\xfb\0\0\0\x63', 'latin1'), Buffer.alloc(MiB - 8)]),
+      );
       const measured = await measureImage(parseImageUri(at('guest.img')), soon);
       assert.deepEqual([measured.virtualSizeBytes, measured.holdsData, measured.detectedFormat], [MiB, true, null]);
     });
 
     it('says what is missing or wrong', async () => {
-      await assert.rejects(measureImage(parseImageUri(at('none.img')), soon), { code: 'mirror-missing', hint: /--create/ });
-      await assert.rejects(measureImage(parseImageUri('/dev/none'), soon), { code: 'image-unusable', message: /No such file/ });
+      await assert.rejects(measureImage(parseImageUri(at('none.img')), soon), {
+        code: 'mirror-missing',
+        hint: /--create/,
+      });
+      await assert.rejects(measureImage(parseImageUri('/dev/none'), soon), {
+        code: 'image-unusable',
+        message: /No such file/,
+      });
       await assert.rejects(measureImage(parseImageUri('nbd://127.0.0.1:1/x'), soon), { message: /Connection refused/ });
       await writeFile(at('not.qcow2'), 'x'.repeat(4096));
       await assert.rejects(measureImage(parseImageUri(at('not.qcow2')), soon), {
@@ -174,7 +201,10 @@ describe('tools on storage', () => {
       const path = process.env['PATH'];
       process.env['PATH'] = folder;
       try {
-        await assert.rejects(probeImage(parseImageUri(at('none.img')), soon), { code: 'tool-missing', hint: /qemu-utils/ });
+        await assert.rejects(probeImage(parseImageUri(at('none.img')), soon), {
+          code: 'tool-missing',
+          hint: /qemu-utils/,
+        });
       } finally {
         process.env['PATH'] = path;
       }

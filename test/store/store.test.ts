@@ -1,5 +1,15 @@
 import assert from 'node:assert/strict';
-import { appendFileSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+  appendFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { z } from 'zod';
@@ -46,7 +56,13 @@ describe('RecordStore', () => {
     await (await open()).save('u1', { uuid: 'u1', current: true });
     await (await open()).save('u2', { uuid: 'u2', current: false });
     const all = await (await open()).all();
-    assert.deepEqual(all.sort((a, b) => a.uuid.localeCompare(b.uuid)), [{ uuid: 'u1', current: true }, { uuid: 'u2', current: false }]);
+    assert.deepEqual(
+      all.sort((a, b) => a.uuid.localeCompare(b.uuid)),
+      [
+        { uuid: 'u1', current: true },
+        { uuid: 'u2', current: false },
+      ],
+    );
   });
 
   it('forgets what was removed, and does not mind what was not there', async () => {
@@ -65,7 +81,10 @@ describe('RecordStore', () => {
     it(`names a file that is ${what}, and guesses nothing`, async () => {
       const store = await open();
       writeFileSync(join(folder, 'domains', 'u1.json'), text);
-      await assert.rejects(store.all(), (error) => error instanceof CdpError && error.code === 'record-invalid' && error.message.includes('u1.json'));
+      await assert.rejects(
+        store.all(),
+        (error) => error instanceof CdpError && error.code === 'record-invalid' && error.message.includes('u1.json'),
+      );
     });
   }
 
@@ -85,14 +104,20 @@ describe('EventLog', () => {
     assert.deepEqual([first.append({ event: 'a' }).seq, first.append({ event: 'b' }).seq], [1, 2]);
     const second = open();
     assert.equal(second.append({ event: 'c' }).seq, 3);
-    assert.deepEqual(second.since(1).map(({ event }) => event), ['b', 'c']);
+    assert.deepEqual(
+      second.since(1).map(({ event }) => event),
+      ['b', 'c'],
+    );
   });
 
   it('passes over a line that a crash cut off', () => {
     open().append({ event: 'a' });
     appendFileSync(file(), '{"seq": 2, "ev');
     const log = open();
-    assert.deepEqual(log.since(0).map(({ event }) => event), ['a']);
+    assert.deepEqual(
+      log.since(0).map(({ event }) => event),
+      ['a'],
+    );
     assert.equal(log.append({ event: 'b' }).seq, 2);
   });
 
@@ -111,7 +136,12 @@ describe('EventLog', () => {
     const log = open();
     assert.equal(log.append({ event: 'new' }).seq, 8);
     assert.ok(existsSync(`${file()}.1`));
-    assert.deepEqual(open().since(0).map(({ event }) => event), ['old', 'new']);
+    assert.deepEqual(
+      open()
+        .since(0)
+        .map(({ event }) => event),
+      ['old', 'new'],
+    );
   });
 });
 

@@ -24,7 +24,8 @@ class QmpSocket implements QmpChannel {
     createInterface(socket).on('line', (line) => {
       const message = JSON.parse(line) as { event?: string; data?: QmpEvent['data']; QMP?: unknown };
       if (message.event !== undefined) {
-        for (const listener of this.#listeners) listener({ event: message.event, timeMs: Date.now(), data: message.data ?? {} });
+        for (const listener of this.#listeners)
+          listener({ event: message.event, timeMs: Date.now(), data: message.data ?? {} });
       } else if (message.QMP === undefined) this.#answer(line);
     });
   }
@@ -72,8 +73,24 @@ describe('flushNode on a real QEMU', function () {
     folder = mkdtempSync(join(tmpdir(), 'flush-'));
     const broken = join(folder, 'broken');
     const [nbd, qmp] = [join(folder, 'nbd'), join(folder, 'qmp')];
-    const plugin = [`get_size=echo ${sizeBytes}`, 'can_write=exit 0', 'can_flush=exit 0', 'pread=head -c $3 /dev/zero', 'pwrite=cat >/dev/null', `flush=[ ! -e ${broken} ] || { echo EIO >&2; exit 1; }`];
-    const qemuArguments = ['-machine', 'none', '-nodefaults', '-display', 'none', '-S', '-qmp', `unix:${qmp},server=on,wait=off`];
+    const plugin = [
+      `get_size=echo ${sizeBytes}`,
+      'can_write=exit 0',
+      'can_flush=exit 0',
+      'pread=head -c $3 /dev/zero',
+      'pwrite=cat >/dev/null',
+      `flush=[ ! -e ${broken} ] || { echo EIO >&2; exit 1; }`,
+    ];
+    const qemuArguments = [
+      '-machine',
+      'none',
+      '-nodefaults',
+      '-display',
+      'none',
+      '-S',
+      '-qmp',
+      `unix:${qmp},server=on,wait=off`,
+    ];
     children = [
       spawn('nbdkit', ['-f', '-U', nbd, 'eval', ...plugin], { stdio: 'ignore' }),
       spawn('qemu-system-x86_64', qemuArguments, { stdio: 'ignore' }),
@@ -83,7 +100,11 @@ describe('flushNode on a real QEMU', function () {
     await channel.send(JSON.stringify({ execute: 'qmp_capabilities' }));
     const monitor = new Monitor(channel);
     await monitor.execute('blockdev-add', { driver: 'null-co', 'node-name': 'nothing', size: sizeBytes });
-    await monitor.execute('blockdev-add', { driver: 'nbd', 'node-name': 'mirror', server: { type: 'unix', path: nbd } });
+    await monitor.execute('blockdev-add', {
+      driver: 'nbd',
+      'node-name': 'mirror',
+      server: { type: 'unix', path: nbd },
+    });
   });
 
   after(() => {
@@ -100,7 +121,8 @@ describe('flushNode on a real QEMU', function () {
 
   it('fails when the server does not, and succeeds again when it does', async () => {
     const monitor = new Monitor(channel);
-    const write = (): Promise<unknown> => monitor.execute('human-monitor-command', { 'command-line': 'qemu-io mirror "write 0 64k"' });
+    const write = (): Promise<unknown> =>
+      monitor.execute('human-monitor-command', { 'command-line': 'qemu-io mirror "write 0 64k"' });
     await write();
     writeFileSync(join(folder, 'broken'), '');
     await assert.rejects(flushNode(monitor, 'flush', 'nothing', 'mirror'), /the flush of mirror failed/);

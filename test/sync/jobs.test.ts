@@ -6,14 +6,18 @@ import { FakeQemu, type Answers } from '../qmp/fake-qemu.ts';
 const path = { job: 'cdp-vda-sync', from: 'libvirt-1-format', to: 'cdp-vda-mirror', maxBytesPerS: 1000 };
 
 /** A QEMU whose jobs end as told as soon as a command starts or cancels them. */
-function jobsThat(events: Record<string, [name: string, data?: Record<string, unknown>][]>): { qemu: FakeQemu; seen: Record<string, unknown>[] } {
+function jobsThat(events: Record<string, [name: string, data?: Record<string, unknown>][]>): {
+  qemu: FakeQemu;
+  seen: Record<string, unknown>[];
+} {
   const seen: Record<string, unknown>[] = [];
   const answers: Answers = {};
   const qemu = new FakeQemu(answers);
   for (const command of ['blockdev-mirror', 'blockdev-backup', 'block-job-cancel']) {
     answers[command] = (args) => {
       seen.push(args);
-      for (const [name, data] of events[command] ?? []) qemu.emit(name, { device: args['job-id'] ?? args['device'], ...data });
+      for (const [name, data] of events[command] ?? [])
+        qemu.emit(name, { device: args['job-id'] ?? args['device'], ...data });
     };
   }
   return { qemu, seen };
@@ -24,7 +28,10 @@ describe('a full sync', () => {
     const { qemu, seen } = jobsThat({});
     await startFullSync(qemu.monitor, path);
     const [{ device, target, sync, 'copy-mode': mode, speed }] = seen as [Record<string, unknown>];
-    assert.deepEqual([device, target, sync, mode, speed], ['libvirt-1-format', 'cdp-vda-mirror', 'full', 'background', 1000]);
+    assert.deepEqual(
+      [device, target, sync, mode, speed],
+      ['libvirt-1-format', 'cdp-vda-mirror', 'full', 'background', 1000],
+    );
   });
 
   it('is ended without force, so that QEMU makes the target whole', async () => {
@@ -72,13 +79,20 @@ describe('a delta', () => {
 });
 
 describe('flushNode', () => {
-  const flush = (qemu: FakeQemu): Promise<void> => flushNode(qemu.monitor, 'cdp-vda-flush', 'cdp-vda-nothing', 'cdp-vda-mirror');
+  const flush = (qemu: FakeQemu): Promise<void> =>
+    flushNode(qemu.monitor, 'cdp-vda-flush', 'cdp-vda-nothing', 'cdp-vda-mirror');
 
   it('runs a job that copies nothing, and takes it away when it is ready', async () => {
-    const { qemu, seen } = jobsThat({ 'blockdev-mirror': [['BLOCK_JOB_READY']], 'block-job-cancel': [['BLOCK_JOB_CANCELLED']] });
+    const { qemu, seen } = jobsThat({
+      'blockdev-mirror': [['BLOCK_JOB_READY']],
+      'block-job-cancel': [['BLOCK_JOB_CANCELLED']],
+    });
     await flush(qemu);
     assert.deepEqual(qemu.sent, ['blockdev-mirror cdp-vda-flush', 'block-job-cancel cdp-vda-flush']);
-    assert.deepEqual([seen[0]?.['device'], seen[0]?.['target'], seen[0]?.['sync']], ['cdp-vda-nothing', 'cdp-vda-mirror', 'none']);
+    assert.deepEqual(
+      [seen[0]?.['device'], seen[0]?.['target'], seen[0]?.['sync']],
+      ['cdp-vda-nothing', 'cdp-vda-mirror', 'none'],
+    );
   });
 
   it('fails when the flush fails', async () => {

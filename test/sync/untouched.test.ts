@@ -2,9 +2,22 @@ import assert from 'node:assert/strict';
 import { requireNoWrites } from '../../src/sync/untouched.ts';
 import { FakeQemu } from '../qmp/fake-qemu.ts';
 
-const idle = { wr_operations: 0, flush_operations: 0, unmap_operations: 0, wr_highest_offset: 0, failed_wr_operations: 0, failed_flush_operations: 0 };
+const idle = {
+  wr_operations: 0,
+  flush_operations: 0,
+  unmap_operations: 0,
+  wr_highest_offset: 0,
+  failed_wr_operations: 0,
+  failed_flush_operations: 0,
+};
 
-function asked({ device = {}, node = {} }: { device?: Record<string, number>; node?: Record<string, number> }): Promise<void> {
+function asked({
+  device = {},
+  node = {},
+}: {
+  device?: Record<string, number>;
+  node?: Record<string, number>;
+}): Promise<void> {
   const devices = [{ qdev: 'disk0', stats: { ...idle, ...device } }];
   const nodes = [{ 'node-name': 'libvirt-1-format', stats: { ...idle, ...node } }];
   const qemu = new FakeQemu({ 'query-blockstats': (args) => (args['query-nodes'] === true ? nodes : devices) });

@@ -7,9 +7,15 @@ export const release = defineCommand({
   domain: 'required',
   options: { noWait: { summary: 'return as soon as the agent has accepted' } },
   run: (context, domain, { noWait }) =>
-    carryOut(context, domain, 'release', {}, {
-      noWait,
-      disk: undefined,
-      reached: ({ state }) => state === 'protected',
-    }),
+    carryOut(
+      context,
+      domain,
+      'release',
+      {},
+      {
+        noWait,
+        disk: undefined,
+        reached: ({ state }) => state === 'protected',
+      },
+    ),
 });

@@ -2,9 +2,7 @@ import type { DiskStep, Surgery } from './surgery.ts';
 
 /** What one disk needs next. */
 export type DiskPlan =
-  | { kind: 'nothing' }
-  | { kind: 'steps'; steps: DiskStep[] }
-  | { kind: 'surgery'; surgery: Surgery };
+  { kind: 'nothing' } | { kind: 'steps'; steps: DiskStep[] } | { kind: 'surgery'; surgery: Surgery };
 
 export const nothing: DiskPlan = { kind: 'nothing' };
 export const steps = (...list: DiskStep[]): DiskPlan => ({ kind: 'steps', steps: list });

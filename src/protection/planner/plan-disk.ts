@@ -26,7 +26,9 @@ import {
 
 export function planDisk(o: Observation, disk: DiskObservation): DiskPlan {
   if (disk.graph === null) {
-    return disk.orphans.length > 0 ? steps({ step: 'closeOrphans', dev: disk.record.dev, nodes: disk.orphans }) : nothing;
+    return disk.orphans.length > 0
+      ? steps({ step: 'closeOrphans', dev: disk.record.dev, nodes: disk.orphans })
+      : nothing;
   }
   const present: PresentDisk = { ...disk, graph: disk.graph };
   switch (disk.graph.layout) {
@@ -79,7 +81,10 @@ function planPair(o: Observation, disk: PresentDisk): DiskPlan {
 /** Unless an I/O has just shown which copy is well, the other must not be left for one that died unnoticed. */
 function onlyIfAnswering({ record, ioFailed }: PresentDisk, side: Side, leaving: Surgery): Surgery {
   if (ioFailed) return leaving;
-  return { ...leaving, before: [...leaving.before, { step: 'requireAnswer', dev: record.dev, side, image: record[side].image }] };
+  return {
+    ...leaving,
+    before: [...leaving.before, { step: 'requireAnswer', dev: record.dev, side, image: record[side].image }],
+  };
 }
 
 /** What is composed is equal, also when a crash kept that from being recorded. */
@@ -201,7 +206,9 @@ function planIdentical(disk: PresentDisk, primary: PrimaryNodes, fingerprint: st
   const { graph, record, untouched, mayRetry } = disk;
   if (!untouched) return steps({ step: 'recordDisk', record: { ...record, identical: null } });
   if (graph.mirrorOpen) return surgery(armIdentical(disk, primary, fingerprint));
-  return mayRetry ? steps({ step: 'openMirror', dev: record.dev, image: record.mirror.image, sizeBytes: graph.sizeBytes }) : nothing;
+  return mayRetry
+    ? steps({ step: 'openMirror', dev: record.dev, image: record.mirror.image, sizeBytes: graph.sizeBytes })
+    : nothing;
 }
 
 /** Held on request: nothing of ours in the way of libvirt's own jobs but a bitmap on the disk's node. */
@@ -248,7 +255,8 @@ function planMirrorByLibvirt(o: Observation, disk: PresentDisk): DiskPlan {
   if (disk.ioFailed) return askAgain(disk, 'mirror');
   if (record.intent.kind === 'remove') return steps({ step: 'forget', dev: record.dev });
   if (record.intent.kind !== 'rebuild') return nothing;
-  if (record.intent.original) return steps({ step: 'recordDisk', record: { ...record, intent: { ...record.intent, original: false } } });
+  if (record.intent.original)
+    return steps({ step: 'recordDisk', record: { ...record, intent: { ...record.intent, original: false } } });
   return planRebuildByLibvirt(disk);
 }
 
@@ -260,7 +268,8 @@ function planParked(o: Observation, disk: PresentDisk): DiskPlan {
   if (graph.quorum !== null) return planPair(o, disk);
   if (!record.primary.current && record.intent.kind === 'rebuild' && !record.intent.original) {
     const { to } = record.intent;
-    if (primary !== null && liveImage !== null && sameStorage(liveImage, to)) return surgery(adoptRebuilt(o, disk, primary, to));
+    if (primary !== null && liveImage !== null && sameStorage(liveImage, to))
+      return surgery(adoptRebuilt(o, disk, primary, to));
     if (graph.otherJob?.ready === true) return surgery(pivot(disk));
   }
   if (!record.primary.current) {
@@ -278,7 +287,12 @@ function planParked(o: Observation, disk: PresentDisk): DiskPlan {
 
 /** With policy `strict` a guest that lost its mirror waits, parked, until both copies are current again. */
 function strictlyParked(o: Observation, { record }: PresentDisk): boolean {
-  return o.record.policy === 'strict' && record.exposedSince !== null && record.primary.current && record.intent.kind === 'protect';
+  return (
+    o.record.policy === 'strict' &&
+    record.exposedSince !== null &&
+    record.primary.current &&
+    record.intent.kind === 'protect'
+  );
 }
 
 /** The only copy in use failed: it is asked until it answers, and then the guest goes on (endOfPause). */
@@ -301,9 +315,7 @@ function closeMirror({ graph, record }: PresentDisk, primary: PrimaryNodes, kept
   const { dev } = record;
   return [
     ...(graph.syncJob === null ? [] : [{ step: 'cancelSync' as const, dev }]),
-    ...graph.tracking
-      .filter(({ name }) => name !== keptBitmap)
-      .map(({ on, name }) => untrack(dev, primary, on, name)),
+    ...graph.tracking.filter(({ name }) => name !== keptBitmap).map(({ on, name }) => untrack(dev, primary, on, name)),
     ...(graph.mirrorOpen ? [{ step: 'closeMirror' as const, dev }] : []),
     ...(graph.parkReady ? [{ step: 'removePark' as const, dev }] : []),
   ];

@@ -46,7 +46,12 @@ function planBackToOriginal(o: Observation, disk: PresentDisk): DiskPlan {
     const { mirror } = diskNames(dev);
     const passes = graph.tracking.filter(({ name }) => name !== record.track?.bitmap);
     return mayRetry
-      ? steps(...passes.map(({ name }) => ({ step: 'untrack', node: mirror, bitmap: name }) as const), { step: 'openPrimary', dev, image: record.primary.image, names: layerNames })
+      ? steps(...passes.map(({ name }) => ({ step: 'untrack', node: mirror, bitmap: name }) as const), {
+          step: 'openPrimary',
+          dev,
+          image: record.primary.image,
+          names: layerNames,
+        })
       : nothing;
   }
   return planSync(disk, {

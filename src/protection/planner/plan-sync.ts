@@ -32,11 +32,15 @@ export function planSync(disk: PresentDisk, route: SyncRoute): DiskPlan {
   const { target, primary } = route;
   if (graph.syncJob !== null) {
     const { type, ready, offset, speed } = graph.syncJob;
-    if (type === 'mirror' && !ready && offset > graph.sizeBytes && speed !== 0) return steps({ step: 'liftLimit', dev });
+    if (type === 'mirror' && !ready && offset > graph.sizeBytes && speed !== 0)
+      return steps({ step: 'liftLimit', dev });
     if (!(type === 'mirror' && ready)) return nothing;
     return track === null
       ? steps({ step: 'cancelSync', dev })
-      : steps({ step: 'endFullSync', dev }, { step: 'recordDisk', record: { ...record, track: { ...track, base: 'whole' } } });
+      : steps(
+          { step: 'endFullSync', dev },
+          { step: 'recordDisk', record: { ...record, track: { ...track, base: 'whole' } } },
+        );
   }
   if (route.open && health[target].is === 'failed') return steps(...route.closeSteps);
   if (!mayRetry) return nothing;
@@ -44,8 +48,13 @@ export function planSync(disk: PresentDisk, route: SyncRoute): DiskPlan {
   const [from, fromData, to] =
     target === 'mirror' ? [primary.top, primary.data, mirror] : [mirror, mirror, primary.top];
   const source = target === 'mirror' ? 'primary' : 'mirror';
-  const untrack = ({ on, name }: TrackBitmap): DiskStep => ({ step: 'untrack', node: on === 'primary' ? primary.data : mirror, bitmap: name });
-  const find = (bitmap: string | null): TrackBitmap | undefined => graph.tracking.find(({ on, name }) => on === source && name === bitmap);
+  const untrack = ({ on, name }: TrackBitmap): DiskStep => ({
+    step: 'untrack',
+    node: on === 'primary' ? primary.data : mirror,
+    bitmap: name,
+  });
+  const find = (bitmap: string | null): TrackBitmap | undefined =>
+    graph.tracking.find(({ on, name }) => on === source && name === bitmap);
   const tracked = find(track && track.bitmap);
   const pass = find(track && passBitmap(track.bitmap));
   const leftover = graph.tracking.filter((bitmap) => bitmap !== tracked && bitmap !== pass).map(untrack);

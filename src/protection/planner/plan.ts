@@ -12,7 +12,9 @@ import type { DiskStep, Surgery } from './surgery.ts';
 export function plan(o: Observation): Step[] {
   if (o.run === 'hands-off') return [];
   const plans = o.disks.map((disk) => planDisk(o, disk));
-  const surgeries = plans.flatMap((disk, index) => (disk.kind === 'surgery' && isDue(o.disks[index]) ? [disk.surgery] : []));
+  const surgeries = plans.flatMap((disk, index) =>
+    disk.kind === 'surgery' && isDue(o.disks[index]) ? [disk.surgery] : [],
+  );
   if (surgeries.length > 0) return underOnePause(o, surgeries);
   const steps = plans.flatMap((disk) => (disk.kind === 'steps' ? disk.steps : []));
   return steps.length > 0 ? withRecords(o.record, steps) : endOfPause(o);
@@ -20,7 +22,10 @@ export function plan(o: Observation): Step[] {
 
 /** A guest that runs is not paused again at once for a surgery that failed; one that waits for its disk is not kept waiting. */
 function isDue(disk: DiskObservation | undefined): boolean {
-  return disk !== undefined && (disk.mayRetry || disk.ioFailed || disk.graph?.layout === 'parked' || damageOf(disk) !== 'none');
+  return (
+    disk !== undefined &&
+    (disk.mayRetry || disk.ioFailed || disk.graph?.layout === 'parked' || damageOf(disk) !== 'none')
+  );
 }
 
 /**
@@ -34,7 +39,9 @@ function underOnePause(o: Observation, surgeries: Surgery[]): Step[] {
     ({ record: { dev }, graph }) =>
       graph?.layout === 'parked' && !surgeries.some((surgery) => surgery.dev === dev && surgery.root !== null),
   );
-  const stillFails = o.disks.some((disk) => disk.ioFailed && !mended(disk) && !surgeries.some(({ dev }) => dev === disk.record.dev));
+  const stillFails = o.disks.some(
+    (disk) => disk.ioFailed && !mended(disk) && !surgeries.some(({ dev }) => dev === disk.record.dev),
+  );
   const resumes = o.run !== 'suspended' && !staysParked && !stillFails && surgeries.every(({ root }) => root !== null);
   return [
     ...surgeries.flatMap(({ before }) => before),
@@ -43,10 +50,19 @@ function underOnePause(o: Observation, surgeries: Surgery[]): Step[] {
     ...surgeries.map(({ dev, qdev, from }) => ({ step: 'park', dev, qdev, root: from }) as const),
     ...surgeries.flatMap(({ parked }) => parked),
     ...(recorded ? [{ step: 'record', record } as const] : []),
-    ...surgeries.flatMap(({ dev, persist }) => (persist === null ? [] : [{ step: 'defineSource', dev, image: persist } as const])),
-    ...surgeries.flatMap(({ dev, qdev, root }) => (root === null ? [] : [{ step: 'unpark', dev, qdev, node: root } as const])),
+    ...surgeries.flatMap(({ dev, persist }) =>
+      persist === null ? [] : [{ step: 'defineSource', dev, image: persist } as const],
+    ),
+    ...surgeries.flatMap(({ dev, qdev, root }) =>
+      root === null ? [] : [{ step: 'unpark', dev, qdev, node: root } as const],
+    ),
     ...(resumes ? [{ step: 'resume' } as const, { step: 'unmarkSurgery' } as const] : []),
-    ...(resumes || o.run === 'suspended' ? withRecords(record, surgeries.flatMap(({ after }) => after)) : []),
+    ...(resumes || o.run === 'suspended'
+      ? withRecords(
+          record,
+          surgeries.flatMap(({ after }) => after),
+        )
+      : []),
   ];
 }
 
@@ -56,13 +72,16 @@ function endOfPause(o: Observation): Step[] {
   if (o.run === 'running' || o.run === 'suspended') return unmark;
   if (o.disks.some(({ graph }) => graph?.layout === 'parked')) return [];
   const failing = o.disks.filter(({ ioFailed }) => ioFailed);
-  const ends = failing.every(mended) && (o.run === 'surgery' || (o.run === 'io-error' && (failing.length > 0 || o.surgeryMarked)));
+  const ends =
+    failing.every(mended) && (o.run === 'surgery' || (o.run === 'io-error' && (failing.length > 0 || o.surgeryMarked)));
   return ends ? [{ step: 'resume' }, ...unmark] : [];
 }
 
 /** The copy whose I/O failed answers again. A guest never goes on over a pair that failed: what the copies lack is known only to its epochs. */
 function mended({ graph, health, mayRetry, record }: DiskObservation): boolean {
-  return mayRetry && graph?.layout !== 'pair' && health[record.primary.current ? 'primary' : 'mirror'].is === 'answering';
+  return (
+    mayRetry && graph?.layout !== 'pair' && health[record.primary.current ? 'primary' : 'mirror'].is === 'answering'
+  );
 }
 
 /** Turns a disk's record into a step that writes the domain's, with what the steps before it recorded. */

@@ -106,7 +106,12 @@ export function finishArming(disk: PresentDisk): Surgery {
 }
 
 /** Goes on with the primary alone; what the mirror lacks from now on is tracked, and what it may lack already is merged in. */
-export function degrade(o: Observation, disk: PresentDisk, primary: PrimaryNodes, options: { stayParked: boolean }): Surgery {
+export function degrade(
+  o: Observation,
+  disk: PresentDisk,
+  primary: PrimaryNodes,
+  options: { stayParked: boolean },
+): Surgery {
   const { graph, record } = disk;
   const { dev } = record;
   const bitmap = newBitmap(o);
@@ -208,7 +213,12 @@ export function adoptRebuilt(o: Observation, disk: PresentDisk, primary: Primary
     return {
       ...surgeryOn(disk),
       parked: [{ step: 'track', dev, node: primary.data, bitmap, merged: [] }],
-      record: { ...rebuilt, mirror: stale(record.mirror, o.now), track: { bitmap, base: 'whole' }, intent: record.intent },
+      record: {
+        ...rebuilt,
+        mirror: stale(record.mirror, o.now),
+        track: { bitmap, base: 'whole' },
+        intent: record.intent,
+      },
       recorded: true,
       persist: to,
       root: primary.top,

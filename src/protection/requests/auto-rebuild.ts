@@ -20,7 +20,8 @@ export class AutoRebuild {
       const key = `${protector.record.uuid}/${disk.dev}`;
       if (disk.primary.current) this.#attempts.delete(key);
       const wanted = disk.rebuildAuto || always;
-      if (disk.state !== 'failed-over' || disk.intent.kind !== 'protect' || disk.rebuildTo === null || !wanted) continue;
+      if (disk.state !== 'failed-over' || disk.intent.kind !== 'protect' || disk.rebuildTo === null || !wanted)
+        continue;
       const { count, nextAtMs } = this.#attempts.get(key) ?? { count: 0, nextAtMs: 0 };
       if (Date.now() < nextAtMs) continue;
       const pauseMs = Math.min(lastRetryMs, firstRetryMs * 2 ** count);

@@ -26,7 +26,10 @@ export async function release(protector: Protector): Promise<void> {
   await intend(protector, undefined, (disk) => (disk.intent.kind === 'hold' ? { kind: 'protect' } : disk.intent));
 }
 
-export async function resync(protector: Protector, { disk, full }: { disk?: string | undefined; full?: boolean | undefined }): Promise<void> {
+export async function resync(
+  protector: Protector,
+  { disk, full }: { disk?: string | undefined; full?: boolean | undefined },
+): Promise<void> {
   await intend(protector, disk, (one, record) => {
     requireOnPrimary(record, one);
     protector.note('requested', one.dev, { move: 'resync', full: full === true });
@@ -34,10 +37,17 @@ export async function resync(protector: Protector, { disk, full }: { disk?: stri
   });
 }
 
-export async function failover(protector: Protector, { disk, acceptDataLoss }: { disk?: string | undefined; acceptDataLoss?: boolean | undefined }): Promise<void> {
+export async function failover(
+  protector: Protector,
+  { disk, acceptDataLoss }: { disk?: string | undefined; acceptDataLoss?: boolean | undefined },
+): Promise<void> {
   await intend(protector, disk, (one, record) => {
     if (!one.primary.current) {
-      throw new UsageError({ code: 'failed-over', message: `${record.name}'s disk ${one.dev} is on its mirror already`, hint: `virt-cdp rebuild ${record.name}` });
+      throw new UsageError({
+        code: 'failed-over',
+        message: `${record.name}'s disk ${one.dev} is on its mirror already`,
+        hint: `virt-cdp rebuild ${record.name}`,
+      });
     }
     if (!one.mirror.current) throw staleMirror(record, one, acceptDataLoss === true);
     if (protector.live === null) {
@@ -62,7 +72,11 @@ function staleMirror(record: DomainRecord, { dev, mirror }: DiskRecord, accepted
         message: `${message}; a running guest can't be moved onto it`,
         hint: `virsh destroy ${record.name}, then virt-cdp start ${record.name} --accept-data-loss`,
       })
-    : new RefusedError({ code: 'mirror-stale', message, hint: 'if the primary is lost for good, add --accept-data-loss' });
+    : new RefusedError({
+        code: 'mirror-stale',
+        message,
+        hint: 'if the primary is lost for good, add --accept-data-loss',
+      });
 }
 
 export interface RebuildRequest {
@@ -96,7 +110,8 @@ export async function rebuild(protector: Protector, request: RebuildRequest, hos
       hint: `virt-cdp start ${record.name} first`,
     });
   }
-  const intent = request.to === 'original' ? await toOriginal(protector, disk) : await toNew(host, protector, disk, request);
+  const intent =
+    request.to === 'original' ? await toOriginal(protector, disk) : await toNew(host, protector, disk, request);
   protector.note('requested', disk.dev, { move: 'rebuild', to: imageName(intent.to) });
   await intend(protector, disk.dev, () => intent);
 }
@@ -131,15 +146,26 @@ async function toOriginal(protector: Protector, { dev, primary }: DiskRecord): P
   return { kind: 'rebuild', to: primary.image, original: openedByUs };
 }
 
-async function toNew(host: Host, protector: Protector, disk: DiskRecord, request: RebuildRequest): Promise<RebuildIntent> {
+async function toNew(
+  host: Host,
+  protector: Protector,
+  disk: DiskRecord,
+  request: RebuildRequest,
+): Promise<RebuildIntent> {
   const to = await resolveImage(requestedTarget(protector.record, disk, request), { deadlineMs: storageDeadlineMs });
   if (sameStorage(to, disk.primary.image)) {
-    throw new UsageError({ code: 'target-is-original', message: `'${imageName(to)}' is the original primary`, hint: 'use --to original' });
+    throw new UsageError({
+      code: 'target-is-original',
+      message: `'${imageName(to)}' is the original primary`,
+      hint: 'use --to original',
+    });
   }
   const ref = await host.find(protector.record.uuid);
   await refuseImageInUse(host, ref, to, disk.dev, disk.mirror.image);
   const seen = protector.observation?.disks.find(({ record }) => record.dev === disk.dev);
-  const sizeBytes = seen?.graph?.sizeBytes ?? (await measureImage(disk.mirror.image, { deadlineMs: storageDeadlineMs })).virtualSizeBytes;
+  const sizeBytes =
+    seen?.graph?.sizeBytes ??
+    (await measureImage(disk.mirror.image, { deadlineMs: storageDeadlineMs })).virtualSizeBytes;
   if (to.source.kind === 'file') {
     await requireSpace(to, sizeBytes, { deadlineMs: storageDeadlineMs });
     await createImage(to, sizeBytes, { deadlineMs: storageDeadlineMs });
@@ -147,10 +173,17 @@ async function toNew(host: Host, protector: Protector, disk: DiskRecord, request
   }
   const measured = await measureImage(to, { deadlineMs: storageDeadlineMs });
   if (measured.virtualSizeBytes !== sizeBytes) {
-    throw new CdpError({ code: 'target-size-differs', message: `'${imageName(to)}' has ${measured.virtualSizeBytes} bytes, the disk ${sizeBytes}: they must be equal` });
+    throw new CdpError({
+      code: 'target-size-differs',
+      message: `'${imageName(to)}' has ${measured.virtualSizeBytes} bytes, the disk ${sizeBytes}: they must be equal`,
+    });
   }
   if (measured.holdsData) {
-    throw new RefusedError({ code: 'target-holds-data', message: `'${imageName(to)}' holds data`, hint: 'make sure that nobody needs it, and wipe it' });
+    throw new RefusedError({
+      code: 'target-holds-data',
+      message: `'${imageName(to)}' holds data`,
+      hint: 'make sure that nobody needs it, and wipe it',
+    });
   }
   return { kind: 'rebuild', to, original: false };
 }
@@ -180,7 +213,11 @@ function requireOnPrimary(record: DomainRecord, { dev, primary }: DiskRecord): v
   });
 }
 
-function chosenDisk(record: DomainRecord, dev: string | undefined, fits: (disk: DiskRecord) => boolean): DiskRecord | undefined {
+function chosenDisk(
+  record: DomainRecord,
+  dev: string | undefined,
+  fits: (disk: DiskRecord) => boolean,
+): DiskRecord | undefined {
   return record.disks.find((disk) => (dev === undefined || disk.dev === dev) && fits(disk));
 }
 
@@ -192,7 +229,11 @@ async function intend(
 ): Promise<void> {
   await protector.change((record) => {
     if (dev !== undefined && !record.disks.some((disk) => disk.dev === dev)) {
-      throw new UsageError({ code: 'disk-not-protected', message: `${record.name}'s disk '${dev}' is not protected`, hint: `virt-cdp status ${record.name}` });
+      throw new UsageError({
+        code: 'disk-not-protected',
+        message: `${record.name}'s disk '${dev}' is not protected`,
+        hint: `virt-cdp status ${record.name}`,
+      });
     }
     const disks = record.disks.map((disk) =>
       dev === undefined || disk.dev === dev ? withIntent(disk, intentOf(disk, record)) : disk,

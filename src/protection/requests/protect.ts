@@ -26,7 +26,11 @@ export interface ProtectRequest {
 const measureDeadlineMs = 30_000;
 
 /** Declares a disk protected, and if the domain runs begins at once. Everything that can be wrong is found before anything is changed. */
-export async function protect(host: Host, ref: DomainRef, request: ProtectRequest): Promise<{ protector: Protector; warnings: string[] }> {
+export async function protect(
+  host: Host,
+  ref: DomainRef,
+  request: ProtectRequest,
+): Promise<{ protector: Protector; warnings: string[] }> {
   const { domain, persistent } = await host.definition(ref);
   const disk = findDisk(domain, request.disk);
   const primary = protectableImage(disk);
@@ -91,7 +95,13 @@ async function declareAgain(
   ];
 }
 
-async function writeDeclared(host: Host, ref: DomainRef, domain: Domain, policy: Policy, declared: DeclaredDisk): Promise<void> {
+async function writeDeclared(
+  host: Host,
+  ref: DomainRef,
+  domain: Domain,
+  policy: Policy,
+  declared: DeclaredDisk,
+): Promise<void> {
   const others = domain.declaration?.disks.filter(({ dev }) => dev !== declared.dev) ?? [];
   await host.writeDeclaration(ref, { policy, disks: [...others, declared] }, (xml) =>
     withErrorPolicy(xml, declared.dev, { errorPolicy: 'stop', readErrorPolicy: 'stop' }),
@@ -134,14 +144,27 @@ function protectableImage(disk: DomainDisk): Image {
 function requestedMirror({ mirror, mirrorXml }: ProtectRequest): Image {
   if (mirror !== undefined && mirrorXml === undefined) return parseImageUri(mirror);
   if (mirrorXml !== undefined && mirror === undefined) return imageFromDiskXml(mirrorXml);
-  throw new UsageError({ code: 'mirror-ambiguous', message: 'one mirror is needed: --mirror URI or --mirror-xml FILE, not both' });
+  throw new UsageError({
+    code: 'mirror-ambiguous',
+    message: 'one mirror is needed: --mirror URI or --mirror-xml FILE, not both',
+  });
 }
 
 /** An image that any disk of any domain uses, or that is another one's copy, must not be written to. */
-export async function refuseImageInUse(host: Host, ref: DomainRef, image: Image, dev: string, primary: Image): Promise<void> {
+export async function refuseImageInUse(
+  host: Host,
+  ref: DomainRef,
+  image: Image,
+  dev: string,
+  primary: Image,
+): Promise<void> {
   const name = imageName(image);
   if (sameStorage(image, primary)) {
-    throw new UsageError({ code: 'image-is-primary', message: `'${name}' is the disk ${dev} itself`, hint: 'name storage outside this host' });
+    throw new UsageError({
+      code: 'image-is-primary',
+      message: `'${name}' is the disk ${dev} itself`,
+      hint: 'name storage outside this host',
+    });
   }
   const users = await imageUsers(host);
   const user = users.find((candidate) => sameStorage(candidate.image, image));
@@ -155,19 +178,21 @@ export async function refuseImageInUse(host: Host, ref: DomainRef, image: Image,
 
 async function imageUsers(host: Host): Promise<{ image: Image; what: string; domain: string }[]> {
   const { client } = host.session;
-  const users = host
-    .protectors()
-    .flatMap(({ record }) =>
-      record.disks.flatMap(({ dev, primary, mirror }) => [
-        { image: primary.image, what: `the primary of disk ${dev}`, domain: record.name },
-        { image: mirror.image, what: `the mirror of disk ${dev}`, domain: record.name },
-      ]),
-    );
+  const users = host.protectors().flatMap(({ record }) =>
+    record.disks.flatMap(({ dev, primary, mirror }) => [
+      { image: primary.image, what: `the primary of disk ${dev}`, domain: record.name },
+      { image: mirror.image, what: `the mirror of disk ${dev}`, domain: record.name },
+    ]),
+  );
   for (const ref of await client.listDomains({ all: true })) {
     const { domain } = await host.definition(ref);
     for (const { dev, image } of domain.disks) {
       if (image === null) continue;
-      users.push({ image: await resolveImage(image, { deadlineMs: measureDeadlineMs }), what: `disk ${dev}`, domain: ref.name });
+      users.push({
+        image: await resolveImage(image, { deadlineMs: measureDeadlineMs }),
+        what: `disk ${dev}`,
+        domain: ref.name,
+      });
     }
   }
   return users;
@@ -192,7 +217,11 @@ async function checkMirror(mirror: Image, sizeBytes: number, mayOverwrite: boole
     });
   }
   if (measured.backing) {
-    throw new CdpError({ code: 'mirror-incomplete', message: `'${name}' has a backing or data file; a mirror stands alone`, hint: 'name an image of its own' });
+    throw new CdpError({
+      code: 'mirror-incomplete',
+      message: `'${name}' has a backing or data file; a mirror stands alone`,
+      hint: 'name an image of its own',
+    });
   }
   if (measured.holdsData && !mayOverwrite) {
     throw new RefusedError({

@@ -17,7 +17,11 @@ export async function start(
 ): Promise<void> {
   const { record } = protector;
   if (protector.live !== null) {
-    throw new CdpError({ code: 'domain-running', message: `${record.name} runs already`, hint: `virt-cdp status ${record.name}` });
+    throw new CdpError({
+      code: 'domain-running',
+      message: `${record.name} runs already`,
+      hint: `virt-cdp status ${record.name}`,
+    });
   }
   const deadlineMs = host.config().mirror.timeoutMs;
   const chosen = new Map<string, Side>();
@@ -31,11 +35,17 @@ export async function start(
   const { domain } = await host.definition(ref);
   const definedOf = (dev: string): Image | null => domain.disks.find((disk) => disk.dev === dev)?.image ?? null;
   if (acceptDataLoss !== true) {
-    for (const disk of record.disks) refuseOtherImage(record.name, disk, chosen.get(disk.dev) ?? 'primary', definedOf(disk.dev));
+    for (const disk of record.disks)
+      refuseOtherImage(record.name, disk, chosen.get(disk.dev) ?? 'primary', definedOf(disk.dev));
   }
   await protector.change((latest) =>
     Promise.resolve({
-      record: { ...latest, disks: latest.disks.map((disk) => onlyCurrent(protector.memoryOf(disk.dev).reached(disk), chosen.get(disk.dev) ?? 'primary')) },
+      record: {
+        ...latest,
+        disks: latest.disks.map((disk) =>
+          onlyCurrent(protector.memoryOf(disk.dev).reached(disk), chosen.get(disk.dev) ?? 'primary'),
+        ),
+      },
       result: undefined,
     }),
   );
@@ -53,7 +63,12 @@ export async function start(
  * A definition that names neither copy may name an overlay, made by a snapshot that nobody saw: then the primary alone lacks what
  * was written since. Or it may name a primary of former days. Nobody but the administrator knows.
  */
-function refuseOtherImage(domain: string, { dev, primary, mirror }: DiskRecord, side: Side, defined: Image | null): void {
+function refuseOtherImage(
+  domain: string,
+  { dev, primary, mirror }: DiskRecord,
+  side: Side,
+  defined: Image | null,
+): void {
   if (side !== 'primary' || defined === null) return;
   if ([primary, mirror].some(({ image }) => sameStorage(defined, image))) return;
   throw new RefusedError({
@@ -64,7 +79,10 @@ function refuseOtherImage(domain: string, { dev, primary, mirror }: DiskRecord, 
 }
 
 async function askBoth({ primary, mirror }: DiskRecord, deadlineMs: number): Promise<Record<Side, boolean>> {
-  const [first, second] = await Promise.all([probeImage(primary.image, { deadlineMs }), probeImage(mirror.image, { deadlineMs })]);
+  const [first, second] = await Promise.all([
+    probeImage(primary.image, { deadlineMs }),
+    probeImage(mirror.image, { deadlineMs }),
+  ]);
   return { primary: first.ok, mirror: second.ok };
 }
 
@@ -76,10 +94,17 @@ function bootSide(disk: DiskRecord, answers: Record<Side, boolean>, acceptDataLo
   const staleSide = sides.find((side) => !disk[side].current && answers[side]);
   const lost = sides.filter((side) => disk[side].current).map((side) => imageName(disk[side].image));
   if (staleSide === undefined) {
-    throw new CdpError({ code: 'no-copy', message: `no copy of disk ${disk.dev} answers`, hint: `bring ${lost.join(' or ')} back` });
+    throw new CdpError({
+      code: 'no-copy',
+      message: `no copy of disk ${disk.dev} answers`,
+      hint: `bring ${lost.join(' or ')} back`,
+    });
   }
   const { image, consistentAsOf } = disk[staleSide];
-  const asOf = consistentAsOf === null ? 'it is a mixture of times and may not even boot' : `everything written after ${consistentAsOf} is lost`;
+  const asOf =
+    consistentAsOf === null
+      ? 'it is a mixture of times and may not even boot'
+      : `everything written after ${consistentAsOf} is lost`;
   if (acceptDataLoss) return staleSide;
   throw new RefusedError({
     code: 'stale-copy',

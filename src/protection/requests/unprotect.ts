@@ -3,11 +3,18 @@ import { imageName } from '../../storage/image.ts';
 import type { Protector } from '../protector.ts';
 
 /** Ends the protection of one disk, or of all. The mirror's data are left alone. */
-export async function unprotect(protector: Protector, { disk, keep }: { disk?: string | undefined; keep?: 'mirror' | undefined }): Promise<void> {
+export async function unprotect(
+  protector: Protector,
+  { disk, keep }: { disk?: string | undefined; keep?: 'mirror' | undefined },
+): Promise<void> {
   await protector.change((record) => {
     const chosen = record.disks.filter(({ dev }) => disk === undefined || dev === disk);
     if (chosen.length === 0) {
-      throw new UsageError({ code: 'disk-not-protected', message: `${record.name}'s disk '${disk ?? ''}' is not protected`, hint: `virt-cdp status ${record.name}` });
+      throw new UsageError({
+        code: 'disk-not-protected',
+        message: `${record.name}'s disk '${disk ?? ''}' is not protected`,
+        hint: `virt-cdp status ${record.name}`,
+      });
     }
     const movedOff = chosen.find(({ primary }) => !primary.current);
     if (movedOff !== undefined && keep !== 'mirror') {
@@ -24,7 +31,9 @@ export async function unprotect(protector: Protector, { disk, keep }: { disk?: s
         hint: `virt-cdp failover ${record.name} first`,
       });
     }
-    const disks = record.disks.map((one) => (chosen.includes(one) ? { ...one, intent: { kind: 'remove' as const } } : one));
+    const disks = record.disks.map((one) =>
+      chosen.includes(one) ? { ...one, intent: { kind: 'remove' as const } } : one,
+    );
     return Promise.resolve({ record: { ...record, disks }, result: undefined });
   });
   if (protector.live === null) await protector.forgetRemoved();

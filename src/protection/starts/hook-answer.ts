@@ -18,7 +18,12 @@ const goOn: HookAnswer = { refuse: null, xml: null };
  * Judges what libvirt is about to do, from the records alone: nothing is asked of libvirt, which holds the domain locked, and no
  * storage is touched. The agent answers so from memory, and the hook from the files when the agent is down.
  */
-export function answerHook(records: DomainRecord[], operation: string, domainXml: string, agentIsUp: boolean): HookAnswer {
+export function answerHook(
+  records: DomainRecord[],
+  operation: string,
+  domainXml: string,
+  agentIsUp: boolean,
+): HookAnswer {
   switch (operation) {
     case 'prepare':
       return judgeStart(records, parseDomain(domainXml), agentIsUp);
@@ -32,7 +37,9 @@ export function answerHook(records: DomainRecord[], operation: string, domainXml
 
 function judgeStart(records: DomainRecord[], domain: Domain, agentIsUp: boolean): HookAnswer {
   const record = records.find(({ uuid }) => uuid === domain.uuid);
-  const problem = staleSource(records, domain) ?? (record === undefined ? null : (mirrorStart(record, domain) ?? strictProblem(record, agentIsUp)));
+  const problem =
+    staleSource(records, domain) ??
+    (record === undefined ? null : (mirrorStart(record, domain) ?? strictProblem(record, agentIsUp)));
   return problem === null ? goOn : { ...goOn, refuse: { message: `${domain.name} can't start: ${problem}` } };
 }
 
@@ -50,7 +57,10 @@ export function staleSource(records: DomainRecord[], { disks }: Domain): string 
   return null;
 }
 
-function staleCopy(records: DomainRecord[], image: Image): { record: DomainRecord; disk: DiskRecord; current: Image } | null {
+function staleCopy(
+  records: DomainRecord[],
+  image: Image,
+): { record: DomainRecord; disk: DiskRecord; current: Image } | null {
   for (const record of records) {
     for (const disk of record.disks) {
       const { primary, mirror } = disk;
@@ -67,9 +77,18 @@ function staleCopy(records: DomainRecord[], image: Image): { record: DomainRecor
 /** With both copies current a domain starts from its primary: a definition that names the mirror is behind. */
 function mirrorStart(record: DomainRecord, { disks }: Domain): string | null {
   const behind = disks.find(({ dev, image }) =>
-    record.disks.some((disk) => disk.dev === dev && disk.primary.current && disk.mirror.current && image !== null && sameStorage(image, disk.mirror.image)),
+    record.disks.some(
+      (disk) =>
+        disk.dev === dev &&
+        disk.primary.current &&
+        disk.mirror.current &&
+        image !== null &&
+        sameStorage(image, disk.mirror.image),
+    ),
   );
-  return behind === undefined ? null : `its definition names the mirror of ${behind.dev}, and the primary is current too. Type: virt-cdp start ${record.name}`;
+  return behind === undefined
+    ? null
+    : `its definition names the mirror of ${behind.dev}, and the primary is current too. Type: virt-cdp start ${record.name}`;
 }
 
 /** With policy `strict` nothing is written that the mirror does not get, so a start without it is no start. */

@@ -26,7 +26,9 @@ function live({ policy, devs, protectedAtFirst, happenings }: Scenario): void {
     domain.start();
     agent.settle();
   } catch (error) {
-    assert.fail(`${error instanceof Error ? error.message : String(error)}\n${[`policy ${policy}, ${devs.join(' and ')}, ${protectedAtFirst ? 'protected' : 'new'}`, ...shortened(agent.trace)].join('\n')}`);
+    assert.fail(
+      `${error instanceof Error ? error.message : String(error)}\n${[`policy ${policy}, ${devs.join(' and ')}, ${protectedAtFirst ? 'protected' : 'new'}`, ...shortened(agent.trace)].join('\n')}`,
+    );
   }
 }
 
@@ -37,6 +39,9 @@ function shortened(trace: string[]): string[] {
 
 describe('plan, whatever happens', () => {
   it('keeps every promise', () => {
-    fc.assert(fc.property(scenario, live), { numRuns: Number(process.env['FC_RUNS'] ?? 700), ...(process.env['FC_SEED'] !== undefined && { seed: Number(process.env['FC_SEED']) }) });
+    fc.assert(fc.property(scenario, live), {
+      numRuns: Number(process.env['FC_RUNS'] ?? 700),
+      ...(process.env['FC_SEED'] !== undefined && { seed: Number(process.env['FC_SEED']) }),
+    });
   });
 });

@@ -21,8 +21,11 @@ const nbdXml = xml({ source: 'x' }).replace(
   "<disk type='network' device='disk'><driver name='qemu' type='raw'/><source protocol='nbd' name='vda'><host name='backup1' port='10809'/></source>",
 );
 
-const start = (disk: DiskRecord, domainXml: string, { policy, agentIsUp = true }: { policy?: DomainRecord['policy']; agentIsUp?: boolean } = {}): string | null =>
-  answerHook([recordWith(disk, policy)], 'prepare', domainXml, agentIsUp).refuse?.message ?? null;
+const start = (
+  disk: DiskRecord,
+  domainXml: string,
+  { policy, agentIsUp = true }: { policy?: DomainRecord['policy']; agentIsUp?: boolean } = {},
+): string | null => answerHook([recordWith(disk, policy)], 'prepare', domainXml, agentIsUp).refuse?.message ?? null;
 
 describe('a start', () => {
   it('from a current copy goes on', () => {
@@ -35,7 +38,11 @@ describe('a start', () => {
     const message = start(record.onlyMirror, xml({ source: '/primary/vda' }));
     assert.match(message ?? '', /stale copy of web1's vda.*nbd:\/\/backup1.*virt-cdp start web1/);
     assert.match(start(record.onlyPrimary, nbdXml) ?? '', /'\/primary\/vda'/);
-    const stranger = xml({ name: 'copy', id: '11111111-0000-4000-8000-000000000001', source: '/primary/../primary//vda' });
+    const stranger = xml({
+      name: 'copy',
+      id: '11111111-0000-4000-8000-000000000001',
+      source: '/primary/../primary//vda',
+    });
     assert.match(start(record.onlyMirror, stranger) ?? '', /^copy can't start/);
   });
 
@@ -48,7 +55,8 @@ describe('a start', () => {
     assert.match(start(record.both, nbdXml) ?? '', /names the mirror of vda.*virt-cdp start web1/);
   });
 
-  it('from an image that is no copy of ours goes on', () => assert.equal(start(record.onlyMirror, xml({ source: '/elsewhere' })), null));
+  it('from an image that is no copy of ours goes on', () =>
+    assert.equal(start(record.onlyMirror, xml({ source: '/elsewhere' })), null));
 
   it('with policy strict needs the agent, and a mirror that was not lost', () => {
     const source = xml({ source: '/primary/vda' });
@@ -62,7 +70,12 @@ describe('a start', () => {
 
 describe('a restore or a migration', () => {
   it('goes on with the current copy, and nothing else in the XML changes', () => {
-    const { refuse, xml: changed } = answerHook([recordWith(record.onlyMirror)], 'restore', xml({ source: '/primary/vda' }), true);
+    const { refuse, xml: changed } = answerHook(
+      [recordWith(record.onlyMirror)],
+      'restore',
+      xml({ source: '/primary/vda' }),
+      true,
+    );
     assert.equal(refuse, null);
     assert.match(changed ?? '', /<disk type="network"/);
     assert.match(changed ?? '', new RegExp(uuid));
