@@ -3,10 +3,12 @@ import { imageToDiskXml } from '../domain/disk-image.ts';
 import { parseDomain, type DomainDisk } from '../domain/domain.ts';
 import { withDiskImage } from '../domain/edit.ts';
 import type { Image } from '../domain/image.ts';
+import { statusToXml, STATUS_KEY, STATUS_URI } from '../domain/live-status.ts';
 import type { LibvirtClient } from '../libvirt/client.ts';
 import type { LibvirtSession } from '../libvirt/session.ts';
 import type { DomainRef } from '../libvirt/types.ts';
 import { Monitor, type QmpEvent } from '../qmp/monitor.ts';
+import type { DiskStatus } from './model.ts';
 
 const bootId = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
 
@@ -24,6 +26,7 @@ export class LiveDomain {
   readonly instance: string;
   readonly #client: LibvirtClient;
   readonly #listeners = new Set<(event: QmpEvent) => void>();
+  #statusShown = false;
   #disks: Promise<DomainDisk[]> | null = null;
   #persistentDisks: Promise<DomainDisk[]> | null = null;
 
@@ -103,7 +106,23 @@ export class LiveDomain {
   }
 
   /** null takes the element away. */
-  async setLiveMetadata(uri: string, key: string, xml: string | null): Promise<void> {
-    await this.#client.setMetadata(this.ref, { uri, key, xml, live: true, config: false });
+  /** Writes these disks' states into the live metadata, where any client of libvirt sees them; without disks, takes it away. */
+  async showStatus(disks: DiskStatus[]): Promise<void> {
+    this.#statusShown = false;
+    const shown = disks.map(({ dev, state, since, runningOn, mirror }) => ({
+      dev,
+      state,
+      since,
+      runningOn,
+      mirror: mirror.source,
+    }));
+    const xml = shown.length === 0 ? null : statusToXml({ instance: this.instance, disks: shown });
+    await this.#client.setMetadata(this.ref, { uri: STATUS_URI, key: STATUS_KEY, xml, live: true, config: false });
+    this.#statusShown = true;
+  }
+
+  /** The live metadata say what was last to be shown. */
+  get statusShown(): boolean {
+    return this.#statusShown;
   }
 }

@@ -6,6 +6,7 @@ import { pausedReason } from '../libvirt/constants.ts';
 import type { Monitor } from '../qmp/monitor.ts';
 import { sameStorage } from '../storage/image.ts';
 import type { DiskMemory } from './disk-memory.ts';
+import type { DomainMemory } from './domain-memory.ts';
 import type { LiveDomain } from './live-domain.ts';
 import type { DiskObservation, Observation, RunView } from './observation.ts';
 import type { DiskRecord, DomainRecord } from './record.ts';
@@ -14,16 +15,14 @@ import type { DiskRecord, DomainRecord } from './record.ts';
 const epochMs = 10 * 60_000;
 
 /**
- * One look at a running domain: QEMU's graph, libvirt's view, and what is remembered. `failing` names the disks that stopped the
- * guest, as far as events told. Where they did not, a device's io-status has to do, though QEMU never resets it for a device
- * without a named backend (QEMU, monitor/qmp-cmds.c: qmp_cont).
+ * One look at a running domain: QEMU's graph, libvirt's view, and what is remembered. Which disks stopped the guest is known from
+ * events. Where none came, a device's io-status has to do, though QEMU never resets it for a device without a named backend
+ * (QEMU, monitor/qmp-cmds.c: qmp_cont).
  */
 export async function observe(
   live: LiveDomain,
   record: DomainRecord,
-  memoryOf: (dev: string) => DiskMemory,
-  failing: ReadonlySet<string>,
-  instance: string,
+  domainMemory: DomainMemory,
 ): Promise<Observation> {
   const [view, reason, knownDisks, persistentDisks] = await Promise.all([
     viewGraph(live.monitor),
@@ -42,7 +41,7 @@ export async function observe(
       const { dev } = disk;
       const liveDisk = liveDisks.find((other) => other.dev === dev);
       const graph = liveDisk?.alias == null ? null : view.disk(dev, liveDisk.alias, liveDisk.sourceIndex);
-      const memory = memoryOf(dev);
+      const memory = domainMemory.of(dev);
       return {
         record: disk,
         graph,
@@ -56,7 +55,7 @@ export async function observe(
         ioFailed:
           run === 'io-error' &&
           !memory.ioErrorIsPast &&
-          (failing.size > 0 ? failing.has(dev) : graph !== null && graph.ioStatus !== 'ok'),
+          (domainMemory.failing.size > 0 ? domainMemory.failing.has(dev) : graph !== null && graph.ioStatus !== 'ok'),
         health: memory.health,
         untouched: !memory.touched,
         copyFailed: memory.copyFailed,
@@ -71,7 +70,7 @@ export async function observe(
   return {
     now: new Date().toISOString(),
     run,
-    instance,
+    instance: live.instance,
     surgeryMarked: view.surgeryMarked,
     record,
     disks,

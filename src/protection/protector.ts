@@ -1,17 +1,15 @@
-import { statusToXml, STATUS_KEY, STATUS_URI } from '../domain/live-status.ts';
 import { errorText } from '../errors.ts';
 import type { Log } from '../log.ts';
 import type { QmpEvent } from '../qmp/monitor.ts';
 import type { EventLog } from '../store/event-log.ts';
 import type { RecordStore } from '../store/record-store.ts';
 import { fingerprint } from '../storage/fingerprint.ts';
-import { imageName } from '../storage/image.ts';
 import { Announcer } from './announcer.ts';
-import { DiskMemory } from './disk-memory.ts';
-import { damageReport, jobReport, resetDamage, stoppedDisk } from './evidence.ts';
+import type { DiskMemory } from './disk-memory.ts';
+import { DomainMemory } from './domain-memory.ts';
 import { execute, StepFailed, type Workbench } from './execute.ts';
 import type { LiveDomain } from './live-domain.ts';
-import type { DomainStatus, EventName, ProtectionEvent } from './model.ts';
+import type { DiskStatus, DomainStatus, EventName, ProtectionEvent } from './model.ts';
 import type { Observation } from './observation.ts';
 import { observe } from './observe.ts';
 import { plan, withDisk } from './planner/plan.ts';
@@ -48,9 +46,6 @@ const idleMs = 60_000;
 const firstPauseMs = 100;
 const lastPauseMs = 5_000;
 
-/** libvirt kills a QEMU that has not ended 10 s after it was told to (util/virprocess.c); well before that it ended by itself. */
-const killedAfterMs = 8_000;
-
 /** An external snapshot is only announced, by the job that makes its overlay: so many looks, one a second, to see it. */
 const looksAfterSnapshot = 5;
 
@@ -70,9 +65,7 @@ export class Protector {
   readonly #log: Log;
   readonly #announcer: Announcer;
   readonly #keeper: RecordKeeper;
-  readonly #memory = new Map<string, DiskMemory>();
-  /** The disks that stopped the guest since it last ran; empty when no event told, and the devices' io-status has to. */
-  readonly #failing = new Set<string>();
+  readonly #memory = new DomainMemory();
   #looksSoon = 0;
   #live: LiveDomain | null = null;
   #last: Observation | null = null;
@@ -81,10 +74,6 @@ export class Protector {
   #failures = 0;
   #timer: NodeJS.Timeout | undefined;
   #closed = false;
-  /** The live metadata say what was last shown. */
-  #shownToLibvirt = false;
-  /** When the guest itself shut QEMU down. */
-  #shutdownAtMs: number | null = null;
 
   constructor(shared: Shared, record: DomainRecord) {
     this.#shared = shared;
@@ -112,11 +101,10 @@ export class Protector {
   async attach(live: LiveDomain, { start, booted }: { start: string | null; booted: boolean }): Promise<void> {
     this.#live = live;
     this.#last = null;
-    this.#shutdownAtMs = null;
-    this.#shownToLibvirt = false;
-    this.#memory.clear();
-    this.#failing.clear();
-    for (const { dev } of this.record.disks) this.memoryOf(dev).touched = !booted;
+    this.#memory.begin(
+      this.record.disks.map(({ dev }) => dev),
+      booted,
+    );
     live.monitor.onEvent((event) => this.#heard(event));
     if (booted) this.note('started', null, {});
     await this.#enqueue(async () => {
@@ -127,7 +115,7 @@ export class Protector {
 
   /** The domain's QEMU is gone. */
   detach(): void {
-    const identical = this.#identicalAtStop();
+    const identical = this.#memory.identicalAtStop(this.#last?.disks ?? []);
     this.#live = null;
     this.#last = null;
     clearTimeout(this.#timer);
@@ -151,7 +139,7 @@ export class Protector {
     return this.#enqueue(async () => {
       const { record, result } = await change(this.record);
       await this.#keeper.save(record);
-      for (const memory of this.#memory.values()) memory.succeeded();
+      for (const memory of this.#memory.all()) memory.succeeded();
       await this.#turn();
       return result;
     });
@@ -191,11 +179,7 @@ export class Protector {
   }
 
   memoryOf(dev: string): DiskMemory {
-    const known = this.#memory.get(dev);
-    if (known !== undefined) return known;
-    const memory = new DiskMemory();
-    this.#memory.set(dev, memory);
-    return memory;
+    return this.#memory.of(dev);
   }
 
   note(event: EventName, disk: string | null, detail: Record<string, unknown>): void {
@@ -235,7 +219,7 @@ export class Protector {
 
   async #lookAndAct(live: LiveDomain): Promise<void> {
     for (let look = 1; look <= maxLooks; look++) {
-      const observation = await observe(live, this.record, (dev) => this.memoryOf(dev), this.#failing, live.instance);
+      const observation = await observe(live, this.record, this.#memory);
       if (this.#live !== live) return;
       this.#last = observation;
       const steps = plan(observation);
@@ -262,22 +246,11 @@ export class Protector {
       saveRecord: (record) =>
         this.#keeper.saveInTime(record, (why) => this.note('record-not-durable', null, { error: why })),
       forgetDisk: (dev) => this.#forgetDisk(dev),
-      requireNoFailedPair: () => this.#requireNoFailedPair(),
+      requireNoFailedPair: () => this.#memory.requireNoFailedPair(this.#last?.disks ?? []),
       note: (event, disk, detail) => this.note(event, disk, detail),
       maxBytesPerS: this.#shared.maxBytesPerS(),
       probeDeadlineMs: this.#shared.probeDeadlineMs(),
     };
-  }
-
-  /** Evidence that came while the plan was carried out, of a disk that it did not move. Disks that failed otherwise are tried again. */
-  #requireNoFailedPair(): void {
-    for (const { record, graph } of this.#last?.disks ?? []) {
-      const memory = this.memoryOf(record.dev);
-      const failed = this.#failing.has(record.dev) || Object.values(memory.health).some(({ is }) => is === 'failed');
-      if (memory.ioErrorIsPast || !failed) continue;
-      if (graph?.layout === 'pair') throw new Error(`the pair of ${record.dev} failed meanwhile`);
-      memory.triedAgain();
-    }
   }
 
   #failed(error: unknown): void {
@@ -294,7 +267,8 @@ export class Protector {
   async #forgetDisk(dev: string): Promise<void> {
     await this.#shared.undeclare(this.record, dev);
     const rest = this.record.disks.filter((disk) => disk.dev !== dev);
-    if (this.#live !== null) await this.#showToLibvirt(this.#live, rest);
+    const shown = this.status().disks.filter((disk) => disk.dev !== dev);
+    if (this.#live !== null) await this.#showToLibvirt(this.#live, shown);
     await this.#keeper.save({ ...this.record, disks: rest });
     this.note('undeclared', dev, {});
   }
@@ -307,21 +281,13 @@ export class Protector {
       if (view.state === 'protected') this.memoryOf(disk.dev).succeeded();
       return view;
     });
-    if (changed || !this.#shownToLibvirt) await this.#showToLibvirt(live, this.record.disks);
+    if (changed || !live.statusShown) await this.#showToLibvirt(live, this.status().disks);
     this.#shared.shown(this);
   }
 
-  /** Writes these disks' states into the live metadata, where any client of libvirt sees them; without disks, takes it away. */
-  async #showToLibvirt(live: LiveDomain, records: DiskRecord[]): Promise<void> {
-    const disks = this.status().disks.flatMap(({ dev, state, since, runningOn }) => {
-      const record = records.find((disk) => disk.dev === dev);
-      return record === undefined ? [] : [{ dev, state, since, runningOn, mirror: imageName(record.mirror.image) }];
-    });
-    const xml = disks.length === 0 ? null : statusToXml({ instance: live.instance, disks });
-    this.#shownToLibvirt = false;
+  async #showToLibvirt(live: LiveDomain, disks: DiskStatus[]): Promise<void> {
     try {
-      await live.setLiveMetadata(STATUS_URI, STATUS_KEY, xml);
-      this.#shownToLibvirt = true;
+      await live.showStatus(disks);
     } catch (error) {
       this.#log.warn('the live metadata could not be written', { error: errorText(error) });
     }
@@ -343,19 +309,6 @@ export class Protector {
     return true;
   }
 
-  /**
-   * The disks whose copies are identical now that QEMU has ended: both had every write, none failed, the guest itself shut down,
-   * and libvirt did not lose patience and kill QEMU in the middle of a write.
-   */
-  #identicalAtStop(): string[] {
-    if (this.#shutdownAtMs === null || Date.now() - this.#shutdownAtMs > killedAfterMs) return [];
-    return (this.#last?.disks ?? []).flatMap(({ record: { dev }, graph }) =>
-      graph?.layout === 'pair' && Object.values(this.memoryOf(dev).health).every(({ is }) => is !== 'failed')
-        ? [dev]
-        : [],
-    );
-  }
-
   async #rememberIdentical(devs: string[]): Promise<void> {
     const deadlineMs = this.#shared.probeDeadlineMs();
     for (const disk of this.record.disks) {
@@ -368,31 +321,7 @@ export class Protector {
   /** What QEMU reports of the copies is remembered before the loop looks. */
   #heard(event: QmpEvent): void {
     this.#announcer.heard(event);
-    if (event.event === 'RESUME') {
-      this.#failing.clear();
-      for (const memory of this.#memory.values()) memory.ioErrorIsPast = false;
-    }
-    if (event.event === 'SHUTDOWN' && event.data['guest'] === true) this.#shutdownAtMs = Date.now();
-    const stopped = event.event === 'BLOCK_IO_ERROR' ? stoppedDisk(event, this.#last?.disks ?? []) : null;
-    if (stopped !== null) this.#failing.add(stopped);
-    for (const disk of this.#last?.disks ?? []) {
-      const memory = this.memoryOf(disk.record.dev);
-      if (event.event === 'RESET' && disk.graph?.layout === 'pair' && memory.health.primary.is !== 'failed')
-        memory.health.mirror = resetDamage;
-      const damage = damageReport(event, disk);
-      if (damage !== null) {
-        if (memory.health[damage.side].is !== 'failed')
-          this.note(`${damage.side}-lost`, disk.record.dev, { why: damage.health.why });
-        memory.learn(damage.side, damage.health);
-      }
-      const job = jobReport(event, disk);
-      if (job === null) continue;
-      if (job.ok) memory.deltaPasses += 1;
-      else {
-        memory.failed(job.why);
-        if (job.side !== null) memory.learn(job.side, { is: 'failed', why: job.why, noSpace: false });
-      }
-    }
+    this.#memory.learn(event, this.#last?.disks ?? [], (dev, side, why) => this.note(`${side}-lost`, dev, { why }));
     if (event.event === 'DEVICE_DELETED') this.#live?.forgetDisks();
     if (event.event === 'JOB_STATUS_CHANGE' && String(event.data['id']).startsWith('create-libvirt-'))
       this.#looksSoon = looksAfterSnapshot;

@@ -1,0 +1,95 @@
+import type { QmpEvent } from '../qmp/monitor.ts';
+import { DiskMemory } from './disk-memory.ts';
+import { damageReport, jobReport, resetDamage, stoppedDisk } from './evidence.ts';
+import type { Side } from './model.ts';
+import type { DiskObservation } from './observation.ts';
+
+/** libvirt kills a QEMU that has not ended 10 s after it was told to (util/virprocess.c); well before that it ended by itself. */
+const killedAfterMs = 8_000;
+
+/** What QEMU's events and our own attempts told of a running domain, and neither its graph nor its record holds. */
+export class DomainMemory {
+  readonly #disks = new Map<string, DiskMemory>();
+  /** The disks that stopped the guest since it last ran; empty when no event told, and the devices' io-status has to. */
+  readonly #failing = new Set<string>();
+  /** When the guest itself shut QEMU down. */
+  #shutdownAtMs: number | null = null;
+
+  of(dev: string): DiskMemory {
+    const known = this.#disks.get(dev);
+    if (known !== undefined) return known;
+    const memory = new DiskMemory();
+    this.#disks.set(dev, memory);
+    return memory;
+  }
+
+  all(): Iterable<DiskMemory> {
+    return this.#disks.values();
+  }
+
+  get failing(): ReadonlySet<string> {
+    return this.#failing;
+  }
+
+  /** Another QEMU runs now. `booted`: it has only just begun to, and not from a saved state. */
+  begin(devs: string[], booted: boolean): void {
+    this.#disks.clear();
+    this.#failing.clear();
+    this.#shutdownAtMs = null;
+    for (const dev of devs) this.of(dev).touched = !booted;
+  }
+
+  /** `disks` as last seen; `lost` is told of a copy that was not known to fail. */
+  learn(event: QmpEvent, disks: DiskObservation[], lost: (dev: string, side: Side, why: string) => void): void {
+    if (event.event === 'RESUME') {
+      this.#failing.clear();
+      for (const memory of this.all()) memory.ioErrorIsPast = false;
+    }
+    if (event.event === 'SHUTDOWN' && event.data['guest'] === true) this.#shutdownAtMs = Date.now();
+    const stopped = event.event === 'BLOCK_IO_ERROR' ? stoppedDisk(event, disks) : null;
+    if (stopped !== null) this.#failing.add(stopped);
+    for (const disk of disks) this.#learnOfDisk(event, disk, lost);
+  }
+
+  #learnOfDisk(event: QmpEvent, disk: DiskObservation, lost: (dev: string, side: Side, why: string) => void): void {
+    const { dev } = disk.record;
+    const memory = this.of(dev);
+    const isPair = disk.graph?.layout === 'pair';
+    if (event.event === 'RESET' && isPair && memory.health.primary.is !== 'failed') memory.health.mirror = resetDamage;
+    const damage = damageReport(event, disk);
+    if (damage !== null) {
+      if (memory.health[damage.side].is !== 'failed') lost(dev, damage.side, damage.health.why);
+      memory.learn(damage.side, damage.health);
+    }
+    const job = jobReport(event, disk);
+    if (job === null) return;
+    if (job.ok) {
+      memory.deltaPasses += 1;
+      return;
+    }
+    memory.failed(job.why);
+    if (job.side !== null) memory.learn(job.side, { is: 'failed', why: job.why, noSpace: false });
+  }
+
+  /** Evidence that came while a plan was carried out, of a disk that it did not move. Disks that failed otherwise are tried again. */
+  requireNoFailedPair(disks: DiskObservation[]): void {
+    for (const { record, graph } of disks) {
+      const memory = this.of(record.dev);
+      const failed = this.#failing.has(record.dev) || Object.values(memory.health).some(({ is }) => is === 'failed');
+      if (memory.ioErrorIsPast || !failed) continue;
+      if (graph?.layout === 'pair') throw new Error(`the pair of ${record.dev} failed meanwhile`);
+      memory.triedAgain();
+    }
+  }
+
+  /**
+   * The disks whose copies are identical now that QEMU has ended: both had every write, none failed, the guest itself shut down,
+   * and libvirt did not lose patience and kill QEMU in the middle of a write.
+   */
+  identicalAtStop(disks: DiskObservation[]): string[] {
+    if (this.#shutdownAtMs === null || Date.now() - this.#shutdownAtMs > killedAfterMs) return [];
+    return disks.flatMap(({ record: { dev }, graph }) =>
+      graph?.layout === 'pair' && Object.values(this.of(dev).health).every(({ is }) => is !== 'failed') ? [dev] : [],
+    );
+  }
+}
