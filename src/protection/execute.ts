@@ -136,6 +136,10 @@ const executors: Executors = {
     const why = await ask(bench, dev, side, image);
     if (why !== null) bench.memoryOf(dev).failed(why);
   },
+  suspect: ({ memoryOf }, { dev, side, why }) => {
+    memoryOf(dev).learn(side, { is: 'failed', why, noSpace: false });
+    return Promise.resolve();
+  },
   requireAnswer: async (bench, { dev, side, image }) => {
     const why = await ask(bench, dev, side, image);
     if (why !== null) throw new Error(why);

@@ -45,6 +45,8 @@ export interface StepArguments {
   flush: { dev: string; node: string };
   /** Asks a copy for an answer by another process; what comes of it is seen in the next observation. */
   probe: { dev: string; side: Side; image: Image };
+  /** Takes a copy for failed, so that it is opened anew. */
+  suspect: { dev: string; side: Side; why: string };
   /** As `probe`, but fails without an answer. */
   requireAnswer: { dev: string; side: Side; image: Image };
   /** libvirt's names over the mirror, for libvirt's own copy job. */

@@ -145,6 +145,7 @@ const executors: Executors = {
     if (domain.copyOf(image).failing) memory.failed(side);
     else memory.health[side] = { is: 'answering' };
   },
+  suspect: (domain, { dev, side }) => domain.memoryOf(dev).failed(side),
   requireAnswer: (domain, args) => {
     executors.probe(domain, args);
     if (domain.memoryOf(args.dev).health[args.side].is === 'failed') throw new Failed(`an answer of the ${args.side}`);

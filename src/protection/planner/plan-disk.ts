@@ -295,10 +295,18 @@ function strictlyParked(o: Observation, { record }: PresentDisk): boolean {
   );
 }
 
-/** The only copy in use failed: it is asked until it answers, and then the guest goes on (endOfPause). */
+/**
+ * The only copy in use failed: it is asked until it answers, and then the guest goes on (endOfPause). During a delta the guest's
+ * writes wait for the copy that is brought up to date, whose failure then is the guest's: that copy is taken for failed.
+ */
 function askAgain(disk: PresentDisk, side: Side): DiskPlan {
   const { graph, record, health, mayRetry } = disk;
-  if (graph.syncJob !== null) return steps({ step: 'cancelSync', dev: record.dev });
+  const { dev } = record;
+  if (graph.syncJob !== null) {
+    const why = "the guest's I/O failed while it was brought up to date";
+    const target = side === 'primary' ? 'mirror' : 'primary';
+    return steps({ step: 'cancelSync', dev }, { step: 'suspect', dev, side: target, why });
+  }
   if (health[side].is === 'answering') return nothing;
   return health[side].is === 'unknown' || mayRetry ? steps(probe(disk, side)) : nothing;
 }
