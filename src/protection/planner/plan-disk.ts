@@ -5,7 +5,7 @@ import { imageName, sameStorage } from '../../storage/image.ts';
 import { damageOf } from './damage.ts';
 import type { DiskObservation, Observation } from '../observation.ts';
 import { nothing, steps, surgery, type DiskPlan } from './disk-plan.ts';
-import { planRebuild, planRebuildByLibvirt } from './plan-rebuild.ts';
+import { planRebuild, copyAndPivot } from './plan-rebuild.ts';
 import { planSync } from './plan-sync.ts';
 import type { Side } from '../model.ts';
 import {
@@ -257,7 +257,7 @@ function planMirrorByLibvirt(o: Observation, disk: PresentDisk): DiskPlan {
   if (record.intent.kind !== 'rebuild') return nothing;
   if (record.intent.original)
     return steps({ step: 'recordDisk', record: { ...record, intent: { ...record.intent, original: false } } });
-  return planRebuildByLibvirt(disk);
+  return copyAndPivot(disk);
 }
 
 /** A surgery was broken off here: finish it where the graph or the record show where it led, otherwise undo it. */

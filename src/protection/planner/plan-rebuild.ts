@@ -19,12 +19,8 @@ export function planRebuild(o: Observation, disk: PresentDisk): DiskPlan {
   return copyAndPivot(disk);
 }
 
-/** As above when libvirt itself opened the mirror: its copy job needs no layers. */
-export function planRebuildByLibvirt(disk: PresentDisk): DiskPlan {
-  return copyAndPivot(disk);
-}
-
-function copyAndPivot(disk: PresentDisk): DiskPlan {
+/** libvirt's copy job onto the new primary, over layers or on a mirror that libvirt itself opened, and its pivot. */
+export function copyAndPivot(disk: PresentDisk): DiskPlan {
   const { graph, record, copyFailed, mayRetry } = disk;
   const { dev, intent } = record;
   if (intent.kind !== 'rebuild') return nothing;

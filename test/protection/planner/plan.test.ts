@@ -106,6 +106,7 @@ describe('plan', () => {
   describe('a stale mirror', () => {
     table([
       ['is opened, not copied in full', exposed, 'openMirror'],
+      ["is taken for failed when the guest's I/O fails during a delta", { ...syncing, ioFailed: true, graph: { ...graph.exposed, mirrorOpen: true, syncJob: job({ type: 'backup' }) } }, 'cancelSync suspect', ioError],
       ['gets a bitmap for the passes, so that the tracking bitmap forgets nothing', syncing, 'track'],
       ['gets all again when it is opened again', { ...exposed, graph: { ...graph.exposed, tracking: pass('primary', 0) } }, 'untrack openMirror'],
       ['gets deltas while much is left', { ...syncing, graph: { ...graph.exposed, mirrorOpen: true, tracking: pass('primary', 5 * 1024 * 1024) } }, 'startDelta'],
