@@ -10,6 +10,7 @@ import { AutoRebuild } from '../protection/requests/auto-rebuild.ts';
 import { Host } from '../protection/host.ts';
 import type { ProtectionEvent } from '../protection/model.ts';
 import { rebuild } from '../protection/requests/moves.ts';
+import { startAfterDamage } from '../protection/requests/start-after-damage.ts';
 import { domainRecordSchema } from '../protection/record.ts';
 import { EventLog } from '../store/event-log.ts';
 import { RecordStore } from '../store/record-store.ts';
@@ -63,6 +64,7 @@ async function runUntilSignal(configPath: string, initial: Config): Promise<void
     log,
     config: () => config,
     shown: (protector) => autoRebuild.consider(protector, config.rebuild.auto),
+    startFailed: (protector, start) => startAfterDamage(protector, start, host),
     afterStep: dieAfterSteps(process.env['VIRT_CDP_TEST_DIE_AFTER_STEPS']),
   });
   await host.start();

@@ -20,6 +20,8 @@ export interface Config {
   hook: { deadlineMs: number };
   /** 0 is unlimited. */
   resync: { maxBytesPerS: number };
+  /** Libvirt could not start a domain for want of its primary: start it from its mirror, or leave it off. */
+  start: { afterDamage: 'mirror' | 'refuse' };
   /** Begin a rebuild without being asked, where the declaration says nothing of it. */
   rebuild: { auto: boolean };
 }
@@ -38,9 +40,10 @@ const schema = z
     // A hook holds libvirt's lock of the domain, and listing all domains waits for it: never longer than a second.
     hook: z.strictObject({ deadline_ms: millisecondsUpTo(1000).default(1000) }).prefault({}),
     resync: z.strictObject({ max_bytes_per_s: z.number().int().min(0).default(0) }).prefault({}),
+    start: z.strictObject({ after_damage: z.enum(['mirror', 'refuse']).default('mirror') }).prefault({}),
     rebuild: z.strictObject({ auto: z.boolean().default(false) }).prefault({}),
   })
-  .transform(({ libvirt, store, socket, log, mirror, hook, resync, rebuild }): Config => ({
+  .transform(({ libvirt, store, socket, log, mirror, hook, resync, start, rebuild }): Config => ({
     libvirt: { socket: libvirt.socket ?? defaultLibvirtSocket() },
     store,
     socket,
@@ -48,6 +51,7 @@ const schema = z
     mirror: { timeoutMs: mirror.timeout_ms },
     hook: { deadlineMs: hook.deadline_ms },
     resync: { maxBytesPerS: resync.max_bytes_per_s },
+    start: { afterDamage: start.after_damage },
     rebuild,
   }));
 

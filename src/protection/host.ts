@@ -15,6 +15,7 @@ import { lastStart } from '../store/start-marker.ts';
 import { imageName } from '../storage/image.ts';
 import { writeStaleSources } from './starts/stale-sources.ts';
 import { answerHook, type HookAnswer } from './starts/hook-answer.ts';
+import { StartWatch, type FailedStart } from './starts/start-watch.ts';
 import { LiveDomain } from './live-domain.ts';
 import type { ProtectionEvent } from './model.ts';
 import { Protector, type Shared } from './protector.ts';
@@ -29,6 +30,8 @@ export interface HostParts {
   config: () => Config;
   /** A domain's states were looked at and shown. */
   shown: (protector: Protector) => void;
+  /** Libvirt could not start this domain. */
+  startFailed: (protector: Protector, start: FailedStart) => Promise<void>;
   afterStep: (step: Step) => void;
 }
 
@@ -51,14 +54,23 @@ export class Host {
   readonly #shared: Shared;
   readonly #log: Log;
   readonly #protectors = new Map<string, Protector>();
+  readonly #starts: StartWatch;
   /** One write of the list after the other. */
   #staleSources: Promise<void> = Promise.resolve();
 
-  constructor({ session, store, events, log, config, shown, afterStep }: HostParts) {
+  constructor({ session, store, events, log, config, shown, startFailed, afterStep }: HostParts) {
     this.session = session;
     this.events = events;
     this.config = config;
     this.#log = log;
+    this.#starts = new StartWatch({
+      session,
+      log,
+      failed: async (start) => {
+        const protector = this.protectorOf(start.uuid);
+        if (protector !== null) await startFailed(protector, start);
+      },
+    });
     this.#shared = {
       store,
       events,
@@ -79,11 +91,12 @@ export class Host {
     }
     const { events } = this.session;
     await events.onLifecycle(({ domain, event, detail }) => this.#onLifecycle(domain, event, detail));
-    await events.onQemuMonitorEvent(({ domain, event, seconds, micros, details }) =>
+    await events.onQemuMonitorEvent(({ domain, event, seconds, micros, details }) => {
+      if (event === 'RESUME') this.#starts.settle(domain.uuid);
       this.#protectors
         .get(domain.uuid)
-        ?.live?.deliver({ event, timeMs: seconds * 1000 + micros / 1000, data: eventData(details) }),
-    );
+        ?.live?.deliver({ event, timeMs: seconds * 1000 + micros / 1000, data: eventData(details) });
+    });
     await events.onBlockJob(({ domain, disk, type, status }) => {
       const protector = this.#protectors.get(domain.uuid);
       if (type === blockJobType.copy && (status === blockJobStatus.failed || status === blockJobStatus.canceled)) {
@@ -198,8 +211,9 @@ export class Host {
       domainXml,
       true,
     );
-    if (answer.refuse !== null) {
-      const { name } = parseDomain(domainXml);
+    const { name, uuid } = parseDomain(domainXml);
+    if (answer.refuse === null) this.#starts.passed(operation, uuid);
+    else {
       const detail = { reason: answer.refuse.message };
       this.events.append({
         time: new Date().toISOString(),
@@ -215,6 +229,7 @@ export class Host {
   }
 
   async close(): Promise<void> {
+    this.#starts.close();
     await Promise.all([...this.#protectors.values()].map((protector) => protector.close()));
     await this.#staleSources;
   }
@@ -226,6 +241,7 @@ export class Host {
   }
 
   #onLifecycle(ref: DomainRef, event: number, detail: number): void {
+    if (event !== lifecycleEvent.defined) this.#starts.settle(ref.uuid);
     switch (event) {
       case lifecycleEvent.started:
         this.#inBackground(ref, this.#attach(ref, detail === startedDetail.booted));

@@ -106,11 +106,16 @@ export class Protector {
       booted,
     );
     live.monitor.onEvent((event) => this.#heard(event));
-    if (booted) this.note('started', null, {});
+    if (booted) this.#noteStart();
     await this.#enqueue(async () => {
       this.#keeper.take(sinceStart(this.record, start));
       await this.#turn();
     });
+  }
+
+  #noteStart(): void {
+    const onMirror = this.record.disks.flatMap(({ dev, primary }) => (primary.current ? [] : [dev]));
+    this.note('started', null, onMirror.length > 0 ? { onMirror } : {});
   }
 
   /** The domain's QEMU is gone. */

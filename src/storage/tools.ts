@@ -96,23 +96,23 @@ async function holdsData(
   return false;
 }
 
+/** `late`: it neither answered nor failed by the deadline. */
+export type ProbeAnswer = { ok: true } | { ok: false; reason: string; late: boolean };
+
 /**
  * Reads the image's first 4 KiB in a process of its own, past the page cache where that is possible: whether this copy
  * answers, independently of the QEMU that uses it. A process that the kernel won't let go of is left behind, so a caller
  * that probes again and again must not do so faster than its probes end.
  * @throws CdpError `tool-missing`.
  */
-export async function probeImage(
-  image: Image,
-  { deadlineMs }: Deadline,
-): Promise<{ ok: true } | { ok: false; reason: string }> {
+export async function probeImage(image: Image, { deadlineMs }: Deadline): Promise<ProbeAnswer> {
   const left = budget(deadlineMs);
   const read = (filename: string): Promise<ToolOutcome> =>
     runTool('qemu-io', ['--read-only', '--force-share', '--cmd', 'read 0 4096', filename], { deadlineMs: left() });
   let outcome = await read(imageOptions(image));
   if (refusesDirect(outcome)) outcome = await read(imageOptions(image, { direct: false }));
   if (outcome.status === 0) return { ok: true };
-  return { ok: false, reason: reasonOf(outcome, deadlineMs) };
+  return { ok: false, reason: reasonOf(outcome, deadlineMs), late: outcome.deadlinePassed };
 }
 
 /**

@@ -37,6 +37,7 @@ describe('the configuration', () => {
       mirror: { timeoutMs: 5000 },
       hook: { deadlineMs: 1000 },
       resync: { maxBytesPerS: 0 },
+      start: { afterDamage: 'mirror' },
       rebuild: { auto: false },
     } satisfies Config);
   });
@@ -57,6 +58,8 @@ describe('the configuration', () => {
        deadline_ms = 500
        [resync]
        max_bytes_per_s = 100_000_000
+       [start]
+       after_damage = "refuse"
        [rebuild]
        auto = true`,
     );
@@ -68,6 +71,7 @@ describe('the configuration', () => {
       mirror: { timeoutMs: 2500 },
       hook: { deadlineMs: 500 },
       resync: { maxBytesPerS: 100_000_000 },
+      start: { afterDamage: 'refuse' },
       rebuild: { auto: true },
     });
   });
@@ -80,6 +84,7 @@ describe('the configuration', () => {
     ['[mirror]\ntimeout_ms = 1.5', /mirror\.timeout_ms/],
     ['[hook]\ndeadline_ms = 1001', /<=1000[^]*hook\.deadline_ms/],
     ['[resync]\nmax_bytes_per_s = -1', /resync\.max_bytes_per_s/],
+    ['start.after_damage = "yes"', /start\.after_damage/],
     ['[log]\nlevel = "loud"', /log\.level/],
     ['store = "var/lib"', /absolute path[^]*store/],
     ['socket = ""', /absolute path[^]*socket/],

@@ -184,6 +184,7 @@ describe('tools on storage', () => {
       assert.deepEqual(await probeImage(parseImageUri(uri), soon), {
         ok: false,
         reason: 'read failed: Input/output error',
+        late: false,
       });
     });
 
@@ -192,7 +193,7 @@ describe('tools on storage', () => {
       server.kill('SIGSTOP');
       const begun = Date.now();
       const outcome = await probeImage(parseImageUri(uri), { deadlineMs: 300 });
-      assert.deepEqual(outcome, { ok: false, reason: 'it did not answer within 300 ms' });
+      assert.deepEqual(outcome, { ok: false, reason: 'it did not answer within 300 ms', late: true });
       assert.ok(Date.now() - begun < 1500);
       await assert.rejects(measureImage(parseImageUri(uri), { deadlineMs: 300 }), { code: 'storage-timeout' });
     });

@@ -1,0 +1,96 @@
+import { errorText } from '../../errors.ts';
+import { domainRunState } from '../../libvirt/constants.ts';
+import { isLibvirtError, libvirtErrorCode } from '../../libvirt/errors.ts';
+import type { LibvirtSession } from '../../libvirt/session.ts';
+import type { Log } from '../../log.ts';
+
+/** libvirt's reason of a domain that is shut off because its start failed (VIR_DOMAIN_SHUTOFF_FAILED in libvirt-domain.h). */
+const shutoffFailed = 6;
+
+const pollMs = 500;
+
+/** A start that takes longer has an administrator looking at it. */
+const watchMs = 5 * 60_000;
+
+const stateDeadlineMs = 5_000;
+
+/** A start that failed before the guest ran. */
+export interface FailedStart {
+  uuid: string;
+  /** Asks libvirt whether it is still so: nobody tried again, started or ended the domain. */
+  stillSo(): Promise<boolean>;
+}
+
+export interface StartWatchParts {
+  session: LibvirtSession;
+  log: Log;
+  failed: (start: FailedStart) => Promise<void>;
+}
+
+/**
+ * Watches what becomes of the starts that the hook let pass. libvirt sends no event of a start that failed; then the domain is shut
+ * off, for the reason that its start failed. It gives the same reason when another hook ended the domain that had just begun to run,
+ * but then it has told that it was resumed (both tried on 9.0).
+ *
+ * INVARIANT: whatever is heard of a domain ends the watching of the start before it; of two starts only the later one is watched.
+ */
+export class StartWatch {
+  readonly #parts: StartWatchParts;
+  readonly #awaited = new Map<string, symbol>();
+  /** Domains that are restored or migrated here: their next `prepare` is no start from the disks. */
+  readonly #incoming = new Set<string>();
+  #closed = false;
+
+  constructor(parts: StartWatchParts) {
+    this.#parts = parts;
+  }
+
+  /** The hook let this operation pass; libvirt goes on with it when the hook has ended. */
+  passed(operation: string, uuid: string): void {
+    if (operation !== 'prepare') {
+      this.#incoming.add(uuid);
+      return;
+    }
+    this.settle(uuid);
+    if (this.#incoming.delete(uuid)) return;
+    const attempt = Symbol(uuid);
+    this.#awaited.set(uuid, attempt);
+    this.#watch(uuid, attempt).catch((error: unknown) =>
+      this.#parts.log.warn('a start that failed could not be followed up', { uuid, error: errorText(error) }),
+    );
+  }
+
+  /** Something was heard of the domain: it runs, or somebody ended it. */
+  settle(uuid: string): void {
+    this.#awaited.delete(uuid);
+  }
+
+  close(): void {
+    this.#closed = true;
+    this.#awaited.clear();
+  }
+
+  async #watch(uuid: string, attempt: symbol): Promise<void> {
+    const isAwaited = (): boolean => this.#awaited.get(uuid) === attempt;
+    for (const endMs = Date.now() + watchMs; Date.now() < endMs;) {
+      await new Promise((resolve) => setTimeout(resolve, pollMs).unref());
+      if (this.#closed || !isAwaited()) return;
+      if (!(await this.#isFailed(uuid))) continue;
+      if (isAwaited())
+        await this.#parts.failed({ uuid, stillSo: async () => (await this.#isFailed(uuid)) && isAwaited() });
+      break;
+    }
+    if (isAwaited()) this.settle(uuid);
+  }
+
+  /** A libvirt that can't be asked now is asked again; a domain that is gone was never one to start. */
+  async #isFailed(uuid: string): Promise<boolean> {
+    try {
+      const { state, reason } = await this.#parts.session.client.state({ name: '', uuid, id: -1 }, stateDeadlineMs);
+      return state === domainRunState.shutoff && reason === shutoffFailed;
+    } catch (error) {
+      if (isLibvirtError(error, libvirtErrorCode.noDomain)) this.settle(uuid);
+      return false;
+    }
+  }
+}
