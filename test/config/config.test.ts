@@ -16,7 +16,7 @@ describe('the configuration that is shipped', () => {
     const shown = parseConfig(uncommented, 'packaging/virt-cdp.toml');
     assert.equal(shown.libvirt.socket, '/run/libvirt/libvirt-sock');
     assert.deepEqual({ ...shown, libvirt: null }, { ...parseConfig('', 'nothing'), libvirt: null });
-    assert.equal((uncommented.match(/^[a-z_.]+ = /gm) ?? []).length, 8);
+    assert.equal((uncommented.match(/^[a-z_.]+ = /gm) ?? []).length, 9);
   });
 });
 
