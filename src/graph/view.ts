@@ -67,7 +67,7 @@ export interface GraphView {
   /** The mark of a surgery of ours exists. */
   surgeryMarked: boolean;
   disk(dev: string, alias: string, sourceIndex: number | null): DiskGraph | null;
-  /** Our nodes for a disk whose device is gone, and what they hold open, topmost first. */
+  /** Our nodes for a disk whose device is gone or was plugged anew, and what they and our job hold open, topmost first. */
   orphans(dev: string): string[];
 }
 
@@ -117,8 +117,9 @@ function graphView(
       return device ? viewDisk(nodeGraph, jobs, device, dev, sourceIndex) : null;
     },
     orphans: (dev) => {
-      const { quorum, mirror, park, nothing } = diskNames(dev);
-      return [quorum, mirror, park, nothing].flatMap((name) => (nodeGraph.has(name) ? nodeGraph.below(name) : []));
+      const { quorum, syncJob, mirror, park, nothing } = diskNames(dev);
+      const tops = [syncJob, quorum, mirror, park, nothing].filter((name) => nodeGraph.has(name));
+      return [...new Set(tops.flatMap((name) => nodeGraph.below(name)))];
     },
   };
 }

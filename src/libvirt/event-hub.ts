@@ -12,7 +12,7 @@ import { CallTimeoutError, ConnectionLostError } from './errors.ts';
 import { eventKinds } from './events.ts';
 import type {
   BlockJobEvent,
-  DeviceRemovedEvent,
+  DeviceEvent,
   EventKind,
   IoErrorEvent,
   LifecycleEvent,
@@ -33,7 +33,8 @@ export interface DomainEvents {
   onIoError(listener: Listener<IoErrorEvent>, deadlineMs?: number): Promise<Unsubscribe>;
   onBlockJob(listener: Listener<BlockJobEvent>, deadlineMs?: number): Promise<Unsubscribe>;
   onMetadataChange(listener: Listener<MetadataChangeEvent>, deadlineMs?: number): Promise<Unsubscribe>;
-  onDeviceRemoved(listener: Listener<DeviceRemovedEvent>, deadlineMs?: number): Promise<Unsubscribe>;
+  onDeviceRemoved(listener: Listener<DeviceEvent>, deadlineMs?: number): Promise<Unsubscribe>;
+  onDeviceAdded(listener: Listener<DeviceEvent>, deadlineMs?: number): Promise<Unsubscribe>;
   /** QMP events as QEMU sends them; with a name only those. */
   onQemuMonitorEvent(
     listener: Listener<QemuMonitorEvent>,
@@ -79,8 +80,12 @@ export class EventHub implements DomainEvents {
     return this.#subscribe(eventKinds.metadataChange, listener, deadlineMs);
   }
 
-  onDeviceRemoved(listener: Listener<DeviceRemovedEvent>, deadlineMs?: number): Promise<Unsubscribe> {
+  onDeviceRemoved(listener: Listener<DeviceEvent>, deadlineMs?: number): Promise<Unsubscribe> {
     return this.#subscribe(eventKinds.deviceRemoved, listener, deadlineMs);
+  }
+
+  onDeviceAdded(listener: Listener<DeviceEvent>, deadlineMs?: number): Promise<Unsubscribe> {
+    return this.#subscribe(eventKinds.deviceAdded, listener, deadlineMs);
   }
 
   onQemuMonitorEvent(

@@ -44,7 +44,8 @@ export interface MetadataChangeEvent {
   uri: string | null;
 }
 
-export interface DeviceRemovedEvent {
+/** A device was hot-plugged, or is gone from the domain. */
+export interface DeviceEvent {
   domain: DomainRef;
   alias: string;
 }
@@ -109,7 +110,8 @@ export const eventKinds = {
     'io-error',
     struct<IoErrorEvent>({ domain, srcPath: string, alias: string, action: int, reason: string }),
   ),
-  deviceRemoved: remote(15, 333, 'device-removed', struct<DeviceRemovedEvent>({ domain, alias: string })),
+  deviceRemoved: remote(15, 333, 'device-removed', struct<DeviceEvent>({ domain, alias: string })),
+  deviceAdded: remote(19, 354, 'device-added', struct<DeviceEvent>({ domain, alias: string })),
   blockJob: remote(16, 339, 'block-job-2', struct<BlockJobEvent>({ domain, disk: string, type: int, status: int })),
   metadataChange: remote(
     23,

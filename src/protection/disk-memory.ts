@@ -76,6 +76,13 @@ export class DiskMemory {
     this.ioErrorIsPast = true;
   }
 
+  /** The disk was unplugged; a device that is plugged in later has not counted the writes of before. */
+  unplugged(): void {
+    this.health = { primary: { is: 'unknown' }, mirror: { is: 'unknown' } };
+    this.touched = true;
+    this.trouble = null;
+  }
+
   #delay(): void {
     this.#retryAtMs = Date.now() + Math.min(lastRetryMs, firstRetryMs * 2 ** this.#failures);
     this.#failures += 1;

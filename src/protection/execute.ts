@@ -21,7 +21,15 @@ import { fingerprint } from '../storage/fingerprint.ts';
 import { probeImage } from '../storage/tools.ts';
 import { requireNoWrites } from '../sync/untouched.ts';
 import { flushNode } from '../sync/flush.ts';
-import { cancelSync, endFullSync, finishDelta, liftLimit, startDelta, startFullSync } from '../sync/jobs.ts';
+import {
+  abandonSync,
+  cancelSync,
+  endFullSync,
+  finishDelta,
+  liftLimit,
+  startDelta,
+  startFullSync,
+} from '../sync/jobs.ts';
 import type { DiskMemory } from './disk-memory.ts';
 import type { LiveDomain } from './live-domain.ts';
 import type { EventName, Side } from './model.ts';
@@ -94,7 +102,11 @@ const executors: Executors = {
     await closeNodes(live.monitor, nodes);
     memoryOf(dev).health.primary = { is: 'unknown' };
   },
-  closeOrphans: ({ live }, { nodes }) => closeNodes(live.monitor, nodes),
+  closeOrphans: async ({ live, memoryOf }, { dev, nodes }) => {
+    await abandonSync(live.monitor, diskNames(dev).syncJob);
+    await closeNodes(live.monitor, nodes);
+    memoryOf(dev).unplugged();
+  },
   requireUntouched: async (bench, { dev, qdev, node, image, fingerprint: expected }) => {
     bench.memoryOf(dev).touched = true;
     await requireNoWrites(bench.live.monitor, qdev, node);

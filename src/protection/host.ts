@@ -105,6 +105,7 @@ export class Host {
       protector?.forgetXml();
     });
     await events.onDeviceRemoved(({ domain }) => this.#protectors.get(domain.uuid)?.forgetXml());
+    await events.onDeviceAdded(({ domain }) => this.#protectors.get(domain.uuid)?.forgetXml());
     this.session.onConnected(() => void this.#lookAtAll());
   }
 

@@ -32,7 +32,7 @@ export interface DiskObservation {
   record: DiskRecord;
   /** null when the device is not in the domain. */
   graph: DiskGraph | null;
-  /** Nodes that an unplugged disk left behind in QEMU, topmost first. */
+  /** Nodes that an unplugged disk left behind in QEMU, topmost first; a disk that was plugged in since has others. */
   orphans: string[];
   /** libvirt's live `<source>`; null when the disk is not in the live XML or of a kind that is not supported. */
   liveImage: Image | null;

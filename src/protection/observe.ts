@@ -30,9 +30,11 @@ export async function observe(
     live.disks(),
     live.persistentDisks(),
   ]);
-  const outdated = knownDisks.some(
-    (disk) => record.disks.some(({ dev }) => dev === disk.dev) && isOutdated(view, disk),
-  );
+  const outdated = record.disks.some(({ dev }) => {
+    const known = knownDisks.find((disk) => disk.dev === dev);
+    // It may have been plugged in while nobody listened.
+    return known === undefined || isOutdated(view, known);
+  });
   if (outdated) live.forgetDisks();
   const liveDisks = outdated ? await live.disks() : knownDisks;
   const run = runView(view, reason);
@@ -45,7 +47,7 @@ export async function observe(
       return {
         record: disk,
         graph,
-        orphans: graph === null ? view.orphans(dev) : [],
+        orphans: isOffItsQuorum(graph) ? view.orphans(dev) : [],
         liveImage: liveDisk?.image ?? null,
         obstacle: liveDisk === undefined ? null : obstacleOf(liveDisk),
         xmlBehind: namesOther(
@@ -75,6 +77,11 @@ export async function observe(
     record,
     disks,
   };
+}
+
+/** No surgery ends so: the disk was unplugged, and may have been plugged in again, before anybody looked. */
+function isOffItsQuorum(graph: DiskGraph | null): boolean {
+  return graph === null || (graph.layout === 'primary' && graph.quorum !== null);
 }
 
 /** libvirt tells nobody of an external snapshot; but then the disk's topmost image has another node than its XML said. */

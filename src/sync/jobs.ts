@@ -49,6 +49,12 @@ export async function cancelSync(monitor: Monitor, job: string): Promise<void> {
   );
 }
 
+/** Gives up a sync whose disk is gone, if there is one. */
+export async function abandonSync(monitor: Monitor, job: string): Promise<void> {
+  if ((await monitor.execute('query-block-jobs', {})).some(({ device }) => device === job))
+    await cancelSync(monitor, job);
+}
+
 /** Starts to copy the blocks that `bitmap` names; those that were copied leave it if the whole pass succeeds. */
 export async function startDelta(
   monitor: Monitor,

@@ -5,6 +5,7 @@ import { parseImageUri } from '../../src/storage/image.ts';
 import type { SimulatedAgent } from './simulated-agent.ts';
 import type { SimulatedDomain } from './simulated-domain.ts';
 import { blockCount } from './simulated-qemu.ts';
+import { copyJob } from './simulated-steps.ts';
 
 /** What can happen to a domain at any instant, whether it is likely or not. */
 export type Happening =
@@ -26,7 +27,7 @@ export type Happening =
   | { what: 'guest writes'; disk: number; block: number }
   | { what: 'guest flushes' | 'job goes on' | 'job fails' | 'epoch ages'; disk: number }
   | { what: 'copy fails' | 'copy heals' | 'server loses its cache'; disk: number; side: 'primary' | 'mirror' }
-  | { what: 'mirror server crashes'; disk: number }
+  | { what: 'mirror server crashes' | 'disk is unplugged' | 'disk is plugged in'; disk: number }
   | { what: 'hold' | 'release' }
   | { what: 'failover' | 'resync' | 'rebuild to new' | 'rebuild to original' | 'remove'; disk: number };
 
@@ -66,6 +67,10 @@ export const happening: fc.Arbitrary<Happening> = fc.oneof(
     }),
   },
   { weight: 4, arbitrary: fc.record({ what: fc.constant('mirror server crashes' as const), disk }) },
+  {
+    weight: 2,
+    arbitrary: fc.record({ what: fc.constantFrom('disk is unplugged' as const, 'disk is plugged in' as const), disk }),
+  },
   { weight: 3, arbitrary: one('all heals', 'time passes') },
   { weight: 4, arbitrary: one('agent crashes', 'stranger resumes') },
   {
@@ -108,7 +113,7 @@ function mayLose(
 ): boolean {
   const copies = [primary, mirror].map(({ image }) => domain.copyOf(image));
   const suspected = Object.values(domain.memoryOf(dev).health).some(({ is }) => is === 'failed');
-  const onPair = domain.qemu?.nodes.get(domain.qemu.device(dev).root)?.kind === 'quorum';
+  const onPair = domain.qemu?.nodes.get(domain.qemu.devices.get(dev)?.root ?? '')?.kind === 'quorum';
   return (
     agent.idle &&
     intent.kind === 'protect' &&
@@ -227,6 +232,14 @@ function eventOf(
         copy.failing = true;
         for (const node of qemu?.nodes.values() ?? []) if (node.copy === copy) node.broken = true;
       });
+    case 'disk is unplugged':
+      // libvirt refuses it during its own copy job; a guest that waits for the disk does not let it go.
+      return only(qemu?.devices.get(dev)?.ioStatus === 'ok' && job?.id !== copyJob(dev), () => domain.unplug(dev));
+    case 'disk is plugged in':
+      // Nobody can know of a disk that was out for so short a time that nobody looked.
+      return only(qemu?.devices.has(dev) === false && record.primary.current && !record.mirror.current, () =>
+        domain.plug(dev, record.primary.image),
+      );
     case 'hold':
     case 'release':
     case 'failover':

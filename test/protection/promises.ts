@@ -23,7 +23,7 @@ export function assertPromises(domain: SimulatedDomain): void {
       );
     }
     const { qemu } = domain;
-    if (qemu === null || !domain.runs() || qemu.device(dev).root === diskNames(dev).park) continue;
+    if (qemu?.devices.has(dev) !== true || !domain.runs() || qemu.device(dev).root === diskNames(dev).park) continue;
     const under = qemu.copiesUnder(qemu.device(dev).root);
     for (const copy of under) {
       assert.ok(
@@ -94,11 +94,18 @@ export function assertSettled(domain: SimulatedDomain): void {
   assert.ok(domain.paused === null || domain.paused === 'user', `the guest is left paused: ${domain.paused ?? ''}`);
   assert.ok(domain.paused === 'user' || !domain.marked, 'the mark of a surgery is left');
   for (const [dev, { pending }] of domain.guests) {
+    if (!qemu.devices.has(dev)) continue;
     assert.notEqual(qemu.device(dev).root, diskNames(dev).park, `${dev} is left on the park`);
     if (domain.paused === null) assert.deepEqual(pending, [], `failed writes of ${dev} were never tried again`);
   }
   for (const { dev, intent, state, primary } of domain.record.disks) {
-    const expected = !primary.current ? 'failed-over' : intent.kind === 'hold' ? 'held' : 'protected';
+    const expected = !qemu.devices.has(dev)
+      ? 'waiting'
+      : !primary.current
+        ? 'failed-over'
+        : intent.kind === 'hold'
+          ? 'held'
+          : 'protected';
     assert.ok(
       state === expected || (domain.paused === 'user' && state === 'broken'),
       `${dev} with the intent ${intent.kind} ends as ${state}, not ${expected}`,

@@ -8,8 +8,8 @@ import { newDiskRecord, sinceStart, type DiskRecord, type DomainRecord } from '.
 import { staleSource } from '../../src/protection/starts/hook-answer.ts';
 import { stale } from '../../src/protection/planner/surgery.ts';
 import { imageName, parseImageUri, sameStorage, type Image } from '../../src/storage/image.ts';
-import { Copy, SimulatedQemu, type Job } from './simulated-qemu.ts';
-import { graphOf } from './simulated-view.ts';
+import { Copy, Failed, Refused, SimulatedQemu, type Job } from './simulated-qemu.ts';
+import { graphOf, orphansOf } from './simulated-view.ts';
 
 /** What the agent knows of a disk besides; it is lost when the agent crashes. */
 export class SimulatedMemory {
@@ -189,6 +189,35 @@ export class SimulatedDomain {
     }
   }
 
+  /** `virsh detach-disk`; libvirt closes its nodes as far as nobody else uses them. What the guest was not told of is given up. */
+  unplug(dev: string): void {
+    const { qemu } = this;
+    if (qemu === null) return;
+    const { root } = qemu.device(dev);
+    qemu.devices.delete(dev);
+    const { index } = this.live.get(dev) ?? {};
+    this.live.delete(dev);
+    for (const name of [`libvirt-${index}-format`, `libvirt-${index}-storage`])
+      if (root === `libvirt-${index}-format` && qemu.parents(name).length === 0) qemu.delete(name);
+    const guest = this.guests.get(dev);
+    if (guest !== undefined) guest.pending = [];
+  }
+
+  /** `virsh attach-disk` of the same image; an image that is still open can't be. */
+  plug(dev: string, image: Image): void {
+    const { qemu } = this;
+    if (qemu === null || qemu.devices.has(dev)) return;
+    const names = this.nextLibvirtNames(dev, image);
+    try {
+      this.openImage(qemu, image, names);
+    } catch (error) {
+      this.live.delete(dev);
+      if (error instanceof Failed || error instanceof Refused) return;
+      throw error;
+    }
+    qemu.devices.set(dev, { root: names[0], ioStatus: 'ok', failedOn: null, failureSeen: false });
+  }
+
   /** The agent ends; another will know only what is durable. */
   loseAgent(): void {
     this.memory = null;
@@ -232,7 +261,7 @@ export class SimulatedDomain {
   guestFlushes(dev: string): void {
     const { qemu } = this;
     const guest = this.guests.get(dev);
-    if (qemu === null || !this.runs() || guest === undefined) return;
+    if (qemu?.devices.has(dev) !== true || !this.runs() || guest === undefined) return;
     if (qemu.flush(qemu.device(dev).root)) guest.flushes += 1;
     else this.#stopForError(dev);
   }
@@ -284,7 +313,7 @@ export class SimulatedDomain {
   #io(dev: string, write: { block: number; version: number }): void {
     const { qemu } = this;
     const guest = this.guests.get(dev);
-    if (qemu === null || guest === undefined) return;
+    if (qemu?.devices.has(dev) !== true || guest === undefined) return;
     guest.wrote = true;
     if (qemu.write(qemu.device(dev).root, write.block, write.version)) {
       guest.acknowledged.set(write.block, write.version);
@@ -347,7 +376,7 @@ export class SimulatedDomain {
     return {
       record,
       graph,
-      orphans: [],
+      orphans: this.qemu === null ? [] : orphansOf(this.qemu, dev, graph),
       liveImage: this.live.get(dev)?.image ?? null,
       obstacle: null,
       xmlBehind: persistent !== undefined && sameStorage(persistent, other.image),

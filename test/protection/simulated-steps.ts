@@ -30,6 +30,7 @@ const executors: Executors = {
   resume: (domain) => {
     assert.notEqual(domain.paused, 'user', 'the guest is resumed although its user suspended it');
     for (const { dev } of domain.record.disks) {
+      if (!qemuOf(domain).devices.has(dev)) continue;
       const { root, failedOn, failureSeen, ioStatus } = qemuOf(domain).device(dev);
       if (ioStatus === 'failed') domain.memoryOf(dev).answerIsUsedUp();
       assert.notEqual(root, diskNames(dev).park, `the guest is resumed with ${dev} on the park`);
@@ -79,8 +80,12 @@ const executors: Executors = {
     for (const name of nodes) qemuOf(domain).delete(name);
     domain.memoryOf(dev).health.primary = { is: 'unknown' };
   },
-  closeOrphans: (domain, { nodes }) => {
-    for (const name of nodes) qemuOf(domain).delete(name);
+  closeOrphans: (domain, { dev, nodes }) => {
+    const qemu = qemuOf(domain);
+    const job = qemu.jobs.get(diskNames(dev).syncJob);
+    if (job !== undefined) qemu.endJob(job, 'cancelled');
+    for (const name of nodes) qemu.delete(name);
+    domain.memoryOf(dev).touched = true;
   },
   requireUntouched: (domain, { dev, image, fingerprint }) => {
     domain.memoryOf(dev).touched = true;

@@ -82,6 +82,15 @@ export function graphOf(qemu: SimulatedQemu, dev: string, index: number | undefi
   };
 }
 
+/** As GraphView.orphans has it, of a disk that no longer has its device, or a new one. */
+export function orphansOf(qemu: SimulatedQemu, dev: string, graph: DiskGraph | null): string[] {
+  if (graph !== null && !(graph.layout === 'primary' && graph.quorum !== null)) return [];
+  const { syncJob, quorum, mirror, park, nothing } = diskNames(dev);
+  const below = (name: string): string[] => [name, ...qemu.node(name).below.flatMap(below)];
+  const tops = [syncJob, quorum, mirror, park, nothing].filter((name) => qemu.nodes.has(name));
+  return [...new Set(tops.flatMap(below))];
+}
+
 function layoutOf(
   qemu: SimulatedQemu,
   root: string,

@@ -25,11 +25,10 @@ import {
 } from './surgery.ts';
 
 export function planDisk(o: Observation, disk: DiskObservation): DiskPlan {
-  if (disk.graph === null) {
-    return disk.orphans.length > 0
-      ? steps({ step: 'closeOrphans', dev: disk.record.dev, nodes: disk.orphans })
-      : nothing;
+  if (disk.orphans.length > 0) {
+    return disk.mayRetry ? steps({ step: 'closeOrphans', dev: disk.record.dev, nodes: disk.orphans }) : nothing;
   }
+  if (disk.graph === null) return planAbsent(o, disk);
   const present: PresentDisk = { ...disk, graph: disk.graph };
   switch (disk.graph.layout) {
     case 'pair':
@@ -42,6 +41,26 @@ export function planDisk(o: Observation, disk: DiskObservation): DiskPlan {
     case 'parked':
       return planParked(o, present);
   }
+}
+
+/**
+ * The domain runs without the disk. Whoever plugs it in again asks nobody, and the guest writes to the primary alone at once: the
+ * record says so beforehand. With `instance` gone it will be judged like a disk that was started.
+ */
+function planAbsent(o: Observation, { record }: DiskObservation): DiskPlan {
+  if (record.intent.kind === 'remove') return steps({ step: 'forget', dev: record.dev });
+  if (!record.primary.current || (!record.mirror.current && record.instance === null)) return nothing;
+  return steps({
+    step: 'recordDisk',
+    record: {
+      ...record,
+      instance: null,
+      mirror: stale(record.mirror, record.state === 'stopped' ? record.since : o.now),
+      track: null,
+      identical: null,
+      exposedSince: record.exposedSince ?? o.now,
+    },
+  });
 }
 
 /** The quorum is under the device, or was about to be. */

@@ -77,10 +77,11 @@ function endOfPause(o: Observation): Step[] {
   return ends ? [{ step: 'resume' }, ...unmark] : [];
 }
 
-/** The copy whose I/O failed answers again. A guest never goes on over a pair that failed: what the copies lack is known only to its epochs. */
+/** The copy whose I/O failed answers again, or its disk was unplugged. A guest never goes on over a pair that failed: what the copies lack is known only to its epochs. */
 function mended({ graph, health, mayRetry, record }: DiskObservation): boolean {
+  if (graph === null) return true;
   return (
-    mayRetry && graph?.layout !== 'pair' && health[record.primary.current ? 'primary' : 'mirror'].is === 'answering'
+    mayRetry && graph.layout !== 'pair' && health[record.primary.current ? 'primary' : 'mirror'].is === 'answering'
   );
 }
 

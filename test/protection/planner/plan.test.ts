@@ -187,10 +187,23 @@ describe('plan', () => {
   });
 
   describe('a disk that was unplugged', () => {
+    const unplugged = { ...record.onlyPrimary, track: null, instance: null };
     table([
       ['leaves nothing open', { graph: null, orphans: ['cdp-vda', 'libvirt-1-format'] }, 'closeOrphans'],
-      ['leaves nothing to do', { graph: null }, ''],
+      ['has a mirror that is stale before anybody plugs it in again', { graph: null }, 'record'],
+      ['needs nothing then', { graph: null, record: unplugged }, ''],
+      ['ends the pause of a guest that waited for it', { graph: null, record: unplugged, ioFailed: true }, 'resume', ioError],
+      ['is forgotten when that is asked for', withIntent({ graph: null }, { kind: 'remove' }), 'forget'],
+      ['leaves nothing open when it was plugged in again before anybody looked', { graph: { ...graph.plain, quorum: graph.pair.quorum }, orphans: ['cdp-vda', 'libvirt-1-format'] }, 'closeOrphans'],
+      ['is synced when it is plugged in again', { graph: graph.plain, record: unplugged }, 'record'],
+      ['never becomes the source of a sync as another disk', { graph: { ...graph.plain, primary: { ...primaryNodes, images: ['/new/vda'] } }, record: unplugged, liveImage: newImage }, ''],
     ]);
+
+    it('calls the mirror stale as of the look, and full of nothing that a bitmap knows', () => {
+      const { mirror, track, identical, instance } = recorded({ graph: null, record: { ...record.both, identical: '17 4096 today' } });
+      assert.deepEqual([mirror.current, track, identical, instance], [false, null, null, null]);
+      assert.notEqual(mirror.consistentAsOf, null);
+    });
   });
 
   describe('a held disk', () => {
