@@ -81,7 +81,7 @@ export function setScene(agentOptions: AgentOptions = {}): Scene {
 }
 
 /** Everything that one wants to know of a failed test: the agent's log, the events, the status and QEMU's block graph. */
-export async function describeScene({ agent }: Scene, guests: Guest[]): Promise<string> {
+export async function describeScene({ agent }: Pick<Scene, 'agent'>, guests: Guest[]): Promise<string> {
   const parts = [`=== the agent's log\n${lastLines(agent.logPath, 120)}`];
   parts.push(`=== events\n${lastLines(join(agent.storeDir, 'events.jsonl'), 60)}`);
   for (const guest of guests) {

@@ -101,10 +101,14 @@ export class Witness {
 
   /** Whether a copy of the disk `dev` holds every write that was acknowledged before this call, or a later one. */
   async checkCopy(image: Image, dev: string): Promise<CopyReport & { acknowledged: number }> {
+    const expected = this.promised(dev);
+    return { acknowledged: this.acknowledged(dev), ...(await checkBlocks(image, dev, expected)) };
+  }
+
+  /** For each block of the disk the last record that was acknowledged before this call. */
+  promised(dev: string): Map<number, RecordNumber> {
     this.#read();
-    const acknowledged = this.acknowledged(dev);
-    const expected = new Map(this.#promised.get(dev));
-    return { acknowledged, ...(await checkBlocks(image, dev, expected)) };
+    return new Map(this.#promised.get(dev));
   }
 
   close(): void {

@@ -26,6 +26,8 @@ export interface NbdOptions {
   writeDelayMs?: number;
   /** Every read takes this much longer. */
   readDelayMs?: number;
+  /** Writes reach the file only by a flush, or with FUA: a server that is killed loses the others, though they were acknowledged. */
+  volatileCache?: boolean;
 }
 
 /** An NBD server that can be broken on command: a file that fails, hangs, loses its connection or comes back. */
@@ -63,6 +65,10 @@ export class NbdServer {
     return `nbd://${address.host}:${address.port}/${address.export}`;
   }
 
+  get running(): boolean {
+    return this.#daemon?.running === true;
+  }
+
   get pid(): number {
     if (this.#daemon === undefined) throw new Error('the NBD server is not running');
     return this.#daemon.pid;
@@ -90,7 +96,7 @@ export class NbdServer {
   }
 
   #behaviour(): string[] {
-    const { writeDelayMs, readDelayMs } = this.#options;
+    const { writeDelayMs, readDelayMs, volatileCache = false } = this.#options;
     const broken = (operation: string, trigger: string): string[] => [
       `error-${operation}=EIO`,
       `error-${operation}-rate=100%`,
@@ -99,8 +105,10 @@ export class NbdServer {
     return [
       '--filter=error',
       ...(writeDelayMs === undefined && readDelayMs === undefined ? [] : ['--filter=delay']),
+      ...(volatileCache ? ['--filter=cache'] : []),
       'file',
       this.file,
+      ...(volatileCache ? ['cache=writeback', 'cache-min-block-size=4096'] : []),
       ...['pread', 'extents', 'cache'].flatMap((operation) => broken(operation, this.#failReads)),
       ...['pwrite', 'trim', 'zero'].flatMap((operation) => broken(operation, this.#failWrites)),
       ...(writeDelayMs === undefined ? [] : [`wdelay=${writeDelayMs}ms`]),
