@@ -16,7 +16,7 @@ const surelyLater = 10;
 export async function checkPromises(world: World): Promise<void> {
   for (const domain of world.domains) {
     checkGuest(domain);
-    await checkSuspension(domain);
+    await checkSuspension(world, domain);
     await checkCopies(world, domain);
   }
   await Promise.all(world.domains.map((domain) => checkProgress(world, domain)));
@@ -29,8 +29,8 @@ export function checkGuest({ name, guest: { witness } }: DomainInForce): void {
 }
 
 /** Who suspends a domain finds it suspended. */
-async function checkSuspension(domain: DomainInForce): Promise<void> {
-  const state = await domain.guest.state();
+async function checkSuspension(world: World, domain: DomainInForce): Promise<void> {
+  const state = await world.state(domain.name);
   if (state.startsWith('running') && domain.suspendSeen)
     throw new Violation(`${domain.name} was suspended by a stranger, and nobody but virt-cdp can have resumed it`);
   domain.suspendSeen = domain.suspendAsked && /^paused \(user\)/.test(state);
@@ -90,11 +90,8 @@ async function checkProgress(world: World, domain: DomainInForce): Promise<void>
 }
 
 /** Why a guest need not go on now. */
-async function excuseOf(
-  world: World,
-  { name, shape, guest, disks, suspendAsked }: DomainInForce,
-): Promise<string | null> {
-  const state = await guest.state();
+async function excuseOf(world: World, { name, shape, disks, suspendAsked }: DomainInForce): Promise<string | null> {
+  const state = await world.state(name);
   if (state.startsWith('shut off')) return 'it is off';
   if (suspendAsked && state.startsWith('paused')) return 'a stranger suspended it';
   const status = await statusInTime(world, name);

@@ -102,7 +102,7 @@ const deeds: Deeds = {
         `${domain} to be off`,
         async () => {
           // QEMU 7.2 may sleep through libvirt's SIGTERM; a QMP command wakes it.
-          if ((await one.guest.state()).startsWith('in shutdown'))
+          if ((await world.state(domain)).startsWith('in shutdown'))
             await world.virsh('qemu-monitor-command', domain, '{"execute":"query-status"}');
           return !(await world.isRunning(domain));
         },

@@ -35,7 +35,7 @@ export async function start(world: World, domain: DomainInForce, by: 'virsh' | '
   const outcome =
     by === 'virsh' ? await world.virsh('start', domain.name) : await told(world.client.act(domain.name, 'start', {}));
   if (outcome !== 'done') return outcome;
-  for (const { dev, image } of parseDomain(await domain.guest.xml()).disks) {
+  for (const { dev, image } of parseDomain(await world.reached(() => domain.guest.xml())).disks) {
     const expected = promised.get(dev);
     if (expected === undefined || image === null) continue;
     const { file: filename, format, source } = world.named(imageName(image));

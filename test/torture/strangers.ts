@@ -1,17 +1,17 @@
 import { rmSync } from 'node:fs';
 import type { Deeds } from './deeds.ts';
-import type { DomainInForce } from './world.ts';
+import type { DomainInForce, World } from './world.ts';
 
 /** What an administrator does by virsh who knows nothing of virt-cdp. libvirt or QEMU may refuse any of it. */
 const virshTimeoutS = 8;
 
 export const managedSave: Deeds['managedSave'] = async (world, { domain }) => {
-  await willBeSaved(world.domain(domain));
+  await willBeSaved(world, domain);
   return world.virsh('managedsave', domain);
 };
 
 export const saveAndRestore: Deeds['saveAndRestore'] = async (world, { domain }) => {
-  await willBeSaved(world.domain(domain));
+  await willBeSaved(world, domain);
   const path = world.lab.path(world.fileName(`${domain}-save`));
   const saved = await world.virsh('save', domain, path);
   if (saved !== 'done') return saved;
@@ -81,7 +81,8 @@ export const plugAndUnplug: Deeds['plugAndUnplug'] = async (world, { domain }) =
 };
 
 /** A domain that is saved while it is paused is paused when it comes back. */
-async function willBeSaved(domain: DomainInForce): Promise<void> {
+async function willBeSaved(world: World, name: string): Promise<void> {
+  const domain = world.domain(name);
   domain.suspendSeen = false;
-  if ((await domain.guest.state()).startsWith('paused')) domain.suspendAsked = true;
+  if ((await world.state(name)).startsWith('paused')) domain.suspendAsked = true;
 }

@@ -1,6 +1,7 @@
 import { writeFileSync } from 'node:fs';
 import { truncate } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { AgentClient } from '../../src/control/client.ts';
 import { withDiskImage } from '../../src/domain/edit.ts';
 import type { DomainStatus, Side } from '../../src/protection/model.ts';
@@ -138,8 +139,26 @@ export class World {
     return status;
   }
 
+  /** State and reason in libvirt's words. Another deed may be about to restart libvirtd. */
+  async state(name: string): Promise<string> {
+    return this.reached(() => this.domain(name).guest.state());
+  }
+
   async isRunning(name: string): Promise<boolean> {
-    return !(await this.domain(name).guest.state()).startsWith('shut off');
+    return !(await this.state(name)).startsWith('shut off');
+  }
+
+  /** Asks libvirt again as long as it is down. */
+  async reached<T>(ask: () => Promise<T>): Promise<T> {
+    const deadline = Date.now() + 20_000;
+    for (;;) {
+      try {
+        return await ask();
+      } catch (error) {
+        if (!/connect|End of file|connection/i.test(String(error)) || Date.now() > deadline) throw error;
+        await sleep(200);
+      }
+    }
   }
 
   /** virsh, which may refuse. */
@@ -196,7 +215,7 @@ export class World {
 
   /** Defines the domain with a disk on that copy. */
   async redefine(domain: DomainInForce, dev: string, { source, format }: Copy): Promise<void> {
-    const xml = await domain.guest.xml('--inactive', '--security-info');
+    const xml = await this.reached(() => domain.guest.xml('--inactive', '--security-info'));
     await this.define(withDiskImage(xml, dev, parseImageUri(source, { format })));
   }
 
