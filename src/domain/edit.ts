@@ -1,11 +1,18 @@
-import { DOMParser, XMLSerializer, type Document, type Element, type Node } from '@xmldom/xmldom';
-import { CdpError, errorText, UsageError } from '../errors.ts';
+import { CdpError } from '../errors.ts';
 import type { ErrorPolicies } from './declaration.ts';
 import { diskSourceXml } from './disk-image.ts';
 import type { Image } from './image.ts';
+import { childPlaces, placesOf, type Place } from './places.ts';
+import { escapeXml, printXml, readXml, type XmlElement } from './xml.ts';
 
-// INVARIANT: an edit returns the document as it was but for what its docstring names. Quotes and the way in which an
-// empty element is written may change; comments, text, foreign namespaces and the order of everything do not.
+// INVARIANT: an edit replaces the characters that its docstring speaks of, and every other character of the document stays.
+
+/** What stands between two offsets is replaced by a text. */
+interface Change {
+  from: number;
+  to: number;
+  text: string;
+}
 
 /**
  * The XML with that disk on another image: the disk's `type`, `<source>` and the driver's `type` are replaced, and what
@@ -14,23 +21,24 @@ import type { Image } from './image.ts';
  * @throws CdpError `disk-not-found`; UsageError `xml-invalid`.
  */
 export function withDiskImage(xml: string, dev: string, image: Image): string {
-  return edited(xml, (document) => {
-    const disk = findDisk(document, dev);
-    const { type, sourceXml } = diskSourceXml(image.source);
-    disk.setAttribute('type', type);
-    for (const name of ['backingStore', 'mirror', 'auth', 'encryption']) removeAll(disk, name);
-    const driver = driverOf(document, disk);
-    driver.setAttribute('type', image.format);
-    if (image.format === 'raw') {
-      removeAll(driver, 'metadata_cache');
-      driver.removeAttribute('discard_no_unref');
-    }
-    const source = document.importNode(parse(sourceXml).documentElement as Element, true);
-    const [old, ...others] = childrenOf(disk, 'source');
-    if (old === undefined) disk.insertBefore(source, driver.nextSibling);
-    else disk.replaceChild(source, old);
-    for (const other of others) removeWithIndent(other);
-  });
+  const disk = findDisk(placesOf(xml), dev);
+  const { type, sourceXml } = diskSourceXml(image.source);
+  const [driver] = childPlaces(disk, 'driver');
+  const [source, ...otherSources] = childPlaces(disk, 'source');
+  const gone = ['backingStore', 'mirror', 'auth', 'encryption'].flatMap((name) => childPlaces(disk, name));
+  const raw = image.format === 'raw';
+  return changed(xml, [
+    setAttribute(xml, disk, 'type', type),
+    ...(driver === undefined
+      ? [firstChild(xml, disk, printXml('driver', { name: 'qemu', type: image.format }))]
+      : [setAttribute(xml, driver, 'type', image.format)]),
+    ...(driver !== undefined && raw ? [setAttribute(xml, driver, 'discard_no_unref', null)] : []),
+    ...(driver !== undefined && raw ? childPlaces(driver, 'metadata_cache').map((cache) => remove(xml, cache)) : []),
+    source === undefined
+      ? firstChild(xml, disk, sourceXml, driver?.end)
+      : { from: source.start, to: source.end, text: sourceXml },
+    ...[...otherSources, ...gone].map((place) => remove(xml, place)),
+  ]);
 }
 
 /**
@@ -38,11 +46,15 @@ export function withDiskImage(xml: string, dev: string, image: Image): string {
  * @throws CdpError `disk-not-found`; UsageError `xml-invalid`.
  */
 export function withErrorPolicy(xml: string, dev: string, { errorPolicy, readErrorPolicy }: ErrorPolicies): string {
-  return edited(xml, (document) => {
-    const driver = driverOf(document, findDisk(document, dev));
-    setOrRemove(driver, 'error_policy', errorPolicy);
-    setOrRemove(driver, 'rerror_policy', readErrorPolicy);
-  });
+  const disk = findDisk(placesOf(xml), dev);
+  const [driver] = childPlaces(disk, 'driver');
+  const policies = { error_policy: errorPolicy, rerror_policy: readErrorPolicy };
+  return changed(
+    xml,
+    driver === undefined
+      ? [firstChild(xml, disk, printXml('driver', { name: 'qemu', ...policies }))]
+      : Object.entries(policies).map(([name, value]) => setAttribute(xml, driver, name, value)),
+  );
 }
 
 /**
@@ -50,7 +62,7 @@ export function withErrorPolicy(xml: string, dev: string, { errorPolicy, readErr
  * @throws UsageError `xml-invalid`.
  */
 export function withoutMetadata(xml: string, uri: string): string {
-  return edited(xml, (document) => removeMetadata(document, uri));
+  return changed(xml, removeMetadata(xml, placesOf(xml), uri));
 }
 
 /**
@@ -59,55 +71,22 @@ export function withoutMetadata(xml: string, uri: string): string {
  * @throws UsageError `xml-invalid`.
  */
 export function withMetadata(xml: string, uri: string, key: string, elementXml: string): string {
-  return edited(xml, (document) => {
-    removeMetadata(document, uri);
-    const domain = rootOf(document);
-    const [metadata] = childrenOf(domain, 'metadata');
-    const parent = metadata ?? domain.appendChild(document.createElement('metadata'));
-    parent.appendChild(namespaced(document, rootOf(parse(elementXml)), uri, key));
-  });
+  const root = placesOf(xml);
+  const text = namespaced(readXml(elementXml), key, { [`xmlns:${key}`]: uri });
+  const [metadata] = childPlaces(root, 'metadata');
+  return changed(xml, [
+    ...removeMetadata(xml, root, uri),
+    metadata === undefined ? lastChild(xml, root, `<metadata>${text}</metadata>`) : lastChild(xml, metadata, text),
+  ]);
 }
 
-function edited(xml: string, edit: (document: Document) => void): string {
-  const document = parse(xml);
-  edit(document);
-  // A carriage return that is left came from a character reference; written as it is, it would be read as a newline.
-  return new XMLSerializer().serializeToString(document).replaceAll('\r', '&#13;');
-}
-
-function parse(xml: string): Document {
-  try {
-    return new DOMParser({ onError: stopParsing, normalizeLineEndings }).parseFromString(xml, 'text/xml');
-  } catch (error) {
-    throw new UsageError({
-      code: 'xml-invalid',
-      message: `the XML could not be read: ${errorText(error).replaceAll(/\s+/g, ' ')}`,
-      cause: error,
-    });
-  }
-}
-
-/** Warnings are about what is not XML, but for one: U+FFFD is a character like any other. */
-function stopParsing(_level: string, message: string): void {
-  if (!message.startsWith('Unicode replacement character')) throw new Error(message);
-}
-
-/** As XML 1.0 has it; xmldom's own is XML 1.1's, which turns U+0085 and U+2028 into newlines too. */
-function normalizeLineEndings(xml: string): string {
-  return xml.replaceAll(/\r\n?/g, '\n');
-}
-
-function rootOf(document: Document): Element {
-  const root = document.documentElement;
-  if (root === null) throw new UsageError({ code: 'xml-invalid', message: 'the XML could not be read: it is empty' });
-  return root;
-}
-
-function findDisk(document: Document, dev: string): Element {
-  const disks = childrenOf(rootOf(document), 'devices').flatMap((devices) => childrenOf(devices, 'disk'));
-  const disk = disks.find((each) => childrenOf(each, 'target').some((target) => target.getAttribute('dev') === dev));
+function findDisk(root: Place, dev: string): Place {
+  const disks = childPlaces(root, 'devices').flatMap((devices) => childPlaces(devices, 'disk'));
+  const devOf = (disk: Place): string[] =>
+    childPlaces(disk, 'target').map(({ element }) => element.attributes.get('dev') ?? '');
+  const disk = disks.find((each) => devOf(each).includes(dev));
   if (disk !== undefined) return disk;
-  const known = disks.flatMap((each) => childrenOf(each, 'target').map((target) => target.getAttribute('dev') ?? ''));
+  const known = disks.flatMap(devOf);
   throw new CdpError({
     code: 'disk-not-found',
     message: `the domain has no disk '${dev}'`,
@@ -115,51 +94,64 @@ function findDisk(document: Document, dev: string): Element {
   });
 }
 
-/** The disk's `<driver>`, made if it is not there; libvirt puts it first. */
-function driverOf(document: Document, disk: Element): Element {
-  const [driver] = childrenOf(disk, 'driver');
-  if (driver !== undefined) return driver;
-  const made = document.createElement('driver');
-  made.setAttribute('name', 'qemu');
-  disk.insertBefore(made, disk.firstChild);
-  return made;
-}
-
-function removeMetadata(document: Document, uri: string): void {
-  for (const metadata of childrenOf(rootOf(document), 'metadata')) {
-    for (const element of elementsOf(metadata)) if (element.namespaceURI === uri) removeWithIndent(element);
+function changed(xml: string, changes: Change[]): string {
+  const ordered = [...changes].sort((a, b) => a.from - b.from);
+  let at = 0;
+  let text = '';
+  for (const change of ordered) {
+    text += xml.slice(at, change.from) + change.text;
+    at = change.to;
   }
+  return text + xml.slice(at);
 }
 
-function namespaced(document: Document, element: Element, uri: string, key: string): Element {
-  const made = document.createElementNS(uri, `${key}:${element.localName ?? element.tagName}`);
-  for (const { name, value } of Array.from(element.attributes)) made.setAttribute(name, value);
-  for (const child of elementsOf(element)) made.appendChild(namespaced(document, child, uri, key));
-  return made;
+/** The attribute keeps its place and its quotes; a new one comes last, and null takes it away. */
+function setAttribute(xml: string, { start, inner }: Place, name: string, value: string | null): Change {
+  const tag = xml.slice(start, inner);
+  const attributes = tag.matchAll(/(?<space>\s+)(?<name>[^\s=/>]+)\s*=\s*(?<value>"[^"]*"|'[^']*')/g);
+  for (const { 0: text, index, groups } of attributes) {
+    if (groups?.['name'] !== name) continue;
+    const to = start + index + text.length;
+    if (value === null) return { from: start + index, to, text: '' };
+    const former = groups['value'] ?? '';
+    return { from: to - former.length, to, text: `${former.charAt(0)}${escapeXml(value)}${former.charAt(0)}` };
+  }
+  const end = start + tag.replace(/\s*\/?>$/, '').length;
+  return { from: end, to: end, text: value === null ? '' : ` ${name}='${escapeXml(value)}'` };
 }
 
-function setOrRemove(element: Element, name: string, value: string | null): void {
-  if (value === null) element.removeAttribute(name);
-  else element.setAttribute(name, value);
+/** A child before all others, or behind an offset, indented as the first one is. */
+function firstChild(xml: string, { inner }: Place, text: string, at = inner): Change {
+  return { from: at, to: at, text: `${/^\s*(?=<)/.exec(xml.slice(inner))?.[0] ?? ''}${text}` };
 }
 
-function removeAll(parent: Element, name: string): void {
-  for (const child of childrenOf(parent, name)) removeWithIndent(child);
+function lastChild(xml: string, { element, start, inner, innerEnd, end }: Place, text: string): Change {
+  if (innerEnd < end) return { from: innerEnd, to: innerEnd, text };
+  const tag = xml.slice(start, inner).replace(/\/>$/, '>');
+  return { from: start, to: end, text: `${tag}${text}</${qualifiedName(tag, element)}>` };
+}
+
+function qualifiedName(tag: string, { name }: XmlElement): string {
+  return /^<([^\s/>]+)/.exec(tag)?.[1] ?? name;
 }
 
 /** With the white space before it, so that no empty line is left. */
-function removeWithIndent(element: Element): void {
-  const before: Node | null = element.previousSibling;
-  if (before?.nodeType === before?.TEXT_NODE && before?.nodeValue?.trim() === '')
-    before.parentNode?.removeChild(before);
-  element.parentNode?.removeChild(element);
+function remove(xml: string, { start, end }: Place): Change {
+  const before = /(?<=>)\s+$/.exec(xml.slice(0, start))?.[0] ?? '';
+  return { from: start - before.length, to: end, text: '' };
 }
 
-function elementsOf(parent: Element): Element[] {
-  return Array.from(parent.childNodes).filter((node): node is Element => node.nodeType === node.ELEMENT_NODE);
+function removeMetadata(xml: string, root: Place, uri: string): Change[] {
+  return childPlaces(root, 'metadata').flatMap(({ children }) =>
+    children.filter(({ element }) => element.namespace === uri).map((place) => remove(xml, place)),
+  );
 }
 
-/** Libvirt's own elements have no namespace; metadata of others may use the same names. */
-function childrenOf(parent: Element, name: string): Element[] {
-  return elementsOf(parent).filter((child) => child.localName === name && (child.namespaceURI ?? '') === '');
+function namespaced(
+  { name, attributes, children }: XmlElement,
+  key: string,
+  declarations: Record<string, string> = {},
+): string {
+  const printed = children.map((child) => namespaced(child, key));
+  return printXml(`${key}:${name}`, { ...declarations, ...Object.fromEntries(attributes) }, ...printed);
 }

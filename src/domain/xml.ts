@@ -90,10 +90,15 @@ export function attributeOf(element: XmlElement | null, name: string): string | 
 
 const escapes: Record<string, string> = { '&': '&amp;', '<': '&lt;', '>': '&gt;', "'": '&apos;', '"': '&quot;' };
 
+/** As libvirt writes text and attributes (util/virbuffer.c: virBufferEscapeString). */
+export function escapeXml(text: string): string {
+  return text.replaceAll(/[&<>'"]/g, (character) => escapes[character] ?? '');
+}
+
 /** Prints an element; attributes that are null are left out. */
 export function printXml(name: string, attributes: Record<string, string | null>, ...children: string[]): string {
   const printed = Object.entries(attributes).flatMap(([key, value]) =>
-    value === null ? [] : [` ${key}='${value.replaceAll(/[&<>'"]/g, (character) => escapes[character] ?? '')}'`],
+    value === null ? [] : [` ${key}='${escapeXml(value)}'`],
   );
   const start = `<${name}${printed.join('')}`;
   return children.length === 0 ? `${start}/>` : `${start}>${children.join('')}</${name}>`;
