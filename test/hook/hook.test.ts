@@ -214,10 +214,7 @@ describe("libvirt's hook", () => {
         await record(failedOver);
         const before = domainXml(disk('/p.img'));
         const ended = await hook(operation, before, down);
-        assert.deepEqual(
-          [ended.code, ended.stdout],
-          [0, before.replace("'/p.img'", '"/m.img"').replaceAll("'", '"').trimEnd()],
-        );
+        assert.deepEqual([ended.code, ended.stdout], [0, before.replace('/p.img', '/m.img')]);
       });
     }
   });
