@@ -83,13 +83,14 @@ export class DomainMemory {
   }
 
   /**
-   * The disks whose copies are identical now that QEMU has ended: both had every write, none failed, the guest itself shut down,
-   * and libvirt did not lose patience and kill QEMU in the middle of a write.
+   * How QEMU ended: cleanly if the guest itself shut down, and libvirt did not lose patience and kill QEMU in the middle of a
+   * write. `pairs` are the disks of which both copies had every write to the end, and none failed.
    */
-  identicalAtStop(disks: DiskObservation[]): string[] {
-    if (this.#shutdownAtMs === null || Date.now() - this.#shutdownAtMs > killedAfterMs) return [];
-    return disks.flatMap(({ record: { dev }, graph }) =>
+  stopped(disks: DiskObservation[]): { clean: boolean; pairs: string[] } {
+    const clean = this.#shutdownAtMs !== null && Date.now() - this.#shutdownAtMs <= killedAfterMs;
+    const pairs = disks.flatMap(({ record: { dev }, graph }) =>
       graph?.layout === 'pair' && Object.values(this.of(dev).health).every(({ is }) => is !== 'failed') ? [dev] : [],
     );
+    return { clean, pairs };
   }
 }

@@ -18,17 +18,19 @@ import { QmpError } from '../qmp/errors.ts';
 import { blockdevLayers } from '../storage/blockdev.ts';
 import { imageName } from '../storage/image.ts';
 import { fingerprint } from '../storage/fingerprint.ts';
-import { probeImage } from '../storage/tools.ts';
+import { requireMirrorSize } from '../storage/mirror-size.ts';
+import { imageSize, probeImage } from '../storage/tools.ts';
 import { requireNoWrites } from '../sync/untouched.ts';
 import { flushNode } from '../sync/flush.ts';
 import {
-  abandonSync,
   cancelSync,
+  dismissSync,
   endFullSync,
   finishDelta,
   liftLimit,
   startDelta,
   startFullSync,
+  startSnapshotSync,
 } from '../sync/jobs.ts';
 import type { DiskMemory } from './disk-memory.ts';
 import type { LiveDomain } from './live-domain.ts';
@@ -84,7 +86,8 @@ const executors: Executors = {
   },
   openMirror: async (bench, { dev, image, sizeBytes }) => {
     const { mirror, mirrorStorage } = diskNames(dev);
-    // A raw mirror may be larger than the disk; a qcow2 mirror is exactly as large.
+    await requireToAnswer(bench, image);
+    requireMirrorSize(image, await imageSize(image, { deadlineMs: bench.probeDeadlineMs }), sizeBytes);
     const shown = image.format === 'raw' ? { sizeBytes } : {};
     await openImage(bench, image, { storageNode: mirrorStorage, formatNode: mirror, ...shown });
     bench.memoryOf(dev).opened('mirror');
@@ -95,6 +98,7 @@ const executors: Executors = {
     memoryOf(dev).health.mirror = { is: 'unknown' };
   },
   openPrimary: async (bench, { dev, image, names: [formatNode = '', storageNode = `${formatNode}-file`] }) => {
+    await requireToAnswer(bench, image);
     await openImage(bench, image, { storageNode, formatNode });
     bench.memoryOf(dev).opened('primary');
   },
@@ -103,7 +107,7 @@ const executors: Executors = {
     memoryOf(dev).health.primary = { is: 'unknown' };
   },
   closeOrphans: async ({ live, memoryOf }, { dev, nodes }) => {
-    await abandonSync(live.monitor, diskNames(dev).syncJob);
+    await cancelSync(live.monitor, diskNames(dev).syncJob);
     await closeNodes(live.monitor, nodes);
     memoryOf(dev).unplugged();
   },
@@ -111,7 +115,7 @@ const executors: Executors = {
     bench.memoryOf(dev).touched = true;
     await requireNoWrites(bench.live.monitor, qdev, node);
     const found = await fingerprint(image, { deadlineMs: bench.probeDeadlineMs });
-    if (found !== expected) throw new Error(`'${imageName(image)}' was changed while the domain was stopped`);
+    if (found?.text !== expected) throw new Error(`'${imageName(image)}' was changed while the domain was stopped`);
   },
   compose: ({ live }, { dev, primaryTop }) => compose(live.monitor, dev, primaryTop),
   dropQuorum: ({ live }, { dev }) => closeNodes(live.monitor, [diskNames(dev).quorum]),
@@ -124,6 +128,9 @@ const executors: Executors = {
   untrack: ({ live }, { node, bitmap }) => removeBitmap(live.monitor, node, bitmap),
   startFullSync: ({ live, maxBytesPerS }, { dev, from, to }) =>
     startFullSync(live.monitor, { job: diskNames(dev).syncJob, from, to, maxBytesPerS }),
+  startSnapshotSync: ({ live, maxBytesPerS }, { dev, from, to }) =>
+    startSnapshotSync(live.monitor, { job: diskNames(dev).syncJob, from, to, maxBytesPerS }),
+  dismissSync: ({ live }, { dev }) => dismissSync(live.monitor, diskNames(dev).syncJob),
   liftLimit: ({ live }, { dev }) => liftLimit(live.monitor, diskNames(dev).syncJob),
   endFullSync: ({ live }, { dev }) => endFullSync(live.monitor, diskNames(dev).syncJob),
   startDelta: ({ live, maxBytesPerS }, { dev, from, to, bitmap }) =>
@@ -207,17 +214,18 @@ async function ask(
   return answer.ok ? null : `the ${side} does not answer: ${answer.reason}`;
 }
 
-/**
- * Opens an image past the page cache; a file system that has no O_DIRECT (tmpfs of older kernels) gets it otherwise. Another process
- * asks the storage first: a QEMU that opens one which hangs would hang with it.
- */
+/** Another process asks the storage first: a QEMU that opens one which hangs would hang with it. */
+async function requireToAnswer({ probeDeadlineMs }: Workbench, image: Image): Promise<void> {
+  const answer = await probeImage(image, { deadlineMs: probeDeadlineMs });
+  if (!answer.ok) throw new Error(`'${imageName(image)}' does not answer: ${answer.reason}`);
+}
+
+/** Opens an image past the page cache; a file system that has no O_DIRECT (tmpfs of older kernels) gets it otherwise. */
 async function openImage(
-  { live, probeDeadlineMs }: Workbench,
+  { live }: Workbench,
   image: Image,
   names: { storageNode: string; formatNode: string; sizeBytes?: number },
 ): Promise<void> {
-  const answer = await probeImage(image, { deadlineMs: probeDeadlineMs });
-  if (!answer.ok) throw new Error(`'${imageName(image)}' does not answer: ${answer.reason}`);
   try {
     await openNodes(live.monitor, blockdevLayers(image, names));
   } catch (error) {

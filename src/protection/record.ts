@@ -49,10 +49,11 @@ const diskRecordSchema = z.strictObject({
   /** The QEMU instance in which the disk was last seen: in another one, libvirt has opened the disk anew. */
   instance: z.string().nullable(),
   /**
-   * The primary's fingerprint when the domain last stopped cleanly with both copies identical; null if it did not, or they may
-   * have changed since.
+   * How the domain last stopped with both copies current; null if they were not, or are no longer as they were then. After a
+   * clean stop they are identical, after any other they may differ in what the guest was never told to be written. `primary` is
+   * the primary's fingerprint then.
    */
-  identical: z.string().nullable(),
+  atStop: z.strictObject({ clean: z.boolean(), primary: z.string() }).nullable(),
   /** libvirt's names of the primary's nodes when the domain was moved off it, topmost first: a rebuild needs them again. */
   layerNames: z.array(z.string()),
   intent: intentSchema,
@@ -64,8 +65,6 @@ const diskRecordSchema = z.strictObject({
   rebuildAuto: z.boolean(),
   /** How many rebuilds were begun; the next one's {n} is one more. */
   rebuilds: z.int(),
-  /** Why the mirror can't be had, because another disk uses it; null if it is this disk's own. */
-  contested: z.string().nullable().default(null),
   exposedSince: z.string().nullable(),
   /** The state that was last shown, since when, and why. */
   state: z.enum(diskStates),
@@ -112,14 +111,13 @@ export function newDiskRecord({ dev, mirror, rebuild }: DeclaredDisk, primary: I
     mirror: { image: mirror, current: false, consistentAsOf: null, reachable: null },
     track: null,
     instance: null,
-    identical: null,
+    atStop: null,
     layerNames: [],
     intent: { kind: 'protect' },
     rebuildTo: rebuild?.to ?? null,
     rebuildAuto: rebuild?.auto ?? false,
     rebuilds: 0,
     retired: [],
-    contested: null,
     exposedSince: null,
     state: running ? 'waiting' : 'stopped',
     since: new Date().toISOString(),

@@ -103,7 +103,7 @@ export function recordedStatus(record: DiskRecord, memory: DiskMemory): DiskStat
     dev: record.dev,
     state: record.state,
     since: record.since,
-    reason: record.reason ?? record.contested,
+    reason: record.reason,
     primary: copyStatus(record, 'primary', memory),
     mirror: copyStatus(record, 'mirror', memory),
     runningOn: 'none',
@@ -118,17 +118,6 @@ export function unseenStatus(record: DiskRecord, memory: DiskMemory, why: string
   const last = recordedStatus(record, memory);
   if (last.state === 'stopped') return last;
   return { ...last, state: worst([last.state, 'waiting']), reason: `${why}; it was last seen ${last.state}` };
-}
-
-/** What else there is to say of a disk, after why its state is not better. */
-export function withRemark(status: DiskStatus, remark: string | undefined): DiskStatus {
-  if (remark === undefined) return status;
-  return { ...status, reason: status.reason === null ? remark : `${status.reason}; ${remark}` };
-}
-
-/** The record of a domain that is gone is kept: somebody may define it again, and its stale copies must not be started. */
-export function goneRemark({ name, uuid }: DomainRecord): string {
-  return `libvirt knows the domain no more. Define it again under its UUID ${uuid}, or virt-cdp unprotect ${name} to forget it`;
 }
 
 export function domainStatus(record: DomainRecord, running: boolean, disks: DiskStatus[]): DomainStatus {
@@ -177,6 +166,7 @@ function runningOn({ graph, record, liveImage }: DiskObservation): DiskStatus['r
 function jobOf({ graph, record }: DiskObservation): JobStatus | null {
   const job = graph?.syncJob ?? (record.intent.kind === 'rebuild' ? graph?.otherJob : null);
   if (job == null) return null;
-  const kind = record.intent.kind === 'rebuild' ? 'rebuild' : job.type === 'mirror' ? 'full-sync' : 'delta-sync';
+  const syncKind = record.track?.base === 'copying' ? 'full-sync' : 'delta-sync';
+  const kind = record.intent.kind === 'rebuild' ? 'rebuild' : syncKind;
   return { kind, done: job.offset, total: job.len };
 }

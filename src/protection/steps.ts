@@ -22,7 +22,7 @@ export interface StepArguments {
   /** Opens the primary's image under libvirt's names. */
   openPrimary: { dev: string; image: Image; names: string[] };
   closePrimary: { dev: string; nodes: string[] };
-  /** Fails unless the parked disk was not written to since QEMU started, and the primary is as when it last stopped. */
+  /** Fails unless the disk was not written to since QEMU started, and the primary is as when it last stopped. */
   requireUntouched: { dev: string; qdev: string; node: string; image: Image; fingerprint: string };
   /** Closes what an unplugged disk left behind. */
   closeOrphans: { dev: string; nodes: string[] };
@@ -35,6 +35,10 @@ export interface StepArguments {
   track: { dev: string; node: string; bitmap: string; merged: BitmapName[] };
   untrack: { node: string; bitmap: string };
   startFullSync: { dev: string; from: string; to: string };
+  /** Copies the source as it is when the job starts. */
+  startSnapshotSync: { dev: string; from: string; to: string };
+  /** Forgets a sync that has ended and is still among the jobs. */
+  dismissSync: { dev: string };
   /** Lets a sync run as fast as it can. */
   liftLimit: { dev: string };
   endFullSync: { dev: string };

@@ -26,17 +26,21 @@ export interface QmpCommands {
     'filter-node-name': string;
     speed: number;
   }>;
-  'blockdev-backup': Call<{
-    'job-id': string;
-    device: string;
-    target: string;
-    sync: 'bitmap';
-    bitmap: string;
-    'bitmap-mode': 'on-success';
-    'filter-node-name': string;
-    speed: number;
-  }>;
+  'blockdev-backup': Call<
+    {
+      'job-id': string;
+      device: string;
+      target: string;
+      'filter-node-name': string;
+      speed: number;
+    } & (
+      | { sync: 'bitmap'; bitmap: string; 'bitmap-mode': 'on-success' }
+      /** Stays among the jobs when it has ended, until it is dismissed. */
+      | { sync: 'full'; 'auto-dismiss': false }
+    )
+  >;
   'block-job-cancel': Call<{ device: string; force: boolean }>;
+  'job-dismiss': Call<{ id: string }>;
   'block-job-set-speed': Call<{ device: string; speed: number }>;
   'qom-set': Call<{ path: string; property: 'drive'; value: string }>;
   'human-monitor-command': Call<{ 'command-line': string }, string>;
@@ -102,7 +106,9 @@ export interface BlockJob {
   ready: boolean;
   /** Bytes per second; 0 is unlimited. */
   speed: number;
+  /** qapi/job.json: JobStatus; `concluded` has ended, well unless there is an `error`. */
   status: string;
+  error?: string;
   'io-status': 'ok' | 'failed' | 'nospace';
 }
 

@@ -38,13 +38,7 @@ const imageInfo = z.object({
  */
 export async function measureImage(image: Image, { deadlineMs }: Deadline): Promise<Measured> {
   const left = budget(deadlineMs);
-  let direct = true;
-  let outcome = await imageInfoOf(imageOptions(image), left());
-  if (refusesDirect(outcome)) {
-    direct = false;
-    outcome = await imageInfoOf(imageOptions(image, { direct }), left());
-  }
-  const info = parseInfo(image, 'measured', outcome, deadlineMs);
+  const { info, direct } = await readInfo(image, left, deadlineMs);
   // Before the search for data, which takes what time there is.
   const detectedFormat = image.format === 'raw' ? await detectFormat(image, left, deadlineMs) : image.format;
   return {
@@ -54,6 +48,29 @@ export async function measureImage(image: Image, { deadlineMs }: Deadline): Prom
     backing: info['backing-filename'] !== undefined || info['format-specific']?.data?.['data-file'] !== undefined,
     direct,
   };
+}
+
+/**
+ * The size of the disk that an image is, in bytes, also while a domain has it open.
+ * @throws CdpError as measureImage.
+ */
+export async function imageSize(image: Image, { deadlineMs }: Deadline): Promise<number> {
+  return (await readInfo(image, budget(deadlineMs), deadlineMs)).info['virtual-size'];
+}
+
+/** `direct`: it can be opened past the page cache. */
+async function readInfo(
+  image: Image,
+  left: () => number,
+  deadlineMs: number,
+): Promise<{ info: z.infer<typeof imageInfo>; direct: boolean }> {
+  let direct = true;
+  let outcome = await imageInfoOf(imageOptions(image), left());
+  if (refusesDirect(outcome)) {
+    direct = false;
+    outcome = await imageInfoOf(imageOptions(image, { direct }), left());
+  }
+  return { info: parseInfo(image, 'measured', outcome, deadlineMs), direct };
 }
 
 function imageInfoOf(filename: string, deadlineMs: number): Promise<ToolOutcome> {

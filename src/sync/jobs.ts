@@ -1,4 +1,5 @@
 import { jobEndAfter } from '../qmp/jobs.ts';
+import type { BlockJob } from '../qmp/commands.ts';
 import type { Monitor } from '../qmp/monitor.ts';
 
 /** Which nodes a sync runs between, the job's name (its filter node has the same), and how fast it may be. */
@@ -29,6 +30,27 @@ export async function startFullSync(monitor: Monitor, { job, from, to, maxBytesP
   });
 }
 
+/**
+ * Starts a copy of everything as it is now: what the guest overwrites later is copied before. Its writes wait for the target
+ * meanwhile, and fail with it. The job stays when it has ended, so that whoever looks later knows how.
+ */
+export async function startSnapshotSync(monitor: Monitor, { job, from, to, maxBytesPerS }: SyncPath): Promise<void> {
+  await monitor.execute('blockdev-backup', {
+    'job-id': job,
+    device: from,
+    target: to,
+    sync: 'full',
+    'auto-dismiss': false,
+    'filter-node-name': job,
+    speed: maxBytesPerS,
+  });
+}
+
+/** Forgets a job that has ended and stayed. */
+export async function dismissSync(monitor: Monitor, job: string): Promise<void> {
+  await monitor.execute('job-dismiss', { id: job });
+}
+
 /** A guest may write faster than a limited sync copies; it would never be ready. */
 export async function liftLimit(monitor: Monitor, job: string): Promise<void> {
   await monitor.execute('block-job-set-speed', { device: job, speed: 0 });
@@ -42,17 +64,15 @@ export async function endFullSync(monitor: Monitor, job: string): Promise<void> 
   if (!end.ok) throw new Error(`the full sync ${job} did not end well: ${end.error}`);
 }
 
-/** Gives up a sync; what it copied so far is of no use by itself. */
+/** Gives up a sync, if there is one; what it copied so far is of no use by itself. */
 export async function cancelSync(monitor: Monitor, job: string): Promise<void> {
-  await jobEndAfter(monitor, job, jobEndDeadlineMs, () =>
-    monitor.execute('block-job-cancel', { device: job, force: true }),
-  );
-}
-
-/** Gives up a sync whose disk is gone, if there is one. */
-export async function abandonSync(monitor: Monitor, job: string): Promise<void> {
-  if ((await monitor.execute('query-block-jobs', {})).some(({ device }) => device === job))
-    await cancelSync(monitor, job);
+  const running = await find(monitor, job);
+  if (running !== undefined && running.status !== 'concluded') {
+    await jobEndAfter(monitor, job, jobEndDeadlineMs, () =>
+      monitor.execute('block-job-cancel', { device: job, force: true }),
+    );
+  }
+  if ((await find(monitor, job)) !== undefined) await dismissSync(monitor, job);
 }
 
 /** Starts to copy the blocks that `bitmap` names; those that were copied leave it if the whole pass succeeds. */
@@ -79,4 +99,8 @@ export async function finishDelta(monitor: Monitor, path: SyncPath, bitmap: stri
     startDelta(monitor, { ...path, maxBytesPerS: 0 }, bitmap),
   );
   if (!end.ok) throw new Error(`the last delta of ${path.job} failed: ${end.error}`);
+}
+
+async function find(monitor: Monitor, job: string): Promise<BlockJob | undefined> {
+  return (await monitor.execute('query-block-jobs', {})).find(({ device }) => device === job);
 }

@@ -99,16 +99,16 @@ export class Witness {
     await this.#until('the guest to stop writing', () => this.#stopped, timeoutMs);
   }
 
+  /** What must be on each copy of the disk `dev` from now on, by block: the last record that was acknowledged, or a later one. */
+  promised(dev: string): Map<number, RecordNumber> {
+    this.#read();
+    return new Map(this.#promised.get(dev));
+  }
+
   /** Whether a copy of the disk `dev` holds every write that was acknowledged before this call, or a later one. */
   async checkCopy(image: Image, dev: string): Promise<CopyReport & { acknowledged: number }> {
     const expected = this.promised(dev);
     return { acknowledged: this.acknowledged(dev), ...(await checkBlocks(image, dev, expected)) };
-  }
-
-  /** For each block of the disk the last record that was acknowledged before this call. */
-  promised(dev: string): Map<number, RecordNumber> {
-    this.#read();
-    return new Map(this.#promised.get(dev));
   }
 
   close(): void {

@@ -22,12 +22,16 @@ export type Happening =
         | 'all heals'
         | 'events are lost'
         | 'guest is reset'
-        | 'guest shuts down';
+        | 'guest shuts down'
+        | 'QEMU is killed';
     }
   | { what: 'guest writes'; disk: number; block: number }
   | { what: 'guest flushes' | 'job goes on' | 'job fails' | 'epoch ages'; disk: number }
   | { what: 'copy fails' | 'copy heals' | 'server loses its cache'; disk: number; side: 'primary' | 'mirror' }
-  | { what: 'mirror server crashes' | 'disk is unplugged' | 'disk is plugged in'; disk: number }
+  | {
+      what: 'mirror server crashes' | 'primary is edited' | 'disk is unplugged' | 'disk is plugged in';
+      disk: number;
+    }
   | { what: 'hold' | 'release' }
   | { what: 'failover' | 'resync' | 'rebuild to new' | 'rebuild to original' | 'remove'; disk: number };
 
@@ -71,6 +75,7 @@ export const happening: fc.Arbitrary<Happening> = fc.oneof(
     weight: 2,
     arbitrary: fc.record({ what: fc.constantFrom('disk is unplugged' as const, 'disk is plugged in' as const), disk }),
   },
+  { weight: 1, arbitrary: fc.record({ what: fc.constant('primary is edited' as const), disk }) },
   { weight: 3, arbitrary: one('all heals', 'time passes') },
   { weight: 4, arbitrary: one('agent crashes', 'stranger resumes') },
   {
@@ -84,6 +89,7 @@ export const happening: fc.Arbitrary<Happening> = fc.oneof(
       'events are lost',
       'guest is reset',
       'guest shuts down',
+      'QEMU is killed',
     ),
   },
   { weight: 1, arbitrary: one('hold', 'release') },
@@ -195,6 +201,15 @@ function eventOf(
       return only(heard && !somethingLost(domain), () => domain.reset());
     case 'guest shuts down':
       return only(!somethingLost(domain) && agent.idle, () => domain.shutDown());
+    case 'QEMU is killed':
+      return only(!somethingLost(domain) && !wasReset(domain), () => {
+        agent.loseQemu();
+        domain.stopQemu({ clean: false });
+      });
+    case 'primary is edited':
+      return only(qemu === null && record.primary.current && !domain.copyOf(record.primary.image).failing, () =>
+        domain.editPrimary(dev, record),
+      );
     case 'stranger resumes':
       return only(domain.paused !== null, () => domain.resume());
     case 'time passes':
@@ -212,7 +227,7 @@ function eventOf(
     case 'job goes on':
       return job === undefined ? null : () => qemu?.progress(job);
     case 'job fails':
-      return job === undefined ? null : () => qemu?.endJob(job, 'target-failed');
+      return job?.ended !== null ? null : () => qemu?.endJob(job, 'target-failed');
     case 'epoch ages':
       return () => qemu?.nodes.get(`cdp-${dev}`)?.bitmaps.forEach((_, name) => domain.agedEpochs.add(name));
     case 'copy fails':
@@ -229,6 +244,8 @@ function eventOf(
       return only(!record.mirror.current || mayLose(domain, agent, record), () => {
         copy.loseUnflushed();
         copy.lostUnseen = record.mirror.current;
+        // What it lost the guest had not flushed: as after a power cut, it may be there or not.
+        domain.atEnd.delete(dev);
         copy.failing = true;
         for (const node of qemu?.nodes.values() ?? []) if (node.copy === copy) node.broken = true;
       });

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { diskNames } from '../../src/graph/names.ts';
 import { stateOf } from '../../src/protection/status.ts';
+import type { DiskRecord } from '../../src/protection/record.ts';
 import { sameStorage } from '../../src/storage/image.ts';
 import type { SimulatedDomain } from './simulated-domain.ts';
 
@@ -22,6 +23,7 @@ export function assertPromises(domain: SimulatedDomain): void {
         `the record calls the ${side} of ${dev} current, but it lacks acknowledged writes`,
       );
     }
+    assertWhole(domain, disk);
     const { qemu } = domain;
     if (qemu?.devices.has(dev) !== true || !domain.runs() || qemu.device(dev).root === diskNames(dev).park) continue;
     const under = qemu.copiesUnder(qemu.device(dev).root);
@@ -63,6 +65,18 @@ export function assertPromises(domain: SimulatedDomain): void {
     );
   }
   assertHonestState(domain);
+}
+
+/** A mirror that is called whole as of a crash has all that was acknowledged by then, and nothing that was written later. */
+function assertWhole(domain: SimulatedDomain, { dev, mirror }: DiskRecord): void {
+  const end = domain.atEnd.get(dev);
+  if (end === undefined || mirror.current || mirror.consistentAsOf === null || mirror.consistentAsOf !== end.asOf)
+    return;
+  const copy = domain.copyOf(mirror.image);
+  assert.ok(
+    copy.holds(end.acknowledged) && [...copy.blocks.values()].every((version) => version <= end.lastTried),
+    `the mirror of ${dev} is called whole as of ${mirror.consistentAsOf}, but it is not`,
+  );
 }
 
 /** The state that is shown is never better than the truth. */

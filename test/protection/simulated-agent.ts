@@ -47,6 +47,11 @@ export class SimulatedAgent {
     this.#domain.loseAgent();
   }
 
+  /** The plan was for a QEMU that is gone. */
+  loseQemu(): void {
+    this.#steps = [];
+  }
+
   /** Looks, or carries out the next step of what it planned. Answers whether there was anything to do. */
   advance(): boolean {
     const domain = this.#domain;
@@ -89,7 +94,7 @@ export class SimulatedAgent {
         continue;
       }
       const jobs = [...(domain.qemu?.jobs.values() ?? [])];
-      const moving = jobs.filter((job) => job.todo.size > 0 || !job.ready);
+      const moving = jobs.filter((job) => job.ended === null && (job.todo.size > 0 || !job.ready));
       const waiting = domain.record.disks.filter(({ dev }) => !domain.memoryOf(dev).mayRetry);
       if (moving.length === 0 && waiting.length === 0 && plan(domain.observe()).length === 0) {
         assertSettled(domain);

@@ -57,6 +57,8 @@ export class SimulatedDomain {
   readonly live = new Map<string, { image: Image; index: number }>();
   readonly persistent = new Map<string, Image>();
   readonly agedEpochs = new Set<string>();
+  /** How things were when QEMU last ended, by disk; `asOf` is what a mirror that was current then is called since. */
+  readonly atEnd = new Map<string, { asOf: string | null; acknowledged: Map<number, number>; lastTried: number }>();
   record: DomainRecord;
   qemu: SimulatedQemu | null = null;
   paused: 'user' | 'unknown' | 'io-error' | null = null;
@@ -139,7 +141,12 @@ export class SimulatedDomain {
     );
     for (const disk of onMirror)
       this.record = withDisk(this.record, { ...disk, primary: stale(disk.primary, disk.since), track: null });
+    const before = this.record;
     this.record = sinceStart(this.record, this.now());
+    for (const { dev, mirror } of before.disks) {
+      const end = this.atEnd.get(dev);
+      if (end !== undefined && mirror.current) end.asOf = this.diskOf(dev)?.mirror.consistentAsOf ?? null;
+    }
     this.#starts += 1;
     this.#bootSeen = this.memory !== null;
     this.memory?.clear();
@@ -160,22 +167,30 @@ export class SimulatedDomain {
   /** The guest flushes and shuts down; what is durable says whether its copies are identical. */
   shutDown(): void {
     for (const dev of this.guests.keys()) this.guestFlushes(dev);
-    if (!this.runs()) return;
+    if (this.runs()) this.stopQemu({ clean: true });
+  }
+
+  /** QEMU ends, and the agent, if there is one, sees it. */
+  stopQemu({ clean }: { clean: boolean }): void {
     const heard = this.memory !== null && !this.deaf;
-    const identical = heard
+    const pairs = heard
       ? this.observe().disks.filter(
           ({ graph, health, record }) => isIdentical(record) && graph?.layout === 'pair' && isWell(health),
         )
       : [];
     this.losePower();
-    for (const { record } of identical) {
-      this.record = withDisk(this.record, {
-        ...record,
-        state: 'stopped',
-        since: this.now(),
-        identical: this.copyOf(record.primary.image).fingerprint,
-      });
+    for (const { record } of pairs) {
+      const atStop = { clean, primary: this.copyOf(record.primary.image).fingerprint };
+      this.record = withDisk(this.record, { ...record, state: 'stopped', since: this.now(), atStop });
     }
+  }
+
+  /** Somebody writes to the primary while the domain does not run; of the mirror nobody can know yet. */
+  editPrimary(dev: string, { primary, mirror }: DiskRecord): void {
+    const version = ++this.#version;
+    this.copyOf(primary.image).write(0, version);
+    this.guests.get(dev)?.acknowledged.set(0, version);
+    if (mirror.current) this.copyOf(mirror.image).lostUnseen = true;
   }
 
   /** The guest is reset: what waited to be tried again never will be. */
@@ -229,7 +244,10 @@ export class SimulatedDomain {
     this.qemu = null;
     this.live.clear();
     this.memory?.clear();
-    for (const guest of this.guests.values()) guest.pending = [];
+    for (const [dev, guest] of this.guests) {
+      guest.pending = [];
+      this.atEnd.set(dev, { asOf: null, acknowledged: new Map(guest.acknowledged), lastTried: this.#version });
+    }
     this.record = {
       ...this.record,
       disks: this.record.disks.map((disk) => ({ ...disk, state: 'stopped', since: this.now() })),

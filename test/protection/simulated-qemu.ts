@@ -89,6 +89,9 @@ export interface Job {
   todo: Set<number>;
   written: Set<number>;
   ready: boolean;
+  /** It stays when it has ended, until it is dismissed. */
+  stays: boolean;
+  ended: 'well' | 'badly' | null;
 }
 
 export interface Device {
@@ -142,7 +145,7 @@ export class SimulatedQemu {
     return [
       ...[...this.nodes].flatMap(([parent, { below }]) => (below.includes(name) ? [parent] : [])),
       ...[...this.devices].flatMap(([dev, { root }]) => (root === name ? [`device ${dev}`] : [])),
-      ...[...this.jobs.values()].flatMap(({ id, to }) => (to === name ? [`job ${id}`] : [])),
+      ...[...this.jobs.values()].flatMap(({ id, to, ended }) => (to === name && ended === null ? [`job ${id}`] : [])),
     ];
   }
 
@@ -220,7 +223,11 @@ export class SimulatedQemu {
     return copy !== null ? [copy] : below.flatMap((child) => this.copiesUnder(child));
   }
 
-  startJob(job: Omit<Job, 'filter' | 'written' | 'ready'>, filter: string): void {
+  startJob(
+    job: Omit<Job, 'filter' | 'written' | 'ready' | 'stays' | 'ended'>,
+    filter: string,
+    { stays = false }: { stays?: boolean } = {},
+  ): void {
     if (this.jobs.has(job.id)) throw new Refused(`the job ${job.id} exists`);
     for (const name of [job.device, job.to]) this.node(name);
     if (this.parents(job.to).length > 0) throw new Refused(`${job.to} is in use by ${this.parents(job.to).join()}`);
@@ -236,11 +243,12 @@ export class SimulatedQemu {
       dirty: false,
       bitmaps: new Map(),
     });
-    this.jobs.set(job.id, { ...job, filter, written: new Set(), ready: false });
+    this.jobs.set(job.id, { ...job, filter, written: new Set(), ready: false, stays, ended: null });
   }
 
   /** Copies one block, or finds that there is nothing left to copy. */
   progress(job: Job): void {
+    if (job.ended !== null) return;
     const [block] = job.todo;
     if (block !== undefined) {
       if (this.#copyBlock(job, block)) job.todo.delete(block);
@@ -258,7 +266,8 @@ export class SimulatedQemu {
   }
 
   endJob(job: Job, end: Parameters<SimulatedQemu['onJobEnd']>[1]): void {
-    this.jobs.delete(job.id);
+    if (job.stays) job.ended = end === 'completed' ? 'well' : 'badly';
+    else this.jobs.delete(job.id);
     for (const node of this.nodes.values())
       node.below = node.below.map((child) => (child === job.filter ? job.device : child));
     for (const device of this.devices.values()) if (device.root === job.filter) device.root = job.device;
@@ -284,7 +293,7 @@ export class SimulatedQemu {
 
   /** A backup copies a block before the guest overwrites it, and fails the guest's write if it can't; a mirror copies it later. */
   #writeUnderJob(filter: string, block: number, version: number): boolean {
-    const job = [...this.jobs.values()].find((one) => one.filter === filter);
+    const job = [...this.jobs.values()].find((one) => one.filter === filter && one.ended === null);
     if (job === undefined) throw new Error(`the filter ${filter} has no job`);
     if (job.type === 'backup' && job.todo.has(block)) {
       if (!this.#copyBlock(job, block)) return false;

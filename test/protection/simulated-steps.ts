@@ -116,6 +116,19 @@ const executors: Executors = {
     const { syncJob } = diskNames(dev);
     qemu.startJob({ id: syncJob, type: 'mirror', device: from, to, bitmap: null, todo: allBlocks() }, syncJob);
   },
+  startSnapshotSync: (domain, { dev, from, to }) => {
+    const qemu = qemuOf(domain);
+    assertCurrentSource(domain, dev, from);
+    const { syncJob } = diskNames(dev);
+    qemu.startJob({ id: syncJob, type: 'backup', device: from, to, bitmap: null, todo: allBlocks() }, syncJob, {
+      stays: true,
+    });
+  },
+  dismissSync: (domain, { dev }) => {
+    const job = jobOf(qemuOf(domain), diskNames(dev).syncJob);
+    if (job.ended === null) throw new Refused(`the job ${job.id} runs`);
+    qemuOf(domain).jobs.delete(job.id);
+  },
   liftLimit: () => undefined,
   endFullSync: (domain, { dev }) => {
     const qemu = qemuOf(domain);
@@ -136,7 +149,12 @@ const executors: Executors = {
     copyRest(qemu, job);
     qemu.progress(job);
   },
-  cancelSync: (domain, { dev }) => qemuOf(domain).endJob(jobOf(qemuOf(domain), diskNames(dev).syncJob), 'cancelled'),
+  cancelSync: (domain, { dev }) => {
+    const qemu = qemuOf(domain);
+    const job = jobOf(qemu, diskNames(dev).syncJob);
+    if (job.ended === null) qemu.endJob(job, 'cancelled');
+    qemu.jobs.delete(job.id);
+  },
   flush: (domain, { dev, node }) => {
     qemuOf(domain).node(diskNames(dev).nothing);
     // It is the target of a job for a moment, which QEMU allows nobody else's node to be.

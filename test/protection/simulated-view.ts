@@ -52,7 +52,8 @@ export function graphOf(qemu: SimulatedQemu, dev: string, index: number | undefi
           offset: 0,
           len: 0,
           speed: 0,
-          status: 'running',
+          status: job.ended === null ? 'running' : 'concluded',
+          ...(job.ended === 'badly' && { error: 'EIO' }),
           'io-status': 'ok',
         };
   const tracking = (on: Side, name: string): DiskGraph['tracking'] =>

@@ -65,9 +65,10 @@ describe('diskStatus', () => {
   });
 
   it('tells what runs', () => {
-    const running = (type: string) => statusOf({ ...exposed, graph: { ...graph.exposed, syncJob: job({ type }) } }).job;
-    assert.deepEqual(running('mirror'), { kind: 'full-sync', done: 1, total: 2 });
-    assert.deepEqual(running('backup'), { kind: 'delta-sync', done: 1, total: 2 });
+    const running = (base: 'copying' | 'whole') =>
+      statusOf({ record: { ...record.onlyPrimary, track: { bitmap: 'cdp-track-1', base } }, graph: { ...graph.exposed, syncJob: job({}) } }).job;
+    assert.deepEqual(running('copying'), { kind: 'full-sync', done: 1, total: 2 });
+    assert.deepEqual(running('whole'), { kind: 'delta-sync', done: 1, total: 2 });
     assert.equal(statusOf({ ...exposed, graph: { ...graph.exposed, otherJob: job({}) } }).job, null, "a stranger's job is not ours to show");
   });
 

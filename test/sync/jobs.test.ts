@@ -1,18 +1,29 @@
 import assert from 'node:assert/strict';
 import { flushNode } from '../../src/sync/flush.ts';
-import { cancelSync, endFullSync, finishDelta, startDelta, startFullSync } from '../../src/sync/jobs.ts';
+import {
+  cancelSync,
+  endFullSync,
+  finishDelta,
+  startDelta,
+  startFullSync,
+  startSnapshotSync,
+} from '../../src/sync/jobs.ts';
 import { FakeQemu, type Answers } from '../qmp/fake-qemu.ts';
 
 const path = { job: 'cdp-vda-sync', from: 'libvirt-1-format', to: 'cdp-vda-mirror', maxBytesPerS: 1000 };
 
-/** A QEMU whose jobs end as told as soon as a command starts or cancels them. */
-function jobsThat(events: Record<string, [name: string, data?: Record<string, unknown>][]>): {
+/** A QEMU whose jobs end as told as soon as a command starts or cancels them; `left` are the jobs' states when somebody asks. */
+function jobsThat(
+  events: Record<string, [name: string, data?: Record<string, unknown>][]>,
+  left: string[] = [],
+): {
   qemu: FakeQemu;
   seen: Record<string, unknown>[];
 } {
   const seen: Record<string, unknown>[] = [];
   const answers: Answers = {};
   const qemu = new FakeQemu(answers);
+  answers['query-block-jobs'] = () => left.map((status) => ({ device: path.job, status }));
   for (const command of ['blockdev-mirror', 'blockdev-backup', 'block-job-cancel']) {
     answers[command] = (args) => {
       seen.push(args);
@@ -51,9 +62,38 @@ describe('a full sync', () => {
   });
 
   it('that is given up is cancelled with force', async () => {
-    const { qemu, seen } = jobsThat({ 'block-job-cancel': [['BLOCK_JOB_CANCELLED']] });
+    const left = ['running'];
+    const { qemu, seen } = jobsThat({ 'block-job-cancel': [['BLOCK_JOB_CANCELLED']] }, left);
+    qemu.onEvent(() => left.pop());
     await cancelSync(qemu.monitor, 'cdp-vda-sync');
     assert.deepEqual(seen, [{ device: 'cdp-vda-sync', force: true }]);
+    assert.ok(!qemu.sent.includes('job-dismiss'));
+  });
+});
+
+describe('a full sync as of its start', () => {
+  it('stays when it has ended, so that one who looks later knows how', async () => {
+    const { qemu, seen } = jobsThat({});
+    await startSnapshotSync(qemu.monitor, path);
+    const [{ device, target, sync, 'auto-dismiss': autoDismiss, speed }] = seen as [Record<string, unknown>];
+    assert.deepEqual(
+      [device, target, sync, autoDismiss, speed],
+      ['libvirt-1-format', 'cdp-vda-mirror', 'full', false, 1000],
+    );
+  });
+
+  it('that is given up is cancelled, and dismissed', async () => {
+    const left = ['running'];
+    const { qemu } = jobsThat({ 'block-job-cancel': [['BLOCK_JOB_CANCELLED']] }, left);
+    qemu.onEvent(() => (left[0] = 'concluded'));
+    await cancelSync(qemu.monitor, 'cdp-vda-sync');
+    assert.deepEqual(qemu.sent.slice(1), ['block-job-cancel cdp-vda-sync', 'query-block-jobs', 'job-dismiss']);
+  });
+
+  it('that has ended is dismissed, and not cancelled', async () => {
+    const { qemu } = jobsThat({}, ['concluded']);
+    await cancelSync(qemu.monitor, 'cdp-vda-sync');
+    assert.deepEqual(qemu.sent.slice(2), ['job-dismiss']);
   });
 });
 

@@ -5,6 +5,7 @@ import { imageName, sameStorage } from '../../storage/image.ts';
 import { damageOf } from './damage.ts';
 import type { DiskObservation, Observation } from '../observation.ts';
 import { nothing, steps, surgery, type DiskPlan } from './disk-plan.ts';
+import type { DiskRecord } from '../record.ts';
 import { planRebuild, copyAndPivot } from './plan-rebuild.ts';
 import { planSync } from './plan-sync.ts';
 import type { Side } from '../model.ts';
@@ -16,6 +17,7 @@ import {
   failOver,
   finishArming,
   giveBack,
+  newBitmap,
   pivot,
   stale,
   wait,
@@ -57,7 +59,7 @@ function planAbsent(o: Observation, { record }: DiskObservation): DiskPlan {
       instance: null,
       mirror: stale(record.mirror, record.state === 'stopped' ? record.since : o.now),
       track: null,
-      identical: null,
+      atStop: null,
       exposedSince: record.exposedSince ?? o.now,
     },
   });
@@ -184,8 +186,9 @@ function planPrimary(o: Observation, disk: PresentDisk): DiskPlan {
     case 'failover':
     case 'rebuild':
       if (disk.obstacle !== null || graph.otherJob !== null) return nothing;
-      if (record.identical !== null) return planIdentical(disk, primary, record.identical);
+      if (record.atStop?.clean === true) return planIdentical(disk, primary, record.atStop.primary);
       if (graph.layout === 'primary' && strictlyParked(o, disk)) return surgery(wait(disk));
+      if (record.atStop !== null) return planCrashed(o, disk, primary, record.atStop.primary);
       return planSync(disk, {
         target: 'mirror',
         open: graph.mirrorOpen,
@@ -214,7 +217,7 @@ function planStarted(o: Observation, disk: PresentDisk, primary: PrimaryNodes, l
       primary: { ...record.primary, image: liveImage },
       mirror: stale(record.mirror, record.state === 'stopped' ? record.since : o.now),
       track: null,
-      identical: same ? record.identical : null,
+      atStop: same ? record.atStop : null,
       exposedSince: startsStrict ? (record.exposedSince ?? o.now) : record.exposedSince,
     },
   });
@@ -223,11 +226,35 @@ function planStarted(o: Observation, disk: PresentDisk, primary: PrimaryNodes, l
 /** The copies were identical when the domain stopped. If the guest has not written yet, they are armed as they are. */
 function planIdentical(disk: PresentDisk, primary: PrimaryNodes, fingerprint: string): DiskPlan {
   const { graph, record, untouched, mayRetry } = disk;
-  if (!untouched) return steps({ step: 'recordDisk', record: { ...record, identical: null } });
+  if (!untouched) return steps({ step: 'recordDisk', record: { ...record, atStop: null } });
   if (graph.mirrorOpen) return surgery(armIdentical(disk, primary, fingerprint));
   return mayRetry
     ? steps({ step: 'openMirror', dev: record.dev, image: record.mirror.image, sizeBytes: graph.sizeBytes })
     : nothing;
+}
+
+/**
+ * The copies differ at most in what the guest was never told to be written. A sync that copies the primary as it was before the
+ * guest's first write keeps the mirror whole as of the crash while it runs. Whether it was, is known only after it began.
+ */
+function planCrashed(o: Observation, disk: PresentDisk, primary: PrimaryNodes, fingerprint: string): DiskPlan {
+  const { graph, record, untouched, mayRetry } = disk;
+  const { dev, mirror } = record;
+  if (!untouched) return steps({ step: 'recordDisk', record: { ...record, atStop: null } });
+  if (!mayRetry) return nothing;
+  if (!graph.mirrorOpen) return steps({ step: 'openMirror', dev, image: mirror.image, sizeBytes: graph.sizeBytes });
+  const bitmap = newBitmap(o);
+  const { data: from } = primary;
+  const image = record.primary.image;
+  const copying: DiskRecord = { ...record, track: { bitmap, base: 'copying' } };
+  return steps(
+    ...(graph.parkReady ? [] : [{ step: 'buildPark' as const, dev, sizeBytes: graph.sizeBytes }]),
+    { step: 'recordDisk', record: { ...copying, mirror: { ...mirror, consistentAsOf: null } } },
+    { step: 'track', dev, node: from, bitmap, merged: [] },
+    { step: 'startSnapshotSync', dev, from, to: diskNames(dev).mirror },
+    { step: 'requireUntouched', dev, qdev: graph.qdev, node: from, image, fingerprint },
+    { step: 'recordDisk', record: { ...copying, atStop: null } },
+  );
 }
 
 /** Held on request: nothing of ours in the way of libvirt's own jobs but a bitmap on the disk's node. */
@@ -266,7 +293,7 @@ function planMirrorByLibvirt(o: Observation, disk: PresentDisk): DiskPlan {
         instance: o.instance,
         primary: stale(record.primary, record.state === 'stopped' ? record.since : o.now),
         track: null,
-        identical: null,
+        atStop: null,
         exposedSince: record.exposedSince ?? o.now,
       },
     });

@@ -31,7 +31,19 @@ export function planSync(disk: PresentDisk, route: SyncRoute): DiskPlan {
   const { dev, track } = record;
   const { target, primary } = route;
   if (graph.syncJob !== null) {
-    const { type, ready, offset, speed } = graph.syncJob;
+    const { type, ready, offset, speed, status, error } = graph.syncJob;
+    if (status === 'concluded') {
+      const whole = track?.base === 'copying' && error === undefined && health[target].is !== 'failed';
+      return steps(
+        ...(whole
+          ? [
+              { step: 'flush' as const, dev, node: diskNames(dev).mirror },
+              { step: 'recordDisk' as const, record: { ...record, track: { ...track, base: 'whole' as const } } },
+            ]
+          : []),
+        { step: 'dismissSync', dev },
+      );
+    }
     if (type === 'mirror' && !ready && offset > graph.sizeBytes && speed !== 0)
       return steps({ step: 'liftLimit', dev });
     if (!(type === 'mirror' && ready)) return nothing;

@@ -272,7 +272,7 @@ function bothCurrent(record: DiskRecord): DiskRecord {
     primary: { ...record.primary, current: true, consistentAsOf: null },
     mirror: { ...record.mirror, current: true, consistentAsOf: null },
     track: null,
-    identical: null,
+    atStop: null,
     layerNames: [],
     intent: record.intent.kind === 'rebuild' ? { kind: 'protect' } : record.intent,
     exposedSince: null,

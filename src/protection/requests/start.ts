@@ -31,7 +31,8 @@ export async function start(
     chosen.set(disk.dev, bootSide(disk, answers, acceptDataLoss === true));
   }
   const { client } = host.session;
-  const { ref, domain } = await host.definition(record);
+  const ref = await host.find(record.uuid);
+  const { domain } = await host.definition(ref);
   const definedOf = (dev: string): Image | null => domain.disks.find((disk) => disk.dev === dev)?.image ?? null;
   if (acceptDataLoss !== true) {
     for (const disk of record.disks)

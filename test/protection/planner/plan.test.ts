@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { plan } from '../../../src/protection/planner/plan.ts';
 import type { Step, StepArguments, StepName } from '../../../src/protection/steps.ts';
-import type { DomainRecord } from '../../../src/protection/record.ts';
+import type { DiskGraph } from '../../../src/graph/view.ts';
+import type { DiskRecord, DomainRecord } from '../../../src/protection/record.ts';
 import {
   answering,
   failed,
@@ -170,13 +171,22 @@ describe('plan', () => {
 
   describe('a domain that has just started', () => {
     const stopped = { ...record.both, instance: 'boot/0', state: 'stopped', since: '2026-01-01T00:00:00.000Z' } as const;
-    const identical = { ...record.onlyPrimary, track: null, identical: '17 4096 today' };
+    const identical = { ...record.onlyPrimary, track: null, atStop: { clean: true, primary: '17 4096 today' } };
     const opened: DiskParts = { record: identical, graph: { ...graph.plain, mirrorOpen: true }, untouched: true };
+    const crashed: DiskParts = { ...opened, record: { ...identical, atStop: { clean: false, primary: '17 4096 today' } } };
+    const copying: DiskRecord = { ...record.onlyPrimary, track: { bitmap: 'cdp-track-1', base: 'copying' } };
+    const snapshotSync = (part: Parameters<typeof job>[0]): DiskGraph => ({ ...graph.exposed, mirrorOpen: true, syncJob: job({ type: 'backup', ...part }) });
     table([
       ['runs on the primary alone, and that is recorded', { record: stopped, graph: graph.plain }, 'record'],
       ['opens the mirror if both were identical', { ...opened, graph: graph.plain }, 'openMirror'],
       ['is armed without copying if the guest has not written yet', opened, `buildPark ${paused} requireUntouched compose addEpoch record ${resumed} note`],
       ['is not, if it may have', { ...opened, untouched: false }, 'record'],
+      ['opens the mirror after a crash', { ...crashed, graph: graph.plain }, 'openMirror'],
+      ['is copied as it was at the crash if the guest has not written yet', crashed, 'buildPark record track startSnapshotSync requireUntouched record'],
+      ['is copied as any other, if it may have', { ...crashed, untouched: false }, 'record'],
+      ['has a whole mirror when that sync has ended well', { ...crashed, record: copying, graph: snapshotSync({ status: 'concluded' }) }, 'flush record dismissSync'],
+      ['has none when it ended badly', { ...crashed, record: copying, graph: snapshotSync({ status: 'concluded', error: 'Input/output error' }) }, 'dismissSync'],
+      ['has none when the mirror failed', { ...crashed, record: copying, graph: snapshotSync({ status: 'concluded' }), health: { primary: unknown, mirror: failed } }, 'dismissSync'],
       ['from an image of which the primary is no part is left alone', { record: stopped, graph: { ...graph.plain, primary: { ...primaryNodes, images: ['/new/vda'] } }, liveImage: newImage }, ''],
     ]);
 
@@ -200,8 +210,8 @@ describe('plan', () => {
     ]);
 
     it('calls the mirror stale as of the look, and full of nothing that a bitmap knows', () => {
-      const { mirror, track, identical, instance } = recorded({ graph: null, record: { ...record.both, identical: '17 4096 today' } });
-      assert.deepEqual([mirror.current, track, identical, instance], [false, null, null, null]);
+      const { mirror, track, atStop, instance } = recorded({ graph: null, record: { ...record.both, atStop: { clean: true, primary: '17 4096 today' } } });
+      assert.deepEqual([mirror.current, track, atStop, instance], [false, null, null, null]);
       assert.notEqual(mirror.consistentAsOf, null);
     });
   });
