@@ -30,15 +30,18 @@ export function domainShapes(seed: number): DomainShape[] {
 }
 
 function domainShape(random: Random, name: string, policy: Policy, diskCount: number): DomainShape {
-  const bus = random.pick(['virtio', 'virtio', 'scsi'] as const);
-  const prefix = bus === 'virtio' ? 'vd' : 'sd';
-  const disks = ['a', 'b'].slice(0, diskCount).map((letter): DiskShape => ({
-    dev: `${prefix}${letter}`,
-    bus,
-    // virtio-scsi with an I/O thread is refused.
-    iothread: bus === 'virtio' && random.chance(0.4),
-    primary: { format: random.pick(['raw', 'raw', 'qcow2']), on: random.chance(0.8) ? 'server' : 'file' },
-    mirror: { format: random.pick(['raw', 'raw', 'qcow2']) },
-  }));
+  const used = { virtio: 0, scsi: 0 };
+  const disks = Array.from({ length: diskCount }, (): DiskShape => {
+    // A guest finds several SCSI disks in any order.
+    const bus = used.scsi === 0 ? random.pick(['virtio', 'virtio', 'scsi'] as const) : 'virtio';
+    return {
+      dev: `${bus === 'virtio' ? 'v' : 's'}d${'ab'.charAt(used[bus]++)}`,
+      bus,
+      // virtio-scsi with an I/O thread is refused.
+      iothread: bus === 'virtio' && random.chance(0.4),
+      primary: { format: random.pick(['raw', 'raw', 'qcow2']), on: random.chance(0.8) ? 'server' : 'file' },
+      mirror: { format: random.pick(['raw', 'raw', 'qcow2']) },
+    };
+  });
   return { name, policy, depth: random.pick([1, 1, 2]), disks };
 }
