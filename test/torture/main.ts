@@ -1,6 +1,6 @@
 import { parseArgs } from 'node:util';
-import { errorText } from '../../src/errors.ts';
 import { torture } from './run.ts';
+import { Violation } from './violation.ts';
 
 /** npm run torture -- --seed N --minutes M [--rounds R] [--only 3,5-9] */
 const { values } = parseArgs({
@@ -21,7 +21,7 @@ try {
   const did = await torture({ seed, forMs: Number(values.minutes) * 60_000, tell, ...only, ...rounds });
   process.stdout.write(`seed ${seed}: ${did.steps} steps in ${did.rounds} rounds, no promise broken\n`);
 } catch (error) {
-  process.stdout.write(`${error instanceof Error ? error.message : errorText(error)}\n`);
+  if (!(error instanceof Violation)) process.stdout.write(`${error instanceof Error ? error.stack : String(error)}\n`);
   process.stdout.write(`FAILED. To try again: npm run torture -- --seed ${seed} --minutes ${values.minutes}\n`);
   process.exitCode = 1;
 }

@@ -15,13 +15,13 @@ export interface Torture {
   only?: ReadonlySet<number>;
   /** Rounds to carry out at most. */
   rounds?: number;
-  /** Is told each step when it has ended. */
+  /** Is told each step when it has ended, and of a failure all that one wants to know. */
   tell: (line: string) => void;
 }
 
 /**
  * Tortures virt-cdp by a schedule that the seed determines. What it does is the same each time; when a deed meets the agent is not.
- * @throws Error with the whole scene, when a promise was broken.
+ * @throws Violation, and what else kept it from going on
  */
 export async function torture(options: Torture): Promise<{ steps: number; rounds: number }> {
   const { seed, forMs, only, rounds: mostRounds = Infinity, tell } = options;
@@ -57,9 +57,10 @@ export async function torture(options: Torture): Promise<{ steps: number; rounds
     }
     return { steps, rounds };
   } catch (error) {
-    tell(`seed ${seed}: ${errorText(error)}`);
     const guests = world.domains.map(({ guest }) => guest);
-    throw new Error(`${await describeScene(world, guests)}\n=== seed ${seed}: ${errorText(error)}`, { cause: error });
+    tell(await describeScene(world, guests));
+    tell(`=== seed ${seed}: ${errorText(error)}`);
+    throw error;
   } finally {
     watch.stop();
     await world.lab.close();
