@@ -147,6 +147,21 @@ describe('strangers', function () {
     await endWell(guest, [mirror.file]);
   });
 
+  it('who save and restore the domain find it protected again', async () => {
+    const { agent, lab } = scene;
+    const { guest, primary, mirror } = await protectedGuest('web9');
+    for (const state of ['protected', 'exposed'] as const) {
+      if (state === 'exposed') mirror.failAll();
+      await waitState(agent, 'web9', state);
+      await lab.virsh('save', 'web9', lab.path('web9.save'));
+      await lab.virsh('restore', lab.path('web9.save'));
+      mirror.heal();
+      await goesOn(guest, 20);
+      await waitState(agent, 'web9', 'protected');
+    }
+    await endWell(guest, [primary.file, mirror.file]);
+  });
+
   it('who reset the domain leave it protected, with equal copies', async () => {
     const { agent } = scene;
     const { guest, primary, mirror } = await protectedGuest('web7');

@@ -110,6 +110,7 @@ export function assertSettled(domain: SimulatedDomain): void {
   for (const [dev, { pending }] of domain.guests) {
     if (!qemu.devices.has(dev)) continue;
     assert.notEqual(qemu.device(dev).root, diskNames(dev).park, `${dev} is left on the park`);
+    assert.ok(!qemu.nodes.has(diskNames(dev).park), `the park of ${dev} is left`);
     if (domain.paused === null) assert.deepEqual(pending, [], `failed writes of ${dev} were never tried again`);
   }
   for (const { dev, intent, state, primary } of domain.record.disks) {

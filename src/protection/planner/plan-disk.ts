@@ -141,7 +141,6 @@ function keepPair(disk: PresentDisk, primary: PrimaryNodes): DiskPlan {
             },
           },
         ]),
-    ...(graph.parkReady ? [] : [{ step: 'buildPark' as const, dev, sizeBytes: graph.sizeBytes }]),
     ...graph.tracking.map(({ on, name }) => untrack(dev, primary, on, name)),
     ...(epochs.rotate ? [{ step: 'addEpoch' as const, dev }] : []),
     ...epochs.flushed.map((bitmap) => ({ step: 'dropEpoch' as const, dev, bitmap })),
@@ -274,7 +273,7 @@ function planMirror(o: Observation, disk: PresentDisk): DiskPlan {
   }
   if (disk.ioFailed) return askAgain(disk, 'mirror');
   if (disk.xmlBehind && disk.mayRetry) return steps({ step: 'defineSource', dev, image: record.mirror.image });
-  if (record.intent.kind === 'remove') return steps({ step: 'forget', dev });
+  if (record.intent.kind === 'remove') return steps(...removePark(disk), { step: 'forget', dev });
   if (graph.layout === 'layered' || record.intent.kind === 'rebuild') return planRebuild(o, disk);
   return graph.primary !== null && graph.otherJob === null && disk.mayRetry
     ? steps({ step: 'closePrimary', dev, nodes: graph.primary.chain })
@@ -365,13 +364,18 @@ function probe({ record }: PresentDisk, side: Side): DiskStep {
   return { step: 'probe', dev: record.dev, side, image: record[side].image };
 }
 
-function closeMirror({ graph, record }: PresentDisk, primary: PrimaryNodes, keptBitmap?: string): DiskStep[] {
+function removePark({ graph, record: { dev } }: PresentDisk): DiskStep[] {
+  return graph.parkReady ? [{ step: 'removePark', dev }] : [];
+}
+
+function closeMirror(disk: PresentDisk, primary: PrimaryNodes, keptBitmap?: string): DiskStep[] {
+  const { graph, record } = disk;
   const { dev } = record;
   return [
     ...(graph.syncJob === null ? [] : [{ step: 'cancelSync' as const, dev }]),
     ...graph.tracking.filter(({ name }) => name !== keptBitmap).map(({ on, name }) => untrack(dev, primary, on, name)),
     ...(graph.mirrorOpen ? [{ step: 'closeMirror' as const, dev }] : []),
-    ...(graph.parkReady ? [{ step: 'removePark' as const, dev }] : []),
+    ...removePark(disk),
   ];
 }
 

@@ -17,7 +17,19 @@ export function plan(o: Observation): Step[] {
   );
   if (surgeries.length > 0) return underOnePause(o, surgeries);
   const steps = plans.flatMap((disk) => (disk.kind === 'steps' ? disk.steps : []));
-  return steps.length > 0 ? withRecords(o.record, steps) : endOfPause(o);
+  if (steps.length > 0) return withRecords(o.record, steps);
+  const end = endOfPause(o);
+  return end.length > 0 ? end : idleParks(o);
+}
+
+/**
+ * A park node fails every flush, also those with which QEMU ends a save or a migration (QEMU, migration.c: migration_completion calls
+ * vm_stop_force_state): it is there for a surgery and no longer.
+ */
+function idleParks(o: Observation): Step[] {
+  return o.disks.flatMap(({ record: { dev }, graph }) =>
+    graph?.parkReady === true && graph.layout !== 'parked' ? [{ step: 'removePark', dev } as const] : [],
+  );
 }
 
 /** A guest that runs is not paused again at once for a surgery that failed; one that waits for its disk is not kept waiting. */

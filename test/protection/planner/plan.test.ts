@@ -95,7 +95,7 @@ describe('plan', () => {
     table([
       ['opens its mirror', { record: fresh, graph: graph.plain }, 'openMirror'],
       ['records that a full sync spoils the mirror before it begins', { record: fresh, graph: { ...graph.plain, mirrorOpen: true }, health: { primary: unknown, mirror: answering } }, 'record track startFullSync'],
-      ['waits for a full sync', { ...syncing, graph: { ...graph.exposed, mirrorOpen: true, syncJob: job({}) } }, ''],
+      ['waits for a full sync', { ...syncing, graph: { ...graph.exposed, mirrorOpen: true, parkReady: false, syncJob: job({}) } }, ''],
       ['ends a full sync that is ready, and records it', { ...syncing, graph: { ...graph.exposed, mirrorOpen: true, syncJob: job({ ready: true }) } }, 'endFullSync record'],
       ['begins the full sync again if a crash broke it off', { ...syncing, record: { ...record.onlyPrimary, track: { bitmap: 'cdp-track-1', base: 'copying' } } }, 'untrack record track startFullSync'],
       ['waits for the next start without the stop policy', { record: fresh, graph: graph.plain, obstacle: 'it lacks the stop policy' }, ''],
@@ -136,7 +136,7 @@ describe('plan', () => {
 
   describe('a pair', () => {
     table([
-      ['is left alone', {}, ''],
+      ['is left alone, without a park, whose flushes would make every save and migration fail', {}, 'removePark'],
       ['begins a new epoch when the last one is old', { epochs: { rotate: true, flushed: [] } }, 'addEpoch'],
       ['drops epochs that both copies have flushed', { epochs: { rotate: false, flushed: ['cdp-epoch-1'] } }, 'dropEpoch'],
       ['is recorded when a crash came before that', { record: record.onlyPrimary }, 'record'],
@@ -145,7 +145,7 @@ describe('plan', () => {
       ['is asked about an I/O error that nobody owns', { ioFailed: true }, 'probe probe', ioError],
       ['never goes on after an error that both copies survive: the mirror may have lost writes', { ioFailed: true, health: { primary: answering, mirror: answering } }, `markSurgery park track dropQuorum record ${resumed} closeMirror`, ioError],
       ['waits while both copies fail', { ioFailed: true, health: { primary: failed, mirror: failed } }, 'probe probe', ioError],
-      ['waits for room on a full primary', { ioFailed: true, health: { primary: full, mirror: unknown } }, '', ioError],
+      ['waits for room on a full primary', { ioFailed: true, health: { primary: full, mirror: unknown } }, 'removePark', ioError],
       ['is left for the mirror only if that answers', withIntent({}, { kind: 'failover' }), `requireAnswer ${paused} track dropQuorum record defineSource ${resumed} closePrimary`],
       ['is held on request', withIntent({}, { kind: 'hold' }), `requireAnswer ${paused} track dropQuorum record ${resumed} closeMirror`],
       ['is taken apart for a full resync', withIntent({}, { kind: 'resync' }), `requireAnswer ${paused} track dropQuorum record ${resumed} closeMirror`],
@@ -229,8 +229,8 @@ describe('plan', () => {
     table([
       ['loses the dead primary', { ...onMirror, graph: { ...graph.mirror, primary: primaryNodes } }, 'closePrimary'],
       ['puts the XML right', { ...onMirror, xmlBehind: true }, 'defineSource'],
-      ['is left alone then', onMirror, ''],
-      ['waits for its only copy', { ...onMirror, ioFailed: true, health: { primary: unknown, mirror: failed }, mayRetry: false }, '', ioError],
+      ['is left alone then, without a park', onMirror, 'removePark'],
+      ['waits for its only copy', { ...onMirror, ioFailed: true, health: { primary: unknown, mirror: failed }, mayRetry: false }, 'removePark', ioError],
       ['asks its only copy', { ...onMirror, ioFailed: true }, 'probe', ioError],
       ['goes on when that answers', { ...onMirror, ioFailed: true, health: { primary: unknown, mirror: answering } }, 'resume', ioError],
       ['gets layers for a rebuild', withIntent(onMirror, rebuildToNew), `${paused} buildLayers ${resumed} startCopy`],
