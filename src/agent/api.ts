@@ -67,7 +67,8 @@ function blindness(host: Host): string | null {
 
 /** By name or UUID from memory, so that it works without libvirt; by id from libvirt. */
 async function protectorNamed(host: Host, name: string): Promise<Protector> {
-  const known = host.protectors().find(({ record }) => record.name === name || record.uuid === name.toLowerCase());
+  const named = host.protectors().filter(({ record }) => record.name === name || record.uuid === name.toLowerCase());
+  const known = named.find(({ gone }) => !gone) ?? named[0];
   const protector = known ?? host.protectorOf((await host.find(name)).uuid);
   if (protector !== null) return protector;
   throw new CdpError({

@@ -8,12 +8,13 @@ import type { DiskRecord } from './record.ts';
 export class Announcer {
   readonly #events: EventLog<ProtectionEvent>;
   readonly #log: Log;
-  readonly #domain: string;
+  readonly #domain: () => string;
   #stoppedAtMs: number | null = null;
   /** How long the guest was paused, as QEMU's own events tell, since a change of state was last told. */
   #pausedMs: number | null = null;
 
-  constructor(events: EventLog<ProtectionEvent>, log: Log, domain: string) {
+  /** `domain` is its name, which may change. */
+  constructor(events: EventLog<ProtectionEvent>, log: Log, domain: () => string) {
     this.#events = events;
     this.#log = log;
     this.#domain = domain;
@@ -47,8 +48,8 @@ export class Announcer {
   }
 
   #tell(event: Omit<ProtectionEvent, 'seq' | 'time' | 'domain'>): void {
-    this.#events.append({ time: new Date().toISOString(), domain: this.#domain, ...event });
+    this.#events.append({ time: new Date().toISOString(), domain: this.#domain(), ...event });
     const { detail, ...rest } = event;
-    this.#log.info(event.event, { ...rest, ...detail });
+    this.#log.info(event.event, { domain: this.#domain(), ...rest, ...detail });
   }
 }

@@ -1,8 +1,9 @@
 import type { Config } from '../config/config.ts';
-import { DECLARATION_KEY, DECLARATION_URI, declarationToXml, type Declaration } from '../domain/declaration.ts';
-import { parseDomain, type Domain } from '../domain/domain.ts';
-import { withErrorPolicy, withMetadata, withoutMetadata } from '../domain/edit.ts';
+import { DECLARATION_URI, policies, type Declaration } from '../domain/declaration.ts';
+import { parseDomain } from '../domain/domain.ts';
 import { CdpError, errorText } from '../errors.ts';
+import { Definitions, type Definition } from './definitions/definitions.ts';
+import { followDefinition } from './definitions/follow.ts';
 import { blockJobStatus, blockJobType, lifecycleEvent, startedDetail } from '../libvirt/constants.ts';
 import { isLibvirtError, libvirtErrorCode } from '../libvirt/errors.ts';
 import type { LibvirtSession } from '../libvirt/session.ts';
@@ -19,7 +20,7 @@ import { StartWatch, type FailedStart } from './starts/start-watch.ts';
 import { LiveDomain } from './live-domain.ts';
 import type { ProtectionEvent } from './model.ts';
 import { Protector, type Shared } from './protector.ts';
-import { newDiskRecord, sinceStart, type DiskRecord, type DomainRecord, type DomainRecordSchema } from './record.ts';
+import { sinceStart, type DiskRecord, type DomainRecord, type DomainRecordSchema } from './record.ts';
 import type { Step } from './steps.ts';
 
 export interface HostParts {
@@ -52,17 +53,22 @@ export class Host {
   readonly events: EventLog<ProtectionEvent>;
   readonly config: () => Config;
   readonly #shared: Shared;
-  readonly #log: Log;
+  readonly log: Log;
+  readonly definitions: Definitions;
   readonly #protectors = new Map<string, Protector>();
   readonly #starts: StartWatch;
   /** One write of the list after the other. */
   #staleSources: Promise<void> = Promise.resolve();
+  #claiming: Promise<unknown> = Promise.resolve();
+  /** How many disks were protected when a record was last changed. */
+  #claims = 0;
 
   constructor({ session, store, events, log, config, shown, startFailed, afterStep }: HostParts) {
     this.session = session;
     this.events = events;
     this.config = config;
-    this.#log = log;
+    this.log = log;
+    this.definitions = new Definitions(session);
     this.#starts = new StartWatch({
       session,
       log,
@@ -78,9 +84,9 @@ export class Host {
       maxBytesPerS: () => config().resync.maxBytesPerS,
       probeDeadlineMs: () => config().mirror.timeoutMs,
       afterStep,
-      recordChanged: () => this.#listStaleSources(),
+      recordChanged: () => this.#recordChanged(),
       shown,
-      undeclare: (record, dev) => this.#undeclare(record, dev),
+      undeclare: (uuid, dev) => this.definitions.undeclare(uuid, dev),
     };
   }
 
@@ -103,6 +109,9 @@ export class Host {
         protector?.copyFailed(disk, "libvirt's copy job failed");
       }
       protector?.forgetXml();
+    });
+    await events.onMetadataChange(({ domain, uri }) => {
+      if (uri === DECLARATION_URI) this.#inBackground(domain, this.#follow(domain));
     });
     await events.onDeviceRemoved(({ domain }) => this.#protectors.get(domain.uuid)?.forgetXml());
     await events.onDeviceAdded(({ domain }) => this.#protectors.get(domain.uuid)?.forgetXml());
@@ -156,52 +165,40 @@ export class Host {
     });
   }
 
-  /** What the next start of the domain uses; of a transient domain, what runs. */
-  async definition(ref: DomainRef): Promise<{ domain: Domain; persistent: boolean }> {
-    const persistent = await this.session.client.isPersistent(ref);
-    return { domain: parseDomain(await this.session.client.domainXml(ref, { inactive: persistent })), persistent };
+  /** The domain's definition, which is there. @throws CdpError `domain-gone` */
+  async definition({ uuid, name }: { uuid: string; name: string }): Promise<Definition> {
+    const definition = await this.definitions.read(uuid);
+    if (definition !== null) return definition;
+    throw new CdpError({
+      code: 'domain-gone',
+      message: `libvirt knows ${name} (${uuid}) no more`,
+      hint: `define it again under its UUID, or virt-cdp unprotect ${name} to forget it`,
+    });
+  }
+
+  /** Work that finds out whether an image is free and takes it: one at a time on this host. */
+  async claiming<T>(work: () => Promise<T>): Promise<T> {
+    const done = this.#claiming.then(work);
+    this.#claiming = done.catch(() => undefined);
+    return done;
   }
 
   /** Protects these disks from now on; the record is durable before anything is done to the domain. */
   async declare(ref: DomainRef, policy: Declaration['policy'], disks: DiskRecord[]): Promise<Protector> {
-    const known = this.#protectors.get(ref.uuid);
-    if (known !== undefined) {
-      await known.change((record) => {
-        const others = record.disks.filter((disk) => !disks.some(({ dev }) => dev === disk.dev));
-        for (const { dev, mirror } of disks) known.note('declared', dev, { mirror: imageName(mirror.image), policy });
-        return Promise.resolve({ record: { ...record, policy, disks: [...others, ...disks] }, result: undefined });
-      });
-      if (known.live === null) await this.#attachIfRunning(ref);
-      return known;
-    }
-    const start = await lastStart(this.config().store, ref.uuid);
-    const record: DomainRecord = { version: 1, uuid: ref.uuid, name: ref.name, policy, lastStart: start, disks };
-    await this.#shared.store.save(ref.uuid, record);
-    const protector = this.#add(record);
-    for (const { dev, mirror } of disks) protector.note('declared', dev, { mirror: imageName(mirror.image), policy });
-    await this.#attachIfRunning(ref);
+    const protector = await this.#protectorFor(ref);
+    await protector.change((record) => {
+      const others = record.disks.filter((disk) => !disks.some(({ dev }) => dev === disk.dev));
+      for (const { dev, mirror } of disks) protector.note('declared', dev, { mirror: imageName(mirror.image), policy });
+      return Promise.resolve({ record: { ...record, policy, disks: [...others, ...disks] }, result: undefined });
+    });
     return protector;
   }
 
-  /** Writes the declaration into the domain's metadata, and with it what the disks' drivers must say. */
-  async writeDeclaration(
-    ref: DomainRef,
-    declaration: Declaration | null,
-    edit: (xml: string) => string,
-  ): Promise<void> {
-    const { client } = this.session;
-    const xml = declaration === null ? null : declarationToXml(declaration);
-    if (await client.isPersistent(ref)) {
-      const persistent = await client.domainXml(ref, { inactive: true, secure: true });
-      const declared =
-        xml === null
-          ? withoutMetadata(persistent, DECLARATION_URI)
-          : withMetadata(persistent, DECLARATION_URI, DECLARATION_KEY, xml);
-      await client.defineXml(edit(declared));
-    }
-    if (this.#protectors.get(ref.uuid)?.live != null || ref.id >= 0) {
-      await client.setMetadata(ref, { uri: DECLARATION_URI, key: DECLARATION_KEY, xml, live: true, config: false });
-    }
+  /** Begins to protect what was declared, if the domain runs. */
+  async begin(ref: DomainRef): Promise<void> {
+    if (this.#protectors.get(ref.uuid)?.live != null) return;
+    const running = (await this.session.client.listDomains()).find(({ uuid }) => uuid === ref.uuid);
+    if (running !== undefined) await this.#attach(running);
   }
 
   /** From memory alone: libvirt holds the domain locked while it waits for this. */
@@ -250,10 +247,13 @@ export class Host {
       case lifecycleEvent.stopped:
       case lifecycleEvent.crashed:
         this.#protectors.get(ref.uuid)?.detach();
+        // A transient domain is gone now, and what could not follow its definition while it ran now can.
+        this.#inBackground(ref, this.#follow(ref));
         break;
       case lifecycleEvent.defined:
-        this.#protectors.get(ref.uuid)?.forgetXml();
-        this.#inBackground(ref, this.#adoptDeclaration(ref));
+      case lifecycleEvent.undefined:
+        this.#inBackground(ref, this.#follow(ref));
+        this.#followContested();
         break;
       default:
         this.#protectors.get(ref.uuid)?.wake();
@@ -263,24 +263,20 @@ export class Host {
   /** After a time without libvirt anything may have happened. */
   async #lookAtAll(): Promise<void> {
     try {
-      const running = await this.session.client.listDomains();
+      const all = await this.session.client.listDomains({ all: true });
+      const running = all.filter(({ id }) => id >= 0);
       for (const [uuid, protector] of this.#protectors) {
         if (protector.live !== null && !running.some((ref) => ref.uuid === uuid)) protector.detach();
+        if (!all.some((ref) => ref.uuid === uuid)) this.#inBackground(protector.record, this.#follow(protector.record));
       }
-      for (const ref of running) this.#inBackground(ref, this.#attach(ref));
+      for (const ref of all) this.#inBackground(ref, ref.id >= 0 ? this.#attach(ref) : this.#follow(ref));
     } catch (error) {
-      this.#log.warn('the running domains could not be listed', { error: errorText(error) });
+      this.log.warn('the domains could not be listed', { error: errorText(error) });
     }
   }
 
-  async #attachIfRunning(ref: DomainRef): Promise<void> {
-    const { client } = this.session;
-    const running = (await client.listDomains()).find(({ uuid }) => uuid === ref.uuid);
-    if (running !== undefined) await this.#attach(running);
-  }
-
   async #attach(ref: DomainRef, booted = false): Promise<void> {
-    await this.#adoptDeclaration(ref);
+    await this.#follow(ref);
     const protector = this.#protectors.get(ref.uuid);
     if (protector === undefined || protector.record.disks.length === 0) return;
     if (protector.live?.ref.id === ref.id) protector.forgetXml();
@@ -291,47 +287,41 @@ export class Host {
       });
   }
 
-  /** A declaration that came with the domain's XML (an import, Terraform, virsh edit) begins a record: mirror not current. */
-  async #adoptDeclaration(ref: DomainRef): Promise<void> {
-    const { client } = this.session;
-    const domain = parseDomain(await client.domainXml(ref, { inactive: ref.id < 0 }));
-    if (domain.declarationProblem !== null) {
-      this.#log.warn('the declaration can not be read', {
-        domain: ref.name,
-        error: errorText(domain.declarationProblem),
-      });
-    }
-    const declared = domain.declaration;
-    if (declared === null) return;
-    const known = this.#protectors.get(ref.uuid)?.record.disks ?? [];
-    const added = declared.disks.flatMap((disk) => {
-      const defined = domain.disks.find(({ dev }) => dev === disk.dev);
-      if (known.some(({ dev }) => dev === disk.dev)) return [];
-      if (defined?.image == null || defined.unsupported !== null) {
-        this.#log.warn('a declared disk can not be protected', {
-          domain: ref.name,
-          disk: disk.dev,
-          why: defined?.unsupported ?? 'the domain has no such disk',
-        });
-        return [];
+  /** A definition that could not be followed does not keep the domain from being protected by its record. */
+  async #follow({ uuid, name }: { uuid: string; name: string }): Promise<void> {
+    try {
+      if (!this.#protectors.has(uuid)) {
+        const definition = await this.definitions.read(uuid);
+        const problem = definition?.domain.declarationProblem ?? null;
+        if (problem !== null)
+          this.log.warn('the declaration can not be read', { domain: name, error: errorText(problem) });
+        if (definition?.domain.declaration == null) return;
       }
-      return [newDiskRecord(disk, defined.image, ref.id >= 0)];
-    });
-    if (added.length > 0) await this.declare(ref, declared.policy, added);
+      await followDefinition(this, await this.#protectorFor({ uuid, name }));
+    } catch (error) {
+      this.log.warn('could not follow a definition', { domain: name, error: errorText(error) });
+    }
   }
 
-  async #undeclare(record: DomainRecord, dev: string): Promise<void> {
-    const ref = await this.find(record.uuid);
-    const { domain } = await this.definition(ref);
-    const { declaration } = domain;
-    const disks = declaration?.disks.filter((disk) => disk.dev !== dev) ?? [];
-    const previous = declaration?.disks.find((disk) => disk.dev === dev)?.previousErrorPolicy;
-    const rest = declaration === null || disks.length === 0 ? null : { ...declaration, disks };
-    await this.writeDeclaration(ref, rest, (xml) =>
-      previous !== undefined && domain.disks.some((disk) => disk.dev === dev)
-        ? withErrorPolicy(xml, dev, previous)
-        : xml,
+  /** A mirror may have been set free. */
+  #followContested(): void {
+    for (const { record } of this.protectors())
+      if (record.disks.some(({ contested }) => contested !== null)) this.#inBackground(record, this.#follow(record));
+  }
+
+  async #protectorFor({ uuid, name }: { uuid: string; name: string }): Promise<Protector> {
+    const start = await lastStart(this.config().store, uuid);
+    return (
+      this.#protectors.get(uuid) ??
+      this.#add({ version: 1, uuid, name, policy: policies[0], lastStart: start, disks: [] })
     );
+  }
+
+  #recordChanged(): void {
+    this.#listStaleSources();
+    const claims = this.protectors().flatMap(({ record }) => record.disks).length;
+    if (claims < this.#claims) this.#followContested();
+    this.#claims = claims;
   }
 
   #listStaleSources(): void {
@@ -339,13 +329,13 @@ export class Host {
     this.#staleSources = this.#staleSources
       .then(() => writeStaleSources(this.config().store, records))
       .catch(
-        (error: unknown) => void this.#log.warn('the stale sources could not be listed', { error: errorText(error) }),
+        (error: unknown) => void this.log.warn('the stale sources could not be listed', { error: errorText(error) }),
       );
   }
 
-  #inBackground(ref: DomainRef, work: Promise<void>): void {
+  #inBackground(ref: { name: string }, work: Promise<void>): void {
     work.catch((error: unknown) =>
-      this.#log.warn('could not follow a domain', { domain: ref.name, error: errorText(error) }),
+      this.log.warn('could not follow a domain', { domain: ref.name, error: errorText(error) }),
     );
   }
 }

@@ -104,6 +104,13 @@ export const eventNames = [
   'record-not-durable',
   'rebuild-failed',
   'step-failed',
+  'renamed',
+  'policy-changed',
+  'definition-differs',
+  'definition-restored',
+  'mirror-contested',
+  'gone',
+  'migrated-away',
 ] as const;
 
 export type EventName = (typeof eventNames)[number];

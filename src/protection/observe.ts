@@ -4,12 +4,12 @@ import { epochStart } from '../graph/names.ts';
 import { viewGraph, type DiskGraph, type GraphView } from '../graph/view.ts';
 import { pausedReason } from '../libvirt/constants.ts';
 import type { Monitor } from '../qmp/monitor.ts';
-import { sameStorage } from '../storage/image.ts';
+import { namesOther } from './definitions/compare.ts';
 import type { DiskMemory } from './disk-memory.ts';
 import type { DomainMemory } from './domain-memory.ts';
 import type { LiveDomain } from './live-domain.ts';
 import type { DiskObservation, Observation, RunView } from './observation.ts';
-import type { DiskRecord, DomainRecord } from './record.ts';
+import type { DomainRecord } from './record.ts';
 
 /** How long one epoch records before the next begins: what a mirror's server may still lose is at most two epochs' writes. */
 const epochMs = 10 * 60_000;
@@ -49,10 +49,10 @@ export async function observe(
         graph,
         orphans: isOffItsQuorum(graph) ? view.orphans(dev) : [],
         liveImage: liveDisk?.image ?? null,
-        obstacle: liveDisk === undefined ? null : obstacleOf(liveDisk),
+        obstacle: liveDisk === undefined ? null : (disk.contested ?? obstacleOf(liveDisk)),
         xmlBehind: namesOther(
-          persistentDisks.find((other) => other.dev === dev),
           disk,
+          persistentDisks.find((other) => other.dev === dev),
         ),
         ioFailed:
           run === 'io-error' &&
@@ -113,12 +113,6 @@ function runView({ running, runState, surgeryMarked }: GraphView, reason: number
     default:
       return 'hands-off';
   }
-}
-
-/** The persistent XML names one of our copies, but not the one to start from. An image that is neither is the user's own choice. */
-function namesOther(persistent: DomainDisk | undefined, { primary, mirror }: DiskRecord): boolean {
-  const other = primary.current ? mirror : primary;
-  return persistent?.image != null && sameStorage(persistent.image, other.image);
 }
 
 /**

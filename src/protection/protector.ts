@@ -5,6 +5,7 @@ import type { EventLog } from '../store/event-log.ts';
 import type { RecordStore } from '../store/record-store.ts';
 import { fingerprint } from '../storage/fingerprint.ts';
 import { Announcer } from './announcer.ts';
+import type { Note } from './definitions/compare.ts';
 import type { DiskMemory } from './disk-memory.ts';
 import { DomainMemory } from './domain-memory.ts';
 import { execute, StepFailed, type Workbench } from './execute.ts';
@@ -15,7 +16,7 @@ import { observe } from './observe.ts';
 import { plan, withDisk } from './planner/plan.ts';
 import { RecordKeeper } from './record-keeper.ts';
 import { sinceStart, type DiskRecord, type DomainRecord, type DomainRecordSchema } from './record.ts';
-import { diskStatus, domainStatus, recordedStatus, stateOf, unseenStatus } from './status.ts';
+import { diskStatus, domainStatus, goneRemark, recordedStatus, stateOf, unseenStatus, withRemark } from './status.ts';
 import type { Step } from './steps.ts';
 
 /** What all protectors of a host share. */
@@ -33,7 +34,14 @@ export interface Shared {
   /** Called after each step; tests end the agent here. */
   afterStep: (step: Step) => void;
   /** A disk is no longer protected: puts its former error policies back and takes the declaration away. */
-  undeclare: (record: DomainRecord, dev: string) => Promise<void>;
+  undeclare: (uuid: string, dev: string) => Promise<void>;
+}
+
+/** What a look at a domain's definition found. */
+export interface Followed {
+  /** What it says otherwise and is not followed, a sentence for a disk. */
+  remarks: ReadonlyMap<string, string>;
+  notes: Note[];
 }
 
 /** A look is taken so often while a job's progress is worth showing. */
@@ -62,11 +70,13 @@ const maxLooks = 100;
  */
 export class Protector {
   readonly #shared: Shared;
-  readonly #log: Log;
   readonly #announcer: Announcer;
   readonly #keeper: RecordKeeper;
   readonly #memory = new DomainMemory();
   #looksSoon = 0;
+  #gone = false;
+  /** What the domain's definition says otherwise than its record, by disk. */
+  #remarks: ReadonlyMap<string, string> = new Map();
   #live: LiveDomain | null = null;
   #last: Observation | null = null;
   #queue: Promise<unknown> = Promise.resolve();
@@ -77,13 +87,21 @@ export class Protector {
 
   constructor(shared: Shared, record: DomainRecord) {
     this.#shared = shared;
-    this.#log = shared.log.child({ domain: record.name });
-    this.#announcer = new Announcer(shared.events, this.#log, record.name);
+    this.#announcer = new Announcer(shared.events, shared.log, () => this.record.name);
     this.#keeper = new RecordKeeper(shared.store, record, shared.recordChanged);
   }
 
   get record(): DomainRecord {
     return this.#keeper.record;
+  }
+
+  get #log(): Log {
+    return this.#shared.log.child({ domain: this.record.name });
+  }
+
+  /** libvirt knew no such domain when it was last asked. */
+  get gone(): boolean {
+    return this.#gone;
   }
 
   get live(): LiveDomain | null {
@@ -151,6 +169,27 @@ export class Protector {
     });
   }
 
+  /**
+   * Lets the record follow what libvirt has of the domain, in the queue. `look` takes the record and answers what is to be said of
+   * it from now on, null if libvirt knows no such domain; what it saves is durable.
+   */
+  async follow(
+    look: (record: DomainRecord, save: (record: DomainRecord) => Promise<void>) => Promise<Followed | null>,
+  ): Promise<void> {
+    await this.#enqueue(async () => {
+      const found = await look(this.record, (record) => this.#keeper.save(record));
+      const protects = this.record.disks.length > 0;
+      if (found === null && !this.#gone && protects) this.note('gone', null, {});
+      this.#gone = found === null;
+      for (const [dev, remark] of found?.remarks ?? [])
+        if (remark !== this.#remarks.get(dev)) this.note('definition-differs', dev, { what: remark });
+      this.#remarks = found?.remarks ?? new Map<string, string>();
+      for (const { event, disk, detail } of found?.notes ?? []) this.note(event, disk, detail);
+      this.#live?.forgetPersistentDisks();
+      await this.#turn();
+    });
+  }
+
   /** Of a domain that does not run: its disks that were asked to be removed need nothing more. */
   async forgetRemoved(): Promise<void> {
     await this.#enqueue(async () => {
@@ -181,7 +220,12 @@ export class Protector {
       if (unseen !== null) return unseenStatus(record, memory, unseen);
       return running && seen !== undefined ? diskStatus({ ...seen, record }, memory) : recordedStatus(record, memory);
     });
-    return domainStatus(this.record, running, disks);
+    const also = (dev: string): string | undefined => (this.#gone ? goneRemark(this.record) : this.#remarks.get(dev));
+    return domainStatus(
+      this.record,
+      running,
+      disks.map((disk) => withRemark(disk, also(disk.dev))),
+    );
   }
 
   memoryOf(dev: string): DiskMemory {
@@ -271,7 +315,7 @@ export class Protector {
   }
 
   async #forgetDisk(dev: string): Promise<void> {
-    await this.#shared.undeclare(this.record, dev);
+    await this.#shared.undeclare(this.record.uuid, dev);
     const rest = this.record.disks.filter((disk) => disk.dev !== dev);
     const shown = this.status().disks.filter((disk) => disk.dev !== dev);
     if (this.#live !== null) await this.#showToLibvirt(this.#live, shown);

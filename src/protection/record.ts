@@ -65,6 +65,8 @@ const diskRecordSchema = z.strictObject({
   rebuildAuto: z.boolean(),
   /** How many rebuilds were begun; the next one's {n} is one more. */
   rebuilds: z.int(),
+  /** Why the mirror can't be had, because another disk uses it; null if it is this disk's own. */
+  contested: z.string().nullable().default(null),
   exposedSince: z.string().nullable(),
   /** The state that was last shown, since when, and why. */
   state: z.enum(diskStates),
@@ -118,6 +120,7 @@ export function newDiskRecord({ dev, mirror, rebuild }: DeclaredDisk, primary: I
     rebuildAuto: rebuild?.auto ?? false,
     rebuilds: 0,
     retired: [],
+    contested: null,
     exposedSince: null,
     state: running ? 'waiting' : 'stopped',
     since: new Date().toISOString(),

@@ -103,7 +103,7 @@ export function recordedStatus(record: DiskRecord, memory: DiskMemory): DiskStat
     dev: record.dev,
     state: record.state,
     since: record.since,
-    reason: record.reason,
+    reason: record.reason ?? record.contested,
     primary: copyStatus(record, 'primary', memory),
     mirror: copyStatus(record, 'mirror', memory),
     runningOn: 'none',
@@ -118,6 +118,17 @@ export function unseenStatus(record: DiskRecord, memory: DiskMemory, why: string
   const last = recordedStatus(record, memory);
   if (last.state === 'stopped') return last;
   return { ...last, state: worst([last.state, 'waiting']), reason: `${why}; it was last seen ${last.state}` };
+}
+
+/** What else there is to say of a disk, after why its state is not better. */
+export function withRemark(status: DiskStatus, remark: string | undefined): DiskStatus {
+  if (remark === undefined) return status;
+  return { ...status, reason: status.reason === null ? remark : `${status.reason}; ${remark}` };
+}
+
+/** The record of a domain that is gone is kept: somebody may define it again, and its stale copies must not be started. */
+export function goneRemark({ name, uuid }: DomainRecord): string {
+  return `libvirt knows the domain no more. Define it again under its UUID ${uuid}, or virt-cdp unprotect ${name} to forget it`;
 }
 
 export function domainStatus(record: DomainRecord, running: boolean, disks: DiskStatus[]): DomainStatus {

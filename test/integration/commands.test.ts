@@ -5,6 +5,7 @@ import { domainStatusesSchema, errorAnswerSchema, protectionEventSchema } from '
 import { parseDomain } from '../../src/domain/domain.ts';
 import type { Guest } from '../lab/guest.ts';
 import { must } from '../lab/run.ts';
+import { waitFor } from '../lab/wait.ts';
 import { assertIdentical, assertNothingLost, endWell, goesOn, Mark } from './copies-hold.ts';
 import { events, patienceMs, roots, setScene, sourceOf, waitDisk, waitState } from './scene.ts';
 
@@ -254,11 +255,11 @@ describe('the commands', function () {
       'image-in-use',
     );
     await lab.virsh('metadata', 'web8', '--config', '--uri', DECLARATION_URI, '--remove');
-    assert.match(
-      await agent.mustCdp('protect', 'web8', '--disk', 'vda', '--mirror', full.file, '--no-wait'),
-      /declared/,
+    await waitFor(
+      'the declaration to be back',
+      async () => (await lab.virsh('dumpxml', 'web8', '--inactive')).includes(DECLARATION_URI),
+      patienceMs,
     );
-    assert.ok((await lab.virsh('dumpxml', 'web8', '--inactive')).includes(DECLARATION_URI));
     assert.equal((await failure(exitCodes.refused, 'failover', 'web8')).code, 'mirror-stale');
   });
 

@@ -5,7 +5,7 @@ import { requireSpace } from '../../storage/free-space.ts';
 import { imageName, parseImageUri, sameStorage } from '../../storage/image.ts';
 import { createImage, measureImage, probeImage, resolveImage } from '../../storage/tools.ts';
 import type { Host } from '../host.ts';
-import { refuseImageInUse } from './protect.ts';
+import { refuseImageInUse } from '../image-users.ts';
 import type { Protector } from '../protector.ts';
 import type { DiskRecord, DomainRecord, Intent } from '../record.ts';
 
@@ -160,8 +160,7 @@ async function toNew(
       hint: 'use --to original',
     });
   }
-  const ref = await host.find(protector.record.uuid);
-  await refuseImageInUse(host, ref, to, disk.dev, disk.mirror.image);
+  await refuseImageInUse(host, { uuid: protector.record.uuid, dev: disk.dev }, to, disk.mirror.image);
   const seen = protector.observation?.disks.find(({ record }) => record.dev === disk.dev);
   const sizeBytes =
     seen?.graph?.sizeBytes ??

@@ -5,10 +5,12 @@ import { withErrorPolicy } from '../../domain/edit.ts';
 import type { Image } from '../../domain/image.ts';
 import { CdpError, RefusedError, UsageError } from '../../errors.ts';
 import type { DomainRef } from '../../libvirt/types.ts';
-import { imageName, parseImageUri, sameStorage } from '../../storage/image.ts';
+import { imageName, parseImageUri } from '../../storage/image.ts';
 import { requireMirrorSize } from '../../storage/mirror-size.ts';
 import { createImage, measureImage, resolveImage } from '../../storage/tools.ts';
+import { declaredAgain } from '../definitions/compare.ts';
 import type { Host } from '../host.ts';
+import { refuseImageInUse } from '../image-users.ts';
 import type { Protector } from '../protector.ts';
 import { newDiskRecord } from '../record.ts';
 import { unprotect } from './unprotect.ts';
@@ -48,11 +50,6 @@ export async function protect(
     });
   }
   const mirror = await resolveImage(requestedMirror(request), { deadlineMs: measureDeadlineMs });
-  await refuseImageInUse(host, ref, mirror, disk.dev, await resolveImage(primary, { deadlineMs: measureDeadlineMs }));
-  const { virtualSizeBytes } = await measureImage(primary, { deadlineMs: measureDeadlineMs });
-  if (request.create === true) await createImage(mirror, virtualSizeBytes, { deadlineMs: measureDeadlineMs });
-  else await checkMirror(mirror, virtualSizeBytes, request.overwriteMirror === true);
-
   const policy = request.policy ?? domain.declaration?.policy ?? policies[0];
   const rebuildTo = request.rebuildTo ?? null;
   const declared: DeclaredDisk = {
@@ -61,9 +58,17 @@ export async function protect(
     rebuild: rebuildTo === null ? null : { to: rebuildTo, format: primary.format, auto: false },
     previousErrorPolicy: { errorPolicy: disk.errorPolicy, readErrorPolicy: disk.readErrorPolicy },
   };
-  const protector = await host.declare(ref, policy, [newDiskRecord(declared, primary, ref.id >= 0)]);
+  const protector = await host.claiming(async () => {
+    const original = await resolveImage(primary, { deadlineMs: measureDeadlineMs });
+    await refuseImageInUse(host, { uuid: ref.uuid, dev: disk.dev }, mirror, original);
+    const { virtualSizeBytes } = await measureImage(primary, { deadlineMs: measureDeadlineMs });
+    if (request.create === true) await createImage(mirror, virtualSizeBytes, { deadlineMs: measureDeadlineMs });
+    else await checkMirror(mirror, virtualSizeBytes, request.overwriteMirror === true);
+    return host.declare(ref, policy, [newDiskRecord(declared, primary, ref.id >= 0)]);
+  });
   try {
     await writeDeclared(host, ref, domain, policy, declared);
+    await host.begin(ref);
   } catch (error) {
     await unprotect(protector, { disk: disk.dev });
     throw error;
@@ -76,22 +81,17 @@ async function declareAgain(
   host: Host,
   ref: DomainRef,
   domain: Domain,
-  { dev, errorPolicy, readErrorPolicy }: DomainDisk,
+  disk: DomainDisk,
   known: Protector,
   persistent: boolean,
 ): Promise<string[]> {
+  const { dev } = disk;
   const { name, policy, disks } = known.record;
-  const record = disks.find((disk) => disk.dev === dev);
+  const record = disks.find((other) => other.dev === dev);
   if (record === undefined) return [];
-  const { primary, mirror, rebuildTo, rebuildAuto } = record;
-  await writeDeclared(host, ref, domain, policy, {
-    dev,
-    mirror: mirror.image,
-    rebuild: rebuildTo === null ? null : { to: rebuildTo, format: primary.image.format, auto: rebuildAuto },
-    previousErrorPolicy: { errorPolicy, readErrorPolicy },
-  });
+  await writeDeclared(host, ref, domain, policy, declaredAgain(record, disk));
   return [
-    `${name}'s ${dev} was known already, with the mirror '${imageName(mirror.image)}', but not declared; now it is again`,
+    `${name}'s ${dev} was known already, with the mirror '${imageName(record.mirror.image)}', but not declared; now it is again`,
     ...(await startWarnings(known, dev, persistent)),
   ];
 }
@@ -104,7 +104,7 @@ async function writeDeclared(
   declared: DeclaredDisk,
 ): Promise<void> {
   const others = domain.declaration?.disks.filter(({ dev }) => dev !== declared.dev) ?? [];
-  await host.writeDeclaration(ref, { policy, disks: [...others, declared] }, (xml) =>
+  await host.definitions.write(ref, { policy, disks: [...others, declared] }, (xml) =>
     withErrorPolicy(xml, declared.dev, { errorPolicy: 'stop', readErrorPolicy: 'stop' }),
   );
 }
@@ -149,54 +149,6 @@ function requestedMirror({ mirror, mirrorXml }: ProtectRequest): Image {
     code: 'mirror-ambiguous',
     message: 'one mirror is needed: --mirror URI or --mirror-xml FILE, not both',
   });
-}
-
-/** An image that any disk of any domain uses, or that is another one's copy, must not be written to. */
-export async function refuseImageInUse(
-  host: Host,
-  ref: DomainRef,
-  image: Image,
-  dev: string,
-  primary: Image,
-): Promise<void> {
-  const name = imageName(image);
-  if (sameStorage(image, primary)) {
-    throw new UsageError({
-      code: 'image-is-primary',
-      message: `'${name}' is the disk ${dev} itself`,
-      hint: 'name storage outside this host',
-    });
-  }
-  const users = await imageUsers(host);
-  const user = users.find((candidate) => sameStorage(candidate.image, image));
-  if (user === undefined) return;
-  throw new CdpError({
-    code: 'image-in-use',
-    message: `'${name}' is in use: it is ${user.what} of ${user.domain}${user.domain === ref.name ? ' itself' : ''}`,
-    hint: 'name an image that nothing else uses',
-  });
-}
-
-async function imageUsers(host: Host): Promise<{ image: Image; what: string; domain: string }[]> {
-  const { client } = host.session;
-  const users = host.protectors().flatMap(({ record }) =>
-    record.disks.flatMap(({ dev, primary, mirror }) => [
-      { image: primary.image, what: `the primary of disk ${dev}`, domain: record.name },
-      { image: mirror.image, what: `the mirror of disk ${dev}`, domain: record.name },
-    ]),
-  );
-  for (const ref of await client.listDomains({ all: true })) {
-    const { domain } = await host.definition(ref);
-    for (const { dev, image } of domain.disks) {
-      if (image === null) continue;
-      users.push({
-        image: await resolveImage(image, { deadlineMs: measureDeadlineMs }),
-        what: `disk ${dev}`,
-        domain: ref.name,
-      });
-    }
-  }
-  return users;
 }
 
 /** @throws CdpError when it can't hold the disk, RefusedError when it holds data. */

@@ -31,8 +31,7 @@ export async function start(
     chosen.set(disk.dev, bootSide(disk, answers, acceptDataLoss === true));
   }
   const { client } = host.session;
-  const ref = await host.find(record.uuid);
-  const { domain } = await host.definition(ref);
+  const { ref, domain } = await host.definition(record);
   const definedOf = (dev: string): Image | null => domain.disks.find((disk) => disk.dev === dev)?.image ?? null;
   if (acceptDataLoss !== true) {
     for (const disk of record.disks)
