@@ -247,7 +247,6 @@ function planCrashed(o: Observation, disk: PresentDisk, primary: PrimaryNodes, f
   const image = record.primary.image;
   const copying: DiskRecord = { ...record, track: { bitmap, base: 'copying' } };
   return steps(
-    ...(graph.parkReady ? [] : [{ step: 'buildPark' as const, dev, sizeBytes: graph.sizeBytes }]),
     { step: 'recordDisk', record: { ...copying, mirror: { ...mirror, consistentAsOf: null } } },
     { step: 'track', dev, node: from, bitmap, merged: [] },
     { step: 'startSnapshotSync', dev, from, to: diskNames(dev).mirror },

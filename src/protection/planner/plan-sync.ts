@@ -3,7 +3,7 @@ import type { PrimaryNodes, TrackBitmap } from '../../graph/view.ts';
 import type { Side } from '../model.ts';
 import type { Observation } from '../observation.ts';
 import { nothing, steps, surgery, type DiskPlan } from './disk-plan.ts';
-import { arm, newBitmap, passBitmap, type DiskStep, type PresentDisk } from './surgery.ts';
+import { arm, newBitmap, park, passBitmap, type DiskStep, type PresentDisk } from './surgery.ts';
 
 /** Below this much left to copy, the last delta is short enough to be made in the pause. */
 const finalDeltaBytes = 1024 * 1024;
@@ -37,6 +37,7 @@ export function planSync(disk: PresentDisk, route: SyncRoute): DiskPlan {
       return steps(
         ...(whole
           ? [
+              ...park(graph, dev),
               { step: 'flush' as const, dev, node: diskNames(dev).mirror },
               { step: 'recordDisk' as const, record: { ...record, track: { ...track, base: 'whole' as const } } },
             ]

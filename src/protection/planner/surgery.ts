@@ -262,7 +262,8 @@ function surgeryOn(disk: PresentDisk): Surgery {
   };
 }
 
-function park(graph: DiskGraph, dev: string): Step[] {
+/** The park, and the node with which a flush is asked for. */
+export function park(graph: DiskGraph, dev: string): Step[] {
   return graph.parkReady ? [] : [{ step: 'buildPark', dev, sizeBytes: graph.sizeBytes }];
 }
 

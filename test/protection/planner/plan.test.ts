@@ -182,7 +182,7 @@ describe('plan', () => {
       ['is armed without copying if the guest has not written yet', opened, `buildPark ${paused} requireUntouched compose addEpoch record ${resumed} note`],
       ['is not, if it may have', { ...opened, untouched: false }, 'record'],
       ['opens the mirror after a crash', { ...crashed, graph: graph.plain }, 'openMirror'],
-      ['is copied as it was at the crash if the guest has not written yet', crashed, 'buildPark record track startSnapshotSync requireUntouched record'],
+      ['is copied as it was at the crash if the guest has not written yet', crashed, 'record track startSnapshotSync requireUntouched record'],
       ['is copied as any other, if it may have', { ...crashed, untouched: false }, 'record'],
       ['has a whole mirror when that sync has ended well', { ...crashed, record: copying, graph: snapshotSync({ status: 'concluded' }) }, 'flush record dismissSync'],
       ['has none when it ended badly', { ...crashed, record: copying, graph: snapshotSync({ status: 'concluded', error: 'Input/output error' }) }, 'dismissSync'],
