@@ -64,6 +64,8 @@ export interface GraphView {
   running: boolean;
   /** qapi/run-state.json: RunState. */
   runState: string;
+  /** A save, a dump or a migration is under way. */
+  migrating: boolean;
   /** The mark of a surgery of ours exists. */
   surgeryMarked: boolean;
   disk(dev: string, alias: string, sourceIndex: number | null): DiskGraph | null;
@@ -82,13 +84,17 @@ export async function viewGraph(monitor: Monitor): Promise<GraphView> {
     const nodes = await monitor.execute('query-named-block-nodes', { flat: true });
     const jobs = await monitor.execute('query-block-jobs', {});
     const graph = await monitor.execute('x-debug-query-block-graph', {});
+    const migration = await monitor.execute('query-migrate', {});
     const status = await monitor.execute('query-status', {});
-    if (agree(graph, nodes, jobs)) return graphView(status, devices, nodes, jobs, graph);
+    if (agree(graph, nodes, jobs)) return graphView(status, migration, devices, nodes, jobs, graph);
   }
   throw new Error(`the block graph changed during each of ${maxTries} looks`);
 }
 
 const maxTries = 10;
+
+/** Of qapi/migration.json: MigrationStatus. */
+const migrationEnds = ['none', 'completed', 'failed', 'cancelled'];
 
 /** The graph names the same nodes and jobs as the lists. */
 function agree(graph: BlockGraph, nodes: BlockNode[], jobs: BlockJob[]): boolean {
@@ -102,6 +108,7 @@ function agree(graph: BlockGraph, nodes: BlockNode[], jobs: BlockJob[]): boolean
 
 function graphView(
   status: { running: boolean; status: string },
+  migration: { status?: string },
   devices: BlockDevice[],
   nodes: BlockNode[],
   jobs: BlockJob[],
@@ -111,6 +118,7 @@ function graphView(
   return {
     running: status.running,
     runState: status.status,
+    migrating: migration.status !== undefined && !migrationEnds.includes(migration.status),
     surgeryMarked: nodeGraph.has(surgeryMark),
     disk: (dev, alias, sourceIndex) => {
       const device = devices.find(({ qdev }) => qdev === alias || qdev?.includes(`/${alias}/`));

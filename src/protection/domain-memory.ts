@@ -46,6 +46,8 @@ export class DomainMemory {
       for (const memory of this.all()) memory.ioErrorIsPast = false;
     }
     if (event.event === 'SHUTDOWN' && event.data['guest'] === true) this.#shutdownAtMs = Date.now();
+    // libvirt makes a reboot of a power-off: the same QEMU goes on.
+    if (event.event === 'RESET' || event.event === 'RESUME') this.#shutdownAtMs = null;
     const stopped = event.event === 'BLOCK_IO_ERROR' ? stoppedDisk(event, disks) : null;
     if (stopped !== null) this.#failing.add(stopped);
     for (const disk of disks) this.#learnOfDisk(event, disk, lost);

@@ -8,6 +8,8 @@ export interface Observation {
   /** ISO time of the look. */
   now: string;
   run: RunView;
+  /** A save, a dump or a migration is under way, at whose end QEMU (7.2, tried) aborts if a job still writes. */
+  migrating: boolean;
   /** Which QEMU this is. */
   instance: string;
   /** The mark of a surgery of ours stands in QEMU. */

@@ -73,6 +73,7 @@ export async function observe(
     now: new Date().toISOString(),
     run,
     instance: live.instance,
+    migrating: view.migrating,
     surgeryMarked: view.surgeryMarked,
     record,
     disks,

@@ -6,6 +6,8 @@ export interface QmpCommands {
   stop: Call<NoArguments>;
   cont: Call<NoArguments>;
   'query-status': Call<NoArguments, { running: boolean; status: RunState }>;
+  /** Also of a save, which is a migration into a file; without a status if there was none. */
+  'query-migrate': Call<NoArguments, { status?: string }>;
   'query-block': Call<NoArguments, BlockDevice[]>;
   'query-named-block-nodes': Call<{ flat: boolean }, BlockNode[]>;
   'x-debug-query-block-graph': Call<NoArguments, BlockGraph>;

@@ -142,6 +142,14 @@ describe('viewGraph', () => {
   it('says whether vCPUs run', async () => {
     const { running, runState, surgeryMarked } = await view('plain');
     assert.deepEqual([running, runState, surgeryMarked], [false, 'prelaunch', false]);
+    for (const [status, migrating] of [
+      ['active', true],
+      ['device', true],
+      ['failed', false],
+    ] as const) {
+      const answers = { ...answersOf(captured('plain')), 'query-migrate': () => ({ status }) };
+      assert.equal((await viewGraph(new FakeQemu(answers).monitor)).migrating, migrating, status);
+    }
   });
 
   it('looks again when the graph changed between two answers', async () => {

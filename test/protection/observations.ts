@@ -128,7 +128,7 @@ export function diskSeen(parts: DiskParts = {}): DiskObservation {
 
 export function look(
   disks: DiskParts | DiskParts[] = {},
-  parts: { run?: RunView; policy?: 'available' | 'strict'; surgeryMarked?: boolean } = {},
+  parts: { run?: RunView; policy?: 'available' | 'strict'; surgeryMarked?: boolean; migrating?: boolean } = {},
 ): Observation {
   const seen = (Array.isArray(disks) ? disks : [disks]).map(diskSeen);
   return {
@@ -136,6 +136,7 @@ export function look(
     run: parts.run ?? 'running',
     instance: 'boot/1',
     surgeryMarked: parts.surgeryMarked ?? false,
+    migrating: parts.migrating ?? false,
     record: {
       version: 1,
       uuid: '8a2f0b4e-0000-4000-8000-000000000001',

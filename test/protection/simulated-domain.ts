@@ -318,6 +318,7 @@ export class SimulatedDomain {
       run: this.#runView(),
       instance: `qemu-${this.#starts}`,
       surgeryMarked: this.marked,
+      migrating: false,
       record: this.record,
       disks: this.record.disks.map((record) => this.#observeDisk(record)),
     };

@@ -240,7 +240,7 @@ function planCrashed(o: Observation, disk: PresentDisk, primary: PrimaryNodes, f
   const { graph, record, untouched, mayRetry } = disk;
   const { dev, mirror } = record;
   if (!untouched) return steps({ step: 'recordDisk', record: { ...record, atStop: null } });
-  if (!mayRetry) return nothing;
+  if (!mayRetry || o.migrating) return nothing;
   if (!graph.mirrorOpen) return steps({ step: 'openMirror', dev, image: mirror.image, sizeBytes: graph.sizeBytes });
   const bitmap = newBitmap(o);
   const { data: from } = primary;

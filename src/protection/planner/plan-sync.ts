@@ -30,6 +30,7 @@ export function planSync(disk: PresentDisk, route: SyncRoute): DiskPlan {
   const { graph, record, health, mayRetry } = disk;
   const { dev, track } = record;
   const { target, primary } = route;
+  if (route.newBitmap.migrating) return nothing;
   if (graph.syncJob !== null) {
     const { type, ready, offset, speed, status, error } = graph.syncJob;
     if (status === 'concluded') {

@@ -10,7 +10,8 @@ import type { DiskStep, Surgery } from './surgery.ts';
  * more observation, so recovery needs no code of its own. An empty plan means that there is nothing to do now.
  */
 export function plan(o: Observation): Step[] {
-  if (o.run === 'hands-off') return [];
+  const halted = o.migrating ? o.disks.flatMap(withoutSync) : [];
+  if (halted.length > 0 || o.run === 'hands-off') return halted;
   const plans = o.disks.map((disk) => planDisk(o, disk));
   const surgeries = plans.flatMap((disk, index) =>
     disk.kind === 'surgery' && isDue(o.disks[index]) ? [disk.surgery] : [],
@@ -20,6 +21,10 @@ export function plan(o: Observation): Step[] {
   if (steps.length > 0) return withRecords(o.record, steps);
   const end = endOfPause(o);
   return end.length > 0 ? end : idleParks(o);
+}
+
+function withoutSync({ graph, record: { dev } }: DiskObservation): Step[] {
+  return graph?.syncJob == null ? [] : [{ step: 'cancelSync', dev }];
 }
 
 /**

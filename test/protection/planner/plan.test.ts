@@ -216,6 +216,15 @@ describe('plan', () => {
     });
   });
 
+  describe('a save, a dump or a migration', () => {
+    const underway = { ...syncing, graph: { ...graph.exposed, mirrorOpen: true, syncJob: job({}) } };
+    table([
+      ['ends a sync, which would abort QEMU', underway, 'cancelSync', { migrating: true }],
+      ['ends it also while nothing else may be done', underway, 'cancelSync', { migrating: true, run: 'hands-off' }],
+      ['lets none begin', { ...nearlyDone, graph: { ...nearlyDone.graph!, parkReady: false } }, '', { migrating: true }],
+    ]);
+  });
+
   describe('a held disk', () => {
     const held = withIntent(exposed, { kind: 'hold' });
     table([
