@@ -266,7 +266,7 @@ export class Host {
       const all = await this.session.client.listDomains({ all: true });
       const running = all.filter(({ id }) => id >= 0);
       for (const [uuid, protector] of this.#protectors) {
-        if (protector.live !== null && !running.some((ref) => ref.uuid === uuid)) protector.detach();
+        if (!running.some((ref) => ref.uuid === uuid)) protector.detach();
         if (!all.some((ref) => ref.uuid === uuid)) this.#inBackground(protector.record, this.#follow(protector.record));
       }
       for (const ref of all) this.#inBackground(ref, ref.id >= 0 ? this.#attach(ref) : this.#follow(ref));

@@ -6,7 +6,7 @@ import { run } from '../lab/run.ts';
 import type { NbdServer } from '../lab/storage.ts';
 import { waitFor } from '../lab/wait.ts';
 import { endWell, goesOn, Mark } from './copies-hold.ts';
-import { events, patienceMs, setScene, status, waitDisk, waitState } from './scene.ts';
+import { events, patienceMs, setScene, status, waitDisk, waitForLibvirt, waitState } from './scene.ts';
 
 const diskBytes = 16 << 20;
 /** The guest writes to the first half alone. */
@@ -91,6 +91,20 @@ describe('after a stop', function () {
     await guest.shutdown();
     await waitState(scene.agent, 'web1', 'stopped');
     await run('truncate', ['--size', String(diskBytes), primary]);
+    await startAgain();
+  });
+
+  it('that no agent saw the next one calls the domain stopped, and copies everything at its start', async () => {
+    const { agent } = scene;
+    await agent.kill('SIGKILL');
+    await guest.destroy();
+    await agent.start();
+    await waitForLibvirt(agent);
+    await waitState(agent, 'web1', 'stopped');
+    const before = await syncs();
+    await startAgain();
+    assert.equal(await syncs(), before + 1);
+    await endWell(guest, [primary, mirror.file]);
     await startAgain();
   });
 
