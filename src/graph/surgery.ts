@@ -54,15 +54,17 @@ export async function unmarkSurgery(monitor: Monitor): Promise<void> {
  */
 export async function buildPark(monitor: Monitor, dev: string, sizeBytes: number): Promise<void> {
   const { park, parkNull, nothing } = diskNames(dev);
-  await addNode(monitor, { driver: 'null-co', 'node-name': nothing, size: sizeBytes });
-  await addNode(monitor, { driver: 'null-co', 'node-name': parkNull, size: sizeBytes });
-  await addNode(monitor, {
-    driver: 'blkdebug',
-    'node-name': park,
-    image: parkNull,
-    discard: 'unmap',
-    'inject-error': [{ event: 'none', errno: eio }],
-  });
+  await openNodes(monitor, [
+    { driver: 'null-co', 'node-name': nothing, size: sizeBytes },
+    { driver: 'null-co', 'node-name': parkNull, size: sizeBytes },
+    {
+      driver: 'blkdebug',
+      'node-name': park,
+      image: parkNull,
+      discard: 'unmap',
+      'inject-error': [{ event: 'none', errno: eio }],
+    },
+  ]);
   await monitor.execute('human-monitor-command', { 'command-line': `qemu-io ${park} "write 0 512"` });
 }
 
@@ -97,8 +99,21 @@ export async function compose(monitor: Monitor, dev: string, primaryTop: string)
   });
 }
 
-/** Adds the nodes of one copy, lowest first; none is left behind if one can't be opened. */
+/**
+ * Adds nodes that belong together, lowest first; none is left behind if one can't be opened. An agent that died in the middle of
+ * opening or closing them may have left some, which are closed first: what is in use QEMU does not let go.
+ */
 export async function openNodes(monitor: Monitor, nodes: BlockdevOptions[]): Promise<void> {
+  try {
+    await addNodes(monitor, nodes);
+  } catch (error) {
+    if (!(error instanceof QmpError && isDuplicateNode(error))) throw error;
+    await closeNodes(monitor, nodes.map((node) => node['node-name']).reverse());
+    await addNodes(monitor, nodes);
+  }
+}
+
+async function addNodes(monitor: Monitor, nodes: BlockdevOptions[]): Promise<void> {
   const opened: string[] = [];
   try {
     for (const node of nodes) {
@@ -133,6 +148,10 @@ export async function buildLayers(monitor: Monitor, dev: string, names: string[]
 
 async function addNode(monitor: Monitor, options: BlockdevOptions): Promise<void> {
   await monitor.execute('blockdev-add', options);
+}
+
+function isDuplicateNode(error: QmpError): boolean {
+  return /Duplicate nodes with node-name/i.test(error.description);
 }
 
 function isMissingNode(error: QmpError): boolean {

@@ -179,7 +179,9 @@ function viewDisk(
       ...graph.bitmaps(names.mirror, trackPrefix).map((bitmap) => ({ ...bitmap, on: 'mirror' as const })),
     ],
     syncJob: jobs.find(({ device }) => device === names.syncJob) ?? null,
-    otherJob: jobs.find(({ device }) => device !== names.syncJob && jobNames.includes(device)) ?? null,
+    otherJob:
+      jobs.find(({ device }) => device !== names.syncJob && device !== names.flushJob && jobNames.includes(device)) ??
+      null,
   };
 }
 

@@ -75,9 +75,10 @@ const executors: Executors = {
     await resume(bench.live.monitor);
   },
   buildPark: ({ live }, { dev, sizeBytes }) => buildPark(live.monitor, dev, sizeBytes),
-  removePark: ({ live }, { dev }) => {
-    const { park, parkNull, nothing } = diskNames(dev);
-    return closeNodes(live.monitor, [park, parkNull, nothing]);
+  removePark: async ({ live }, { dev }) => {
+    const { park, parkNull, nothing, flushJob } = diskNames(dev);
+    await cancelSync(live.monitor, flushJob);
+    await closeNodes(live.monitor, [park, parkNull, nothing]);
   },
   park: ({ live }, { dev, qdev, root }) => setRoot(live.monitor, qdev, root, diskNames(dev).park),
   unpark: async ({ live, memoryOf }, { dev, qdev, node }) => {
@@ -93,7 +94,8 @@ const executors: Executors = {
     bench.memoryOf(dev).opened('mirror');
   },
   closeMirror: async ({ live, memoryOf }, { dev }) => {
-    const { mirror, mirrorStorage } = diskNames(dev);
+    const { mirror, mirrorStorage, flushJob } = diskNames(dev);
+    await cancelSync(live.monitor, flushJob);
     await closeNodes(live.monitor, [mirror, mirrorStorage]);
     memoryOf(dev).health.mirror = { is: 'unknown' };
   },
@@ -103,6 +105,7 @@ const executors: Executors = {
     bench.memoryOf(dev).opened('primary');
   },
   closePrimary: async ({ live, memoryOf }, { dev, nodes }) => {
+    await cancelSync(live.monitor, diskNames(dev).flushJob);
     await closeNodes(live.monitor, nodes);
     memoryOf(dev).health.primary = { is: 'unknown' };
   },

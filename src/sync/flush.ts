@@ -1,14 +1,31 @@
+import { QmpError } from '../qmp/errors.ts';
 import { jobEndAfter } from '../qmp/jobs.ts';
 import type { Monitor } from '../qmp/monitor.ts';
+import { cancelSync } from './jobs.ts';
 
 const flushDeadlineMs = 30_000;
 
 /**
  * Flushes a node, and fails if the flush failed. HMP's `qemu-io NODE flush` swallows the error (QEMU 7.2 and 10.0: its answer is
  * empty either way), but a mirror job flushes its target before it is READY and ends with the error if that fails. So a
- * job is run that copies nothing (`sync=none`) from `nothing`, an idle null node of the same size.
+ * job is run that copies nothing (`sync=none`) from `nothing`, an idle null node of the same size. One that was left by an agent
+ * that died meanwhile, or did not end in time, is given up first.
  */
 export async function flushNode(monitor: Monitor, job: string, nothing: string, node: string): Promise<void> {
+  try {
+    await runFlush(monitor, job, nothing, node);
+  } catch (error) {
+    if (!(error instanceof QmpError && (await isLeft(monitor, job)))) throw error;
+    await cancelSync(monitor, job);
+    await runFlush(monitor, job, nothing, node);
+  }
+}
+
+async function isLeft(monitor: Monitor, job: string): Promise<boolean> {
+  return (await monitor.execute('query-block-jobs', {})).some(({ device }) => device === job);
+}
+
+async function runFlush(monitor: Monitor, job: string, nothing: string, node: string): Promise<void> {
   const verdict = await monitor.eventAfter(
     `the flush of ${node}`,
     ({ event, data }) => data['device'] === job && (event === 'BLOCK_JOB_READY' || event === 'BLOCK_JOB_COMPLETED'),

@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
+import { openNodes } from '../../src/graph/surgery.ts';
 import { Monitor, type QmpChannel, type QmpEvent } from '../../src/qmp/monitor.ts';
 import { flushNode } from '../../src/sync/flush.ts';
 
@@ -117,6 +118,33 @@ describe('flushNode on a real QEMU', function () {
     const monitor = new Monitor(channel);
     await flushNode(monitor, 'flush', 'nothing', 'mirror');
     await flushNode(monitor, 'flush', 'nothing', 'mirror');
+  });
+
+  it('succeeds although an agent died in the middle of one, and left its job', async () => {
+    const monitor = new Monitor(channel);
+    await monitor.execute('blockdev-mirror', {
+      'job-id': 'flush',
+      device: 'nothing',
+      target: 'mirror',
+      sync: 'none',
+      'copy-mode': 'background',
+      'filter-node-name': 'flush-filter',
+      speed: 0,
+    });
+    await flushNode(monitor, 'flush', 'nothing', 'mirror');
+  });
+
+  it('is possible on nodes of which an agent that died has left one', async () => {
+    const monitor = new Monitor(channel);
+    const nodes = [
+      { driver: 'null-co', 'node-name': 'below', size: sizeBytes },
+      { driver: 'raw', 'node-name': 'above', file: 'below' },
+    ];
+    await monitor.execute('blockdev-add', nodes[0]!);
+    await openNodes(monitor, nodes);
+    await flushNode(monitor, 'flush', 'nothing', 'above');
+    await monitor.execute('blockdev-add', { driver: 'raw', 'node-name': 'user', file: 'above' });
+    await assert.rejects(openNodes(monitor, nodes), /in use/);
   });
 
   it('fails when the server does not, and succeeds again when it does', async () => {
