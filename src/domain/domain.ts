@@ -32,6 +32,8 @@ export interface DomainDisk extends ErrorPolicies {
   transient: boolean;
   /** Null if there is none, or of a kind that virt-cdp can't deal with. */
   image: Image | null;
+  /** What libvirt alone can find: a volume of a storage pool. */
+  volume: { pool: string; name: string } | null;
   /** Why it can't be protected, as a sentence; null if it can. */
   unsupported: string | null;
   /** E.g. `virtio-disk0`; null in a persistent XML. */
@@ -97,12 +99,19 @@ function readDisk(element: XmlElement, devices: XmlElement): DomainDisk {
     shareable: childOf(element, 'shareable') !== null,
     transient: childOf(element, 'transient') !== null,
     image: 'image' in outcome ? outcome.image : null,
+    volume: readVolume(element),
     unsupported: whyUnsupported(element, devices, 'unsupported' in outcome ? outcome.unsupported : null),
     errorPolicy: attributeOf(driver, 'error_policy'),
     readErrorPolicy: attributeOf(driver, 'rerror_policy'),
     alias: attributeOf(childOf(element, 'alias'), 'name'),
     sourceIndex: integer(attributeOf(childOf(element, 'source'), 'index')),
   };
+}
+
+function readVolume(disk: XmlElement): DomainDisk['volume'] {
+  const source = childOf(disk, 'source');
+  const [pool, name] = [attributeOf(source, 'pool'), attributeOf(source, 'volume')];
+  return attributeOf(disk, 'type') === 'volume' && pool !== null && name !== null ? { pool, name } : null;
 }
 
 /** The devices under which the block graph was changed in trials; the others' device models may not bear it. */

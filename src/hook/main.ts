@@ -2,12 +2,15 @@
  * virt-cdp-hook: what hooks/qemu runs for a protected domain, with the hook's own arguments and stdin. It asks the agent, whose
  * answer comes from memory, and if that does not answer the records on disk; never libvirt, which would deadlock. libvirt
  * waits for it with the domain locked: whatever happens, it ends by the deadline in VIRT_CDP_HOOK_DEADLINE_MS. stdout is
- * the XML for restore and migrate; empty, it leaves the XML as it is. Exit 1 is a refusal.
+ * the XML for restore and migrate; empty, it leaves the XML as it is. What it decided is its exit code.
  */
 import { writeSync } from 'node:fs';
 import { defaultSocketPath, send } from '../control/transport.ts';
 import { CdpError, errorText } from '../errors.ts';
 import type { HookAnswer } from '../protection/starts/hook-answer.ts';
+
+/** For hooks/qemu. A node that ends by itself, for whatever reason, says none of these. */
+const exit = { goOn: 0, refused: 64, undecided: 65 } as const;
 
 const usualDeadlineMs = 1000;
 
@@ -18,9 +21,9 @@ const agentDeadlineMs = Math.ceil(deadlineMs / 2);
 
 const [domain = '', operation = '', subOperation = '', extra = ''] = process.argv.slice(2);
 
-setTimeout(() => goOn(`no answer within ${deadlineMs} ms`), deadlineMs);
-process.on('uncaughtException', (error) => goOn(errorText(error)));
-process.on('unhandledRejection', (error) => goOn(errorText(error)));
+setTimeout(() => undecided(`no answer within ${deadlineMs} ms`), deadlineMs);
+process.on('uncaughtException', (error) => undecided(errorText(error)));
+process.on('unhandledRejection', (error) => undecided(errorText(error)));
 void main();
 
 async function main(): Promise<void> {
@@ -28,11 +31,10 @@ async function main(): Promise<void> {
   const answer = await agentsAnswer(domainXml).catch((error: unknown) => recordsAnswer(domainXml, error));
   if (answer.refuse !== null) {
     say(answer.refuse.message);
-    process.exit(1);
+    process.exit(exit.refused);
   }
-  if (operation === 'prepare') await mark(domainXml);
-  if (answer.xml !== null) process.stdout.write(answer.xml, () => process.exit(0));
-  else process.exit(0);
+  if (answer.xml !== null) process.stdout.write(answer.xml, () => process.exit(exit.goOn));
+  else process.exit(exit.goOn);
 }
 
 async function agentsAnswer(domainXml: string): Promise<HookAnswer> {
@@ -56,14 +58,6 @@ async function recordsAnswer(domainXml: string, why: unknown): Promise<HookAnswe
   return answer;
 }
 
-/** From now until the agent has armed it, the guest writes to one copy alone. */
-async function mark(domainXml: string): Promise<void> {
-  const uuid = /<uuid>([0-9a-f-]{36})<\/uuid>/i.exec(domainXml)?.[1]?.toLowerCase();
-  if (uuid === undefined) return;
-  const { markStart } = await import('../store/start-marker.ts');
-  await markStart(storePath, uuid);
-}
-
 async function readStdin(): Promise<string> {
   process.stdin.setEncoding('utf8');
   let text = '';
@@ -71,9 +65,9 @@ async function readStdin(): Promise<string> {
   return text;
 }
 
-function goOn(reason: string): never {
-  say(`${operation} of ${domain} goes on unchecked: ${reason}`);
-  process.exit(0);
+function undecided(reason: string): never {
+  say(reason);
+  process.exit(exit.undecided);
 }
 
 function say(text: string): void {

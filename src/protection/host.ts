@@ -14,8 +14,8 @@ import type { EventLog } from '../store/event-log.ts';
 import type { RecordStore } from '../store/record-store.ts';
 import { lastStart } from '../store/start-marker.ts';
 import { imageName } from '../storage/image.ts';
-import { writeStaleSources } from './starts/stale-sources.ts';
-import { answerHook, type HookAnswer } from './starts/hook-answer.ts';
+import type { HookAnswer } from './starts/hook-answer.ts';
+import { StartGuard } from './starts/start-guard.ts';
 import { StartWatch, type FailedStart } from './starts/start-watch.ts';
 import { LiveDomain } from './live-domain.ts';
 import type { ProtectionEvent } from './model.ts';
@@ -57,8 +57,7 @@ export class Host {
   readonly definitions: Definitions;
   readonly #protectors = new Map<string, Protector>();
   readonly #starts: StartWatch;
-  /** One write of the list after the other. */
-  #staleSources: Promise<void> = Promise.resolve();
+  readonly #guard: StartGuard;
   #claiming: Promise<unknown> = Promise.resolve();
   /** How many disks were protected when a record was last changed. */
   #claims = 0;
@@ -77,6 +76,12 @@ export class Host {
         if (protector !== null) await startFailed(protector, start);
       },
     });
+    this.#guard = new StartGuard({
+      storePath: config().store,
+      log,
+      records: () => this.protectors().map(({ record }) => record),
+      lookUpDeadlineMs: () => config().mirror.timeoutMs,
+    });
     this.#shared = {
       store,
       events,
@@ -90,11 +95,12 @@ export class Host {
     };
   }
 
-  /** Reads the records, listens to libvirt, and looks at every running domain whenever libvirt is reached. */
+  /** Reads the records, listens to libvirt, and looks at every domain whenever libvirt is reached. */
   async start(): Promise<void> {
     for (const record of await this.#shared.store.all()) {
       this.#add(sinceStart(record, await lastStart(this.config().store, record.uuid)));
     }
+    this.#guard.recordsChanged();
     const { events } = this.session;
     await events.onLifecycle(({ domain, event, detail }) => this.#onLifecycle(domain, event, detail));
     await events.onQemuMonitorEvent(({ domain, event, seconds, micros, details }) => {
@@ -203,12 +209,7 @@ export class Host {
 
   /** From memory alone: libvirt holds the domain locked while it waits for this. */
   answerHook(operation: string, domainXml: string): HookAnswer {
-    const answer = answerHook(
-      this.protectors().map(({ record }) => record),
-      operation,
-      domainXml,
-      true,
-    );
+    const answer = this.#guard.answer(operation, domainXml);
     const { name, uuid } = parseDomain(domainXml);
     if (answer.refuse === null) this.#starts.passed(operation, uuid);
     else {
@@ -229,7 +230,7 @@ export class Host {
   async close(): Promise<void> {
     this.#starts.close();
     await Promise.all([...this.#protectors.values()].map((protector) => protector.close()));
-    await this.#staleSources;
+    await this.#guard.close();
   }
 
   #add(record: DomainRecord): Protector {
@@ -290,8 +291,9 @@ export class Host {
   /** A definition that could not be followed does not keep the domain from being protected by its record. */
   async #follow({ uuid, name }: { uuid: string; name: string }): Promise<void> {
     try {
+      const definition = await this.definitions.read(uuid);
+      if (definition !== null) this.#guard.defined(definition.domain);
       if (!this.#protectors.has(uuid)) {
-        const definition = await this.definitions.read(uuid);
         const problem = definition?.domain.declarationProblem ?? null;
         if (problem !== null)
           this.log.warn('the declaration can not be read', { domain: name, error: errorText(problem) });
@@ -318,19 +320,10 @@ export class Host {
   }
 
   #recordChanged(): void {
-    this.#listStaleSources();
+    this.#guard.recordsChanged();
     const claims = this.protectors().flatMap(({ record }) => record.disks).length;
     if (claims < this.#claims) this.#followContested();
     this.#claims = claims;
-  }
-
-  #listStaleSources(): void {
-    const records = this.protectors().map(({ record }) => record);
-    this.#staleSources = this.#staleSources
-      .then(() => writeStaleSources(this.config().store, records))
-      .catch(
-        (error: unknown) => void this.log.warn('the stale sources could not be listed', { error: errorText(error) }),
-      );
   }
 
   #inBackground(ref: { name: string }, work: Promise<void>): void {

@@ -1,5 +1,5 @@
 import { mkdir, readdir, readFile, rm } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { z } from 'zod';
 import { CdpError } from '../errors.ts';
 import { syncFolder, writeDurably } from './durable-file.ts';
@@ -25,8 +25,21 @@ export class RecordStore<Schema extends z.ZodType> {
 
   /** All records. @throws CdpError `record-invalid` naming the file: a record that can't be understood must not be guessed. */
   async all(): Promise<z.infer<Schema>[]> {
-    const names = (await readdir(this.#folder)).filter((name) => name.endsWith('.json'));
-    return Promise.all(names.map((name) => this.#read(join(this.#folder, name))));
+    return Promise.all((await this.#names()).map((name) => this.#read(join(this.#folder, name))));
+  }
+
+  /** All records that can be read, and of the others the UUIDs, with what is wrong. */
+  async readable(): Promise<{ records: z.infer<Schema>[]; unreadable: Map<string, Error> }> {
+    const records: z.infer<Schema>[] = [];
+    const unreadable = new Map<string, Error>();
+    for (const name of await this.#names()) {
+      try {
+        records.push(await this.#read(join(this.#folder, name)));
+      } catch (error) {
+        unreadable.set(basename(name, '.json'), error as Error);
+      }
+    }
+    return { records, unreadable };
   }
 
   /** Durable when it returns. */
@@ -37,6 +50,10 @@ export class RecordStore<Schema extends z.ZodType> {
   async remove(uuid: string): Promise<void> {
     await rm(this.#path(uuid), { force: true });
     await syncFolder(this.#folder);
+  }
+
+  async #names(): Promise<string[]> {
+    return (await readdir(this.#folder)).filter((name) => name.endsWith('.json'));
   }
 
   #path(uuid: string): string {

@@ -1,13 +1,15 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import { chmod, mkdir, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { build } from 'esbuild';
 import { installHookFile, renderHook } from '../../src/cli/hook-file.ts';
-import { newDiskRecord, type DomainRecord } from '../../src/protection/record.ts';
+import { domainRecordSchema, newDiskRecord, type DomainRecord } from '../../src/protection/record.ts';
+import { readNames, writeNames } from '../../src/protection/starts/name-table.ts';
 import { writeStaleSources } from '../../src/protection/starts/stale-sources.ts';
+import { RecordStore } from '../../src/store/record-store.ts';
 import type { Image } from '../../src/domain/image.ts';
 import { FakeAgent } from '../control/fake-agent.ts';
 
@@ -41,11 +43,11 @@ describe("libvirt's hook", () => {
   async function hook(
     operation: string,
     xml: string,
-    changes: { node?: string; socket?: string; deadlineMs?: number } = {},
+    changes: { node?: string; socket?: string; store?: string; deadlineMs?: number } = {},
   ) {
     const text = renderHook(await readFile('hooks/qemu', 'utf8'), changes.node ?? process.execPath, program, {
       socket: changes.socket ?? agent.socketPath,
-      store: folder,
+      store: changes.store ?? folder,
       hook: { deadlineMs: changes.deadlineMs ?? 5000 },
     });
     const script = join(folder, 'qemu');
@@ -70,16 +72,35 @@ describe("libvirt's hook", () => {
     });
   }
 
-  for (const operation of ['start', 'started', 'stopped', 'release', 'reconnect', 'attach']) {
-    it(`has no say in ${operation}`, async () => {
-      assert.deepEqual(await hook(operation, domainXml(declaration), missingNode), silence);
-    });
-  }
+  describe('has no say, whatever is broken, in', () => {
+    const brokenThings: Record<string, { xml?: string; node?: string; store?: string; socket?: string }> = {
+      'no node': { node: '/nonexistent/node' },
+      'a store that is no folder': { store: '/dev/null' },
+      'no store': { store: '/nonexistent/store' },
+      'no agent': { socket: '/nonexistent/sock' },
+      garbage: { xml: '\0\x01<<&&\\c%s$(exit 9)`exit 9`\n' },
+      'no XML': { xml: '' },
+      'a huge XML': { xml: domainXml(`${declaration}${"<disk type='file'/>\n".repeat(600_000)}`) },
+    };
+
+    for (const operation of ['start', 'started', 'stopped', 'release', 'reconnect', 'attach']) {
+      it(operation, async () => {
+        await writeFile(join(folder, 'domains', `${uuid}.json`), '{"policy": "strict"');
+        for (const [what, { xml = domainXml(declaration), ...changes }] of Object.entries(brokenThings))
+          assert.deepEqual(await hook(operation, xml, changes), silence, what);
+        await rm(join(folder, 'domains', `${uuid}.json`));
+        assert.deepEqual(agent.hookCalls, []);
+      });
+    }
+  });
 
   it('says so when node is missing for a protected domain, and lets it go on', async () => {
     const ended = await hook('prepare', domainXml(declaration), missingNode);
     assert.equal(ended.code, 0);
-    assert.match(ended.stderr, /cannot run \/nonexistent\/node .* prepare of web1 goes on unchecked/);
+    assert.match(
+      ended.stderr,
+      /\/nonexistent\/node .* can't be run .* prepare of web1 is judged by the list of stale copies/,
+    );
   });
 
   it('knows a domain by its record, even without a declaration', async () => {
@@ -137,13 +158,13 @@ describe("libvirt's hook", () => {
       `<devices><disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='${path}'/><target dev='vda' bus='virtio'/></disk></devices>`;
 
     afterEach(async () => {
-      for (const name of ['domains', 'starts', 'stale-sources'])
+      for (const name of ['domains', 'starts', 'stale-sources', 'real-names.json'])
         await rm(join(folder, name), { recursive: true, force: true });
       await mkdir(join(folder, 'domains'));
     });
 
-    async function record(change: (record: DomainRecord) => DomainRecord = (same) => same): Promise<void> {
-      const domain = change({
+    function web1(change: (record: DomainRecord) => DomainRecord): DomainRecord {
+      return change({
         version: 1,
         uuid,
         name: 'web1',
@@ -151,8 +172,12 @@ describe("libvirt's hook", () => {
         lastStart: null,
         disks: [newDiskRecord({ dev: 'vda', mirror: image('/m.img'), rebuild: null }, image('/p.img'), false)],
       });
-      await writeFile(join(folder, 'domains', `${uuid}.json`), JSON.stringify(domain));
-      await writeStaleSources(folder, [domain]);
+    }
+
+    async function record(change: (record: DomainRecord) => DomainRecord = (same) => same): Promise<void> {
+      const store = await RecordStore.open(folder, domainRecordSchema);
+      await store.save(uuid, web1(change));
+      await writeStaleSources(folder, [web1(change)]);
     }
 
     const failedOver = (domain: DomainRecord): DomainRecord => ({
@@ -184,6 +209,97 @@ describe("libvirt's hook", () => {
     it('lets a stranger on other storage go on without node', async () => {
       await record(failedOver);
       assert.deepEqual(await hook('prepare', domainXml(disk('/q.img')).replace(uuid, stranger), missingNode), silence);
+    });
+
+    it('knows it by any way of writing its path, and by the names that the agent has learnt', async () => {
+      await record(failedOver);
+      await writeNames(folder, new Map([['/links/web1', '/p.img']]));
+      await writeStaleSources(folder, [web1(failedOver)], await readNames(folder));
+      for (const path of ['//p.img', '/./p.img', '/a/../p.img', '/links/web1', '/links//web1']) {
+        const ended = await hook('prepare', domainXml(disk(path)).replace(uuid, stranger), down);
+        assert.equal(ended.code, 1, path);
+        assert.match(ended.stderr, /stale copy of web1's vda/);
+      }
+    });
+
+    it('refuses a volume that bears the name of a stale copy', async () => {
+      await record(failedOver);
+      const volume = disk('')
+        .replace("type='file'", "type='volume'")
+        .replace("file=''", "pool='default' volume='p.img'");
+      const ended = await hook('prepare', domainXml(volume).replace(uuid, stranger), down);
+      assert.equal(ended.code, 1);
+      assert.match(ended.stderr, /the volume 'p.img' of pool 'default', bears the name of '\/p.img', a stale copy/);
+    });
+
+    it('refuses a domain whose own record can not be read, and names the file; others go on', async () => {
+      await record(failedOver);
+      const file = join(folder, 'domains', `${uuid}.json`);
+      await writeFile(file, '{');
+      const ended = await hook('prepare', domainXml(), down);
+      assert.equal(ended.code, 1);
+      assert.match(ended.stderr, /web1 can't start: which of its copies is current is not known/);
+      assert.ok(ended.stderr.includes(file), ended.stderr);
+      const other = domainXml(declaration).replace(uuid, stranger);
+      assert.equal((await hook('prepare', other, down)).code, 0);
+      const thief = domainXml(disk('/p.img')).replace(uuid, stranger);
+      const refused = await hook('prepare', thief, down);
+      assert.equal(refused.code, 1);
+      assert.match(refused.stderr, /'\/p.img' is a stale copy, and .* did not come to a decision/);
+    });
+
+    describe('and a node that can not judge', () => {
+      const crashes: Record<string, string> = {
+        'is missing': '',
+        'fails with a code that means something to others': '#!/bin/sh\ncat >/dev/null\nexit 1\n',
+        'is killed': '#!/bin/sh\nkill -KILL $$\n',
+        'reads nothing': '#!/bin/sh\nexit 3\n',
+      };
+      for (const [what, text] of Object.entries(crashes)) {
+        it(`because it ${what}: goes by the list of stale copies, and by the policy`, async () => {
+          const node = join(folder, 'node');
+          if (text !== '') await writeFile(node, text, { mode: 0o755 });
+          await record(failedOver);
+          const thief = domainXml(disk('/p.img')).replace(uuid, stranger);
+          for (const xml of [domainXml(disk('/p.img')), thief]) {
+            const ended = await hook('prepare', xml, { node });
+            assert.equal(ended.code, 1);
+            assert.match(ended.stderr, /web1 can't start: '\/p.img' is a stale copy/);
+          }
+          assert.equal((await hook('prepare', domainXml(disk('/m.img')), { node })).code, 0);
+          assert.match(await readFile(join(folder, 'starts', uuid), 'utf8'), /^[0-9a-f-]{36}\n$/);
+          await record((domain) => ({ ...domain, policy: 'strict' }));
+          const strict = await hook('prepare', domainXml(disk('/p.img')), { node });
+          assert.equal(strict.code, 1);
+          assert.match(strict.stderr, /policy is strict/);
+          await rm(node, { force: true });
+        });
+      }
+    });
+
+    it('leaves a mark of each start that goes on, agent up or down, and of no other', async () => {
+      const mark = join(folder, 'starts', uuid);
+      await record();
+      await hook('prepare', domainXml(disk('/p.img')));
+      const first = await readFile(mark, 'utf8');
+      await hook('prepare', domainXml(disk('/p.img')), down);
+      const second = await readFile(mark, 'utf8');
+      assert.notEqual(first, second);
+      await hook('restore', domainXml(disk('/p.img')));
+      agent.onHook = () => ({ refuse: { message: 'no' }, xml: null });
+      await hook('prepare', domainXml(disk('/p.img')));
+      assert.equal(await readFile(mark, 'utf8'), second);
+      await hook('prepare', domainXml(disk('/p.img')).replace(uuid, stranger), down);
+      await hook('prepare', domainXml(declaration).replace(uuid, stranger), down);
+      assert.deepEqual(await readdir(join(folder, 'starts')), [uuid]);
+    });
+
+    it('refuses a start that it can not mark', async () => {
+      await record();
+      await writeFile(join(folder, 'starts'), 'no folder');
+      const ended = await hook('prepare', domainXml(disk('/p.img')));
+      assert.equal(ended.code, 1);
+      assert.match(ended.stderr, /web1 can't start: that it starts can't be noted/);
     });
 
     it('marks each start, and takes the mirror for stale after a start that the record does not know', async () => {
@@ -226,7 +342,7 @@ describe("libvirt's hook", () => {
     const ended = await hook('prepare', domainXml(declaration), { socket, deadlineMs: 100 });
     silent.close();
     assert.equal(ended.code, 0);
-    assert.match(ended.stderr, /goes on/);
+    assert.match(ended.stderr, /prepare of web1 (goes on by its records|is judged by the list of stale copies)/);
   });
 });
 

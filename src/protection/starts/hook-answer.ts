@@ -1,8 +1,12 @@
+import { posix } from 'node:path';
 import { parseDomain, type Domain } from '../../domain/domain.ts';
 import { withDiskImage } from '../../domain/edit.ts';
 import type { Image } from '../../domain/image.ts';
 import { imageName, sameStorage } from '../../storage/image.ts';
-import type { DiskRecord, DomainRecord } from '../record.ts';
+import { pathOf } from '../../storage/path.ts';
+import type { DomainRecord } from '../record.ts';
+import type { Same } from './name-table.ts';
+import { staleCopies, type StaleCopy } from './stale-sources.ts';
 
 /** What libvirt's hook is to do. */
 export interface HookAnswer {
@@ -23,59 +27,85 @@ export function answerHook(
   operation: string,
   domainXml: string,
   agentIsUp: boolean,
+  same: Same = sameStorage,
 ): HookAnswer {
   switch (operation) {
     case 'prepare':
-      return judgeStart(records, parseDomain(domainXml), agentIsUp);
+      return judgeStart(records, parseDomain(domainXml), agentIsUp, same);
     case 'restore':
     case 'migrate':
-      return onCurrentCopies(records, domainXml);
+      return onCurrentCopies(records, operation, domainXml, same);
     default:
       return goOn;
   }
 }
 
-function judgeStart(records: DomainRecord[], domain: Domain, agentIsUp: boolean): HookAnswer {
-  const record = records.find(({ uuid }) => uuid === domain.uuid);
+function judgeStart(records: DomainRecord[], domain: Domain, agentIsUp: boolean, same: Same): HookAnswer {
+  const record = ownRecord(records, domain);
   const problem =
-    staleSource(records, domain) ??
-    (record === undefined ? null : (mirrorStart(record, domain) ?? strictProblem(record, agentIsUp)));
-  return problem === null ? goOn : { ...goOn, refuse: { message: `${domain.name} can't start: ${problem}` } };
+    staleSource(records, domain, same) ??
+    staleVolume(records, domain) ??
+    (record === undefined
+      ? null
+      : (unknownSource(record, domain) ?? mirrorStart(record, domain, same) ?? strictProblem(record, agentIsUp)));
+  return problem === null ? goOn : refusal(domain, 'start', problem);
+}
+
+function ownRecord(records: DomainRecord[], domain: Domain): DomainRecord | undefined {
+  return records.find(({ uuid }) => uuid === domain.uuid);
+}
+
+function refusal({ name }: Domain, verb: string, problem: string): HookAnswer {
+  return { ...goOn, refuse: { message: `${name} can't ${verb}: ${problem}` } };
 }
 
 /** A disk of the domain is somebody's stale copy, whoever asks: a redefined domain, a new UUID, another name. */
-export function staleSource(records: DomainRecord[], { disks }: Domain): string | null {
+export function staleSource(records: DomainRecord[], { disks }: Domain, same: Same = sameStorage): string | null {
+  const copies = staleCopies(records);
   for (const { dev, image } of disks) {
-    const found = image === null ? null : staleCopy(records, image);
-    if (image === null || found === null) continue;
-    const { record, disk, current } = found;
+    const copy = image === null ? undefined : copies.find((stale) => same(image, stale.image));
+    if (image !== null && copy !== undefined) return isStale(dev, image, copy);
+  }
+  return null;
+}
+
+function isStale(dev: string, image: Image, { record, disk, current }: StaleCopy): string {
+  return (
+    `its disk ${dev}, '${imageName(image)}', is a stale copy of ${record.name}'s ${disk.dev}; ` +
+    `the current one is '${imageName(current)}'. Type: virt-cdp start ${record.name}`
+  );
+}
+
+/** Only libvirt knows the path of a volume, and can't be asked now; but pools call a volume by the end of it. */
+function staleVolume(records: DomainRecord[], { disks }: Domain): string | null {
+  const copies = staleCopies(records);
+  for (const { dev, volume } of disks) {
+    const copy = copies.find(({ image }) => volume !== null && posix.basename(pathOf(image) ?? '') === volume.name);
+    if (volume === null || copy === undefined) continue;
+    const { record, disk, image, current } = copy;
     return (
-      `its disk ${dev}, '${imageName(image)}', is a stale copy of ${record.name}'s ${disk.dev}; ` +
-      `the current one is '${imageName(current)}'. Type: virt-cdp start ${record.name}`
+      `its disk ${dev}, the volume '${volume.name}' of pool '${volume.pool}', bears the name of '${imageName(image)}', a stale copy ` +
+      `of ${record.name}'s ${disk.dev} (the current one is '${imageName(current)}'). If it is another image, name it by its path, with type='file' or 'block'`
     );
   }
   return null;
 }
 
-function staleCopy(
-  records: DomainRecord[],
-  image: Image,
-): { record: DomainRecord; disk: DiskRecord; current: Image } | null {
-  for (const record of records) {
-    for (const disk of record.disks) {
-      const { primary, mirror } = disk;
-      if (!primary.current && sameStorage(image, primary.image)) return { record, disk, current: mirror.image };
-      if (!mirror.current && sameStorage(image, mirror.image)) return { record, disk, current: primary.image };
-      if (disk.retired.some((former) => sameStorage(image, former))) {
-        return { record, disk, current: (primary.current ? primary : mirror).image };
-      }
-    }
+/** A source that can't be compared with the copies may be the stale one. */
+function unknownSource(record: DomainRecord, { disks }: Domain): string | null {
+  for (const { dev, primary, mirror } of record.disks) {
+    const defined = disks.find((disk) => disk.dev === dev);
+    if (primary.current || defined?.image !== null || defined.unsupported === null) continue;
+    return (
+      `whether its disk ${dev} is a current copy can't be told (${defined.unsupported}), and its former primary is stale; ` +
+      `the current copy is '${imageName(mirror.image)}'. Type: virt-cdp start ${record.name}`
+    );
   }
   return null;
 }
 
 /** With both copies current a domain starts from its primary: a definition that names the mirror is behind. */
-function mirrorStart(record: DomainRecord, { disks }: Domain): string | null {
+function mirrorStart(record: DomainRecord, { disks }: Domain, same: Same): string | null {
   const behind = disks.find(({ dev, image }) =>
     record.disks.some(
       (disk) =>
@@ -83,7 +113,7 @@ function mirrorStart(record: DomainRecord, { disks }: Domain): string | null {
         disk.primary.current &&
         disk.mirror.current &&
         image !== null &&
-        sameStorage(image, disk.mirror.image),
+        same(image, disk.mirror.image),
     ),
   );
   return behind === undefined
@@ -103,13 +133,45 @@ function strictProblem({ name, policy, disks }: DomainRecord, agentIsUp: boolean
   );
 }
 
-/** The saved or migrated domain names the primary that it had; it goes on with the copy that is current. Nothing else changes. */
-function onCurrentCopies(records: DomainRecord[], domainXml: string): HookAnswer {
+/**
+ * The saved or migrated domain names the copies that it had; it goes on with those that are current, and nothing else changes. A copy of
+ * another domain is not exchanged: that domain may run on it.
+ */
+function onCurrentCopies(records: DomainRecord[], operation: string, domainXml: string, same: Same): HookAnswer {
   const domain = parseDomain(domainXml);
+  const own = ownRecord(records, domain);
+  const others = records.filter((record) => record !== own);
+  const problem =
+    staleSource(others, domain, same) ??
+    (own !== undefined && operation === 'restore' ? olderThanDisks(own, domain, same) : null);
+  if (problem !== null) return refusal(domain, operation === 'restore' ? 'be restored' : 'be taken in', problem);
   const moved = domain.disks.flatMap(({ dev, image }) => {
-    const found = image === null ? null : staleCopy(records, image);
-    return found === null ? [] : [{ dev, current: found.current }];
+    const disk = own?.disks.find((copies) => image !== null && copiesOf(copies).some((copy) => same(copy, image)));
+    const current = disk && (disk.primary.current ? disk.primary : disk.mirror).image;
+    return current === undefined || image === null || same(current, image) ? [] : [{ dev, current }];
   });
   if (moved.length === 0) return goOn;
   return { ...goOn, xml: moved.reduce((xml, { dev, current }) => withDiskImage(xml, dev, current), domainXml) };
+}
+
+/**
+ * The guest in a saved state believes its disks to be as it left them. The state names the QEMU that was saved; where a later one is
+ * known to have run on the copies, the guest would write over what it does not know of.
+ */
+function olderThanDisks(record: DomainRecord, { status, disks }: Domain, same: Same): string | null {
+  const older = record.disks.find(
+    (disk) =>
+      status !== null &&
+      disk.instance !== null &&
+      disk.instance !== status.instance &&
+      disks.some(({ image }) => image !== null && copiesOf(disk).some((copy) => same(copy, image))),
+  );
+  return older === undefined
+    ? null
+    : `its saved state is older than its disk ${older.dev}: the guest has run since, and would damage its file systems. ` +
+        `Type: virsh start --force-boot ${record.name}. If the disk was put back to that time too: virt-cdp unprotect ${record.name}, then restore`;
+}
+
+function copiesOf({ primary, mirror, retired }: DomainRecord['disks'][number]): Image[] {
+  return [primary.image, mirror.image, ...retired];
 }

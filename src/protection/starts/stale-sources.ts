@@ -1,35 +1,57 @@
-import { join } from 'node:path';
-import type { Source } from '../../domain/image.ts';
+import { join, posix } from 'node:path';
+import type { Image } from '../../domain/image.ts';
+import { escapeXml } from '../../domain/xml.ts';
 import { writeDurably } from '../../store/durable-file.ts';
-import type { DomainRecord } from '../record.ts';
+import { withPath } from '../../storage/path.ts';
+import type { DiskRecord, DomainRecord } from '../record.ts';
+import { pathsOf, type NameTable } from './name-table.ts';
 
-/**
- * Writes `stale-sources` in the store: a line for each stale copy of this host, a text that the XML of any domain on it contains.
- * hooks/qemu looks for them, so that a domain that knows nothing of us is not started from one either.
- */
-export async function writeStaleSources(storePath: string, records: DomainRecord[]): Promise<void> {
-  const stale = records.flatMap(({ disks }) =>
-    disks.flatMap(({ primary, mirror, retired }) => [
-      ...[primary, mirror].flatMap(({ current, image }) => (current ? [] : [image])),
-      ...retired,
-    ]),
-  );
-  const lines = stale.map(({ source }) => escapeXml(telltale(source)));
-  await writeDurably(join(storePath, 'stale-sources'), lines.map((line) => `${line}\n`).join(''));
+export interface StaleCopy {
+  record: DomainRecord;
+  disk: DiskRecord;
+  image: Image;
+  /** What is to be used in its place. */
+  current: Image;
 }
 
-function telltale(source: Source): string {
+/** Every image of this host's records that must not be started from. */
+export function staleCopies(records: DomainRecord[]): StaleCopy[] {
+  return records.flatMap((record) =>
+    record.disks.flatMap((disk) => {
+      const { primary, mirror, retired } = disk;
+      const current = (primary.current ? primary : mirror).image;
+      const stale = [primary, mirror].flatMap(({ current: isCurrent, image }) => (isCurrent ? [] : [image]));
+      return [...stale, ...retired].map((image) => ({ record, disk, image, current }));
+    }),
+  );
+}
+
+/**
+ * Writes `stale-sources` in the store: a line for each stale copy and each name of it, of texts that the XML of a domain on it
+ * contains, with a tab between them. hooks/qemu takes a domain for our business whose XML has the end of the first one, behind its
+ * last slash, since a path can be written in many ways; all of them whole is a stale copy beyond doubt.
+ */
+export async function writeStaleSources(
+  storePath: string,
+  records: DomainRecord[],
+  names: NameTable = new Map(),
+): Promise<void> {
+  const lines = staleCopies(records).flatMap(({ image }) => {
+    const paths = pathsOf(names, image);
+    const images = paths.length === 0 ? [image] : paths.map((path) => withPath(image, posix.normalize(path)));
+    return images.map((one) => telltales(one).map(escapeXml).join('\t'));
+  });
+  await writeDurably(join(storePath, 'stale-sources'), [...new Set(lines)].map((line) => `${line}\n`).join(''));
+}
+
+function telltales({ source }: Image): string[] {
   switch (source.kind) {
     case 'file':
     case 'block':
-      return source.path;
-    case 'nbd':
-      return 'socket' in source.server ? source.server.socket : source.server.host;
+      return [source.path];
+    case 'nbd': {
+      const server = 'socket' in source.server ? source.server.socket : source.server.host;
+      return source.exportName === '' ? [server] : [source.exportName, server];
+    }
   }
-}
-
-/** As libvirt writes attributes (util/virbuffer.c: virBufferEscapeString). */
-function escapeXml(text: string): string {
-  const entities: Record<string, string> = { '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;', "'": '&apos;' };
-  return text.replace(/[&<>"']/g, (character) => entities[character] ?? character);
 }

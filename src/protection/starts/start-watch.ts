@@ -12,7 +12,11 @@ const pollMs = 500;
 /** A start that takes longer has an administrator looking at it. */
 const watchMs = 5 * 60_000;
 
-const stateDeadlineMs = 5_000;
+/**
+ * While another program's hook holds the domain, libvirt does not answer, and a call that was given up would keep one of its workers all
+ * the same: one call waits for as long as the start is watched.
+ */
+const stateDeadlineMs = watchMs;
 
 /** A start that failed before the guest ran. */
 export interface FailedStart {

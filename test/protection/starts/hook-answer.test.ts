@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { answerHook } from '../../../src/protection/starts/hook-answer.ts';
 import type { DiskRecord, DomainRecord } from '../../../src/protection/record.ts';
+import { sameBy } from '../../../src/protection/starts/name-table.ts';
 import { parseImageUri } from '../../../src/storage/image.ts';
 import { look, record } from '../observations.ts';
 
@@ -58,6 +59,23 @@ describe('a start', () => {
   it('from an image that is no copy of ours goes on', () =>
     assert.equal(start(record.onlyMirror, xml({ source: '/elsewhere' })), null));
 
+  it('by another way to the same bytes is refused where the way is known', () => {
+    const same = sameBy(new Map([['/link', '/primary/vda']]));
+    const refuse = answerHook([recordWith(record.onlyMirror)], 'prepare', xml({ source: '//link' }), true, same).refuse;
+    assert.match(refuse?.message ?? '', /'\/\/link', is a stale copy/);
+  });
+
+  it('from a source that can not be compared is refused while the primary is stale', () => {
+    const volume = xml({ source: 'x' })
+      .replace("type='file'", "type='volume'")
+      .replace("file='x'", "pool='p' volume='x'");
+    assert.match(start(record.onlyMirror, volume) ?? '', /can't be told .* 'volume' is not supported.*nbd:\/\/backup1/);
+    assert.equal(start(record.onlyPrimary, volume), null);
+    const stranger = volume.replace(uuid, '11111111-0000-4000-8000-000000000001');
+    assert.equal(start(record.onlyMirror, stranger), null);
+    assert.match(start(record.onlyMirror, stranger.replace("volume='x'", "volume='vda'")) ?? '', /bears the name of/);
+  });
+
   it('with policy strict needs the agent, and a mirror that was not lost', () => {
     const source = xml({ source: '/primary/vda' });
     const unreachable = { ...record.onlyPrimary, mirror: { ...record.onlyPrimary.mirror, reachable: false } };
@@ -69,6 +87,46 @@ describe('a start', () => {
 });
 
 describe('a restore or a migration', () => {
+  const primaryXml = xml({ source: '/primary/vda' });
+  const savedBy = (instance: string, domainXml: string): string =>
+    domainXml.replace(
+      '<devices>',
+      `<metadata><s:status xmlns:s='https://virt-cdp.org/xmlns/state/1' instance='${instance}'/></metadata><devices>`,
+    );
+  const judge = (disk: DiskRecord, operation: string, domainXml: string) =>
+    answerHook([recordWith(disk)], operation, domainXml, true);
+
+  it('is on the primary when both copies are current, like a start', () => {
+    assert.deepEqual(judge(record.both, 'restore', primaryXml), { refuse: null, xml: null });
+    assert.equal(judge(record.both, 'restore', nbdXml).xml, primaryXml);
+  });
+
+  it('leaves an image that is no copy, such as an overlay', () =>
+    assert.deepEqual(judge(record.onlyMirror, 'restore', xml({ source: '/overlay' })), { refuse: null, xml: null }));
+
+  it('of another domain is not given the current copy, on which its owner may run: it is refused', () => {
+    const stranger = xml({ name: 'copy', id: '11111111-0000-4000-8000-000000000001', source: '/primary/vda' });
+    for (const operation of ['restore', 'migrate']) {
+      const { refuse, xml: changed } = judge(record.onlyMirror, operation, stranger);
+      assert.equal(changed, null);
+      assert.match(refuse?.message ?? '', /^copy can't be (restored|taken in): .* stale copy of web1's vda/);
+    }
+  });
+
+  it('of the state of the QEMU that last ran goes on; an older state is refused, and what to do is told', () => {
+    for (const disk of [record.both, record.onlyMirror]) {
+      assert.equal(judge(disk, 'restore', savedBy('boot/1', primaryXml)).refuse, null);
+      const { refuse } = judge(disk, 'restore', savedBy('boot/0', primaryXml));
+      assert.match(
+        refuse?.message ?? '',
+        /its saved state is older than its disk vda.*--force-boot web1.*unprotect web1/,
+      );
+    }
+    assert.equal(judge(record.both, 'migrate', savedBy('elsewhere/7', primaryXml)).refuse, null);
+    assert.equal(judge({ ...record.both, instance: null }, 'restore', savedBy('boot/0', primaryXml)).refuse, null);
+    assert.equal(judge(record.both, 'restore', savedBy('boot/0', xml({ source: '/overlay' }))).refuse, null);
+  });
+
   it('goes on with the current copy, and nothing else in the XML changes', () => {
     const { refuse, xml: changed } = answerHook(
       [recordWith(record.onlyMirror)],
