@@ -1,6 +1,6 @@
 import type { Side } from './model.ts';
 import type { Health } from './observation.ts';
-import type { DiskRecord } from './record.ts';
+import type { AtStop, DiskRecord } from './record.ts';
 
 const firstRetryMs = 500;
 const lastRetryMs = 30_000;
@@ -13,8 +13,8 @@ export class DiskMemory {
   copyFailed: string | null = null;
   /** Since the guest last ran the disk was moved off the nodes whose I/O had stopped it. */
   ioErrorIsPast = false;
-  /** The disk may have been written to since QEMU started, or was not booted by it. */
-  touched = false;
+  /** The record's, if the guest may not have written since QEMU booted; used up by the first try. */
+  atStop: AtStop | null = null;
   deltaPasses = 0;
   /** Why the last attempt to get on failed; null after a success. */
   trouble: string | null = null;
@@ -79,7 +79,7 @@ export class DiskMemory {
   /** The disk was unplugged; a device that is plugged in later has not counted the writes of before. */
   unplugged(): void {
     this.health = { primary: { is: 'unknown' }, mirror: { is: 'unknown' } };
-    this.touched = true;
+    this.atStop = null;
     this.trouble = null;
   }
 

@@ -31,12 +31,11 @@ export class DomainMemory {
     return this.#failing;
   }
 
-  /** Another QEMU runs now. `booted`: it has only just begun to, and not from a saved state. */
-  begin(devs: string[], booted: boolean): void {
+  /** Another QEMU runs now. */
+  begin(): void {
     this.#disks.clear();
     this.#failing.clear();
     this.#shutdownAtMs = null;
-    for (const dev of devs) this.of(dev).touched = !booted;
   }
 
   /** `disks` as last seen; `lost` is told of a copy that was not known to fail. */

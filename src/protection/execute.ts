@@ -115,7 +115,7 @@ const executors: Executors = {
     memoryOf(dev).unplugged();
   },
   requireUntouched: async (bench, { dev, qdev, node, image, fingerprint: expected }) => {
-    bench.memoryOf(dev).touched = true;
+    bench.memoryOf(dev).atStop = null;
     await requireNoWrites(bench.live.monitor, qdev, node);
     const found = await fingerprint(image, { deadlineMs: bench.probeDeadlineMs });
     if (found?.text !== expected) throw new Error(`'${imageName(image)}' was changed while the domain was stopped`);

@@ -1,7 +1,7 @@
 import type { Image } from '../domain/image.ts';
 import type { DiskGraph } from '../graph/view.ts';
 import type { Side } from './model.ts';
-import type { DiskRecord, DomainRecord } from './record.ts';
+import type { AtStop, DiskRecord, DomainRecord } from './record.ts';
 
 /** All that the planner may know: one look at one running domain. */
 export interface Observation {
@@ -45,8 +45,8 @@ export interface DiskObservation {
   /** The guest is stopped because I/O on this disk failed. */
   ioFailed: boolean;
   health: Record<Side, Health>;
-  /** As far as is known the guest has not written to the disk since this QEMU booted. */
-  untouched: boolean;
+  /** How the domain last stopped with both copies current, if the guest may not have written since. */
+  atStop: AtStop | null;
   /** Why libvirt's copy job of a rebuild ended without success; null if it did not. */
   copyFailed: string | null;
   /** The back-off since the last failed attempt on this disk has run out. */

@@ -59,7 +59,7 @@ export async function observe(
           !memory.ioErrorIsPast &&
           (domainMemory.failing.size > 0 ? domainMemory.failing.has(dev) : graph !== null && graph.ioStatus !== 'ok'),
         health: memory.health,
-        untouched: !memory.touched,
+        atStop: memory.atStop,
         copyFailed: memory.copyFailed,
         mayRetry: memory.retryInMs === 0,
         deltaPasses: memory.deltaPasses,

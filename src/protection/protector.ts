@@ -15,7 +15,7 @@ import type { Observation } from './observation.ts';
 import { observe } from './observe.ts';
 import { plan, withDisk } from './planner/plan.ts';
 import { RecordKeeper } from './record-keeper.ts';
-import { sinceStart, type DiskRecord, type DomainRecord, type DomainRecordSchema } from './record.ts';
+import { isFirstStart, sinceStart, type DiskRecord, type DomainRecord, type DomainRecordSchema } from './record.ts';
 import { diskStatus, domainStatus, goneRemark, recordedStatus, stateOf, unseenStatus, withRemark } from './status.ts';
 import type { Step } from './steps.ts';
 
@@ -113,19 +113,18 @@ export class Protector {
   }
 
   /**
-   * A QEMU of this domain runs, by the start of this name; it has been looked at when the promise is kept. `booted`: it has only
-   * just begun to, and not from a saved state.
+   * A QEMU of this domain runs, by the start of this name; it has been looked at when the promise is kept. `booted`: it
+   * has only just begun to, and not from a saved state.
    */
   async attach(live: LiveDomain, { start, booted }: { start: string | null; booted: boolean }): Promise<void> {
     this.#live = live;
     this.#last = null;
-    this.#memory.begin(
-      this.record.disks.map(({ dev }) => dev),
-      booted,
-    );
+    this.#memory.begin();
     live.monitor.onEvent((event) => this.#heard(event));
     if (booted) this.#noteStart();
     await this.#enqueue(async () => {
+      if (booted && this.#live === live && isFirstStart(this.record, start))
+        for (const { dev, atStop } of this.record.disks) this.memoryOf(dev).atStop = atStop;
       this.#keeper.take(sinceStart(this.record, start));
       await this.#turn();
     });

@@ -49,9 +49,9 @@ const diskRecordSchema = z.strictObject({
   /** The QEMU instance in which the disk was last seen: in another one, libvirt has opened the disk anew. */
   instance: z.string().nullable(),
   /**
-   * How the domain last stopped with both copies current; null if they were not, or are no longer as they were then. After a
-   * clean stop they are identical, after any other they may differ in what the guest was never told to be written. `primary` is
-   * the primary's fingerprint then.
+   * How the domain last stopped with both copies current; null if they were not. After a clean stop they are identical, after any
+   * other they may differ in what the guest was never told to be written. `primary` is the primary's fingerprint then. The next
+   * start uses it up, and only that one (isFirstStart).
    */
   atStop: z.strictObject({ clean: z.boolean(), primary: z.string() }).nullable(),
   /** libvirt's names of the primary's nodes when the domain was moved off it, topmost first: a rebuild needs them again. */
@@ -88,21 +88,8 @@ export const domainRecordSchema = z.strictObject({
 export type DomainRecordSchema = typeof domainRecordSchema;
 export type DomainRecord = z.infer<DomainRecordSchema>;
 export type DiskRecord = z.infer<typeof diskRecordSchema>;
-/**
- * The record in the light of a start that it may not know of: since then the guest has written to one copy alone, the
- * primary if both were current.
- */
-export function sinceStart(record: DomainRecord, start: string | null): DomainRecord {
-  if (start === record.lastStart) return record;
-  const disks = record.disks.map((disk) =>
-    disk.primary.current && disk.mirror.current
-      ? { ...disk, mirror: { ...disk.mirror, current: false, consistentAsOf: disk.since }, track: null }
-      : disk,
-  );
-  return { ...record, lastStart: start, disks };
-}
-
 export type CopyRecord = z.infer<typeof copyRecordSchema>;
+export type AtStop = NonNullable<DiskRecord['atStop']>;
 export type Intent = z.infer<typeof intentSchema>;
 
 /** A disk at the beginning of its protection: only the primary is current, and nothing is known of the mirror. */
@@ -126,4 +113,27 @@ export function newDiskRecord({ dev, mirror, rebuild }: DeclaredDisk, primary: I
     since: new Date().toISOString(),
     reason: null,
   };
+}
+
+/**
+ * The record in the light of a start that it may not know of: since then the guest has written to one copy alone, the primary if
+ * both were current.
+ */
+export function sinceStart(record: DomainRecord, start: string | null): DomainRecord {
+  if (start === record.lastStart) return record;
+  const disks = record.disks.map((disk) => ({
+    ...(disk.primary.current && disk.mirror.current
+      ? { ...disk, mirror: { ...disk.mirror, current: false, consistentAsOf: disk.since }, track: null }
+      : disk),
+    atStop: null,
+  }));
+  return { ...record, lastStart: start, disks };
+}
+
+/**
+ * Whether the hook saw this start, and it is the first since the record was written or read: in an earlier one the guest may have
+ * written, and the primary's fingerprint is not sure to tell. A power cut can take a file's time back, and leave what was written.
+ */
+export function isFirstStart({ lastStart }: DomainRecord, start: string | null): boolean {
+  return start !== null && start !== lastStart;
 }

@@ -5,6 +5,7 @@ import { parseImageUri } from '../../src/storage/image.ts';
 import type { SimulatedAgent } from './simulated-agent.ts';
 import type { SimulatedDomain } from './simulated-domain.ts';
 import { blockCount } from './simulated-qemu.ts';
+import { start } from './simulated-starts.ts';
 import { copyJob } from './simulated-steps.ts';
 
 /** What can happen to a domain at any instant, whether it is likely or not. */
@@ -13,7 +14,6 @@ export type Happening =
   | {
       what:
         | 'agent crashes'
-        | 'power fails'
         | 'domain starts'
         | 'user suspends'
         | 'stranger resumes'
@@ -25,6 +25,7 @@ export type Happening =
         | 'guest shuts down'
         | 'QEMU is killed';
     }
+  | { what: 'power fails'; definitionsLost: number }
   | { what: 'guest writes'; disk: number; block: number }
   | { what: 'guest flushes' | 'job goes on' | 'job fails' | 'epoch ages'; disk: number }
   | { what: 'copy fails' | 'copy heals' | 'server loses its cache'; disk: number; side: 'primary' | 'mirror' }
@@ -81,7 +82,6 @@ export const happening: fc.Arbitrary<Happening> = fc.oneof(
   {
     weight: 2,
     arbitrary: one(
-      'power fails',
       'domain starts',
       'domain starts',
       'user suspends',
@@ -92,6 +92,7 @@ export const happening: fc.Arbitrary<Happening> = fc.oneof(
       'QEMU is killed',
     ),
   },
+  { weight: 1, arbitrary: fc.record({ what: fc.constant('power fails' as const), definitionsLost: fc.nat(3) }) },
   { weight: 1, arbitrary: one('hold', 'release') },
   {
     weight: 4,
@@ -191,10 +192,10 @@ function eventOf(
     case 'power fails':
       return only(!somethingLost(domain) && !wasReset(domain), () => {
         agent.crash();
-        domain.losePower();
+        domain.losePower(Math.max(0, domain.definitions.length - 1 - happening.definitionsLost));
       });
     case 'domain starts':
-      return only(qemu === null, () => domain.start());
+      return only(qemu === null, () => void start(domain));
     case 'user suspends':
       return only(!agent.operating, () => domain.stop('user'));
     case 'guest is reset':
@@ -313,10 +314,10 @@ function wishOf(domain: SimulatedDomain, agent: SimulatedAgent, what: Wish, reco
 }
 
 /** A wish is durable at once, and ends every back-off. */
-function change(domain: SimulatedDomain, intentOf: (disk: DiskRecord) => Intent, dev?: string): void {
+export function change(domain: SimulatedDomain, intentOf: (disk: DiskRecord) => Intent, dev?: string): void {
   for (const disk of domain.record.disks) {
     if (dev === undefined || disk.dev === dev)
-      domain.record = withDisk(domain.record, { ...disk, intent: intentOf(disk) });
+      domain.save(withDisk(domain.record, { ...disk, intent: intentOf(disk) }));
     domain.memoryOf(disk.dev).mayRetry = true;
   }
 }

@@ -117,7 +117,7 @@ export function diskSeen(parts: DiskParts = {}): DiskObservation {
     xmlBehind: false,
     ioFailed: false,
     health: { primary: unknown, mirror: unknown },
-    untouched: false,
+    atStop: null,
     copyFailed: null,
     mayRetry: true,
     deltaPasses: 0,

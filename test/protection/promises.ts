@@ -74,7 +74,7 @@ function assertWhole(domain: SimulatedDomain, { dev, mirror }: DiskRecord): void
     return;
   const copy = domain.copyOf(mirror.image);
   assert.ok(
-    copy.holds(end.acknowledged) && [...copy.blocks.values()].every((version) => version <= end.lastTried),
+    copy.holds(end.acknowledged) && copy.content().every((version) => version <= end.lastTried),
     `the mirror of ${dev} is called whole as of ${mirror.consistentAsOf}, but it is not`,
   );
 }

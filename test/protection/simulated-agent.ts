@@ -17,12 +17,15 @@ const maxSteps = 300;
 export class SimulatedAgent {
   readonly trace: string[] = [];
   readonly #domain: SimulatedDomain;
+  readonly #assertTrue: (domain: SimulatedDomain) => void;
   #steps: Step[] = [];
   #disturbed = false;
   #failures = 0;
 
-  constructor(domain: SimulatedDomain) {
+  /** `assertTrue` is called whenever something happened. */
+  constructor(domain: SimulatedDomain, assertTrue = assertPromises) {
     this.#domain = domain;
+    this.#assertTrue = assertTrue;
   }
 
   get idle(): boolean {
@@ -39,7 +42,7 @@ export class SimulatedAgent {
     this.trace.push(what);
     this.#disturbed = true;
     event();
-    assertPromises(this.#domain);
+    this.#assertTrue(this.#domain);
   }
 
   crash(): void {
@@ -55,7 +58,7 @@ export class SimulatedAgent {
   /** Looks, or carries out the next step of what it planned. Answers whether there was anything to do. */
   advance(): boolean {
     const domain = this.#domain;
-    domain.memory ??= new Map();
+    domain.startAgent();
     if (domain.qemu === null) return false;
     if (this.#steps.length === 0) {
       const observation = domain.observe();
@@ -70,7 +73,7 @@ export class SimulatedAgent {
     }
     const step = this.#steps.shift();
     if (step !== undefined) this.#execute(step);
-    assertPromises(domain);
+    this.#assertTrue(domain);
     return true;
   }
 
@@ -102,7 +105,7 @@ export class SimulatedAgent {
       }
       for (const job of moving) domain.qemu?.progress(job);
       for (const { dev } of waiting) domain.memoryOf(dev).mayRetry = true;
-      assertPromises(domain);
+      this.#assertTrue(domain);
     }
     assert.fail(`no rest after ${maxLooks} looks`);
   }
@@ -128,7 +131,8 @@ export class SimulatedAgent {
     for (const disk of observation.disks) {
       const { state } = stateOf(observation, disk, null);
       if (state === 'protected') domain.memoryOf(disk.record.dev).mayRetry = true;
-      domain.record = withDisk(domain.record, { ...disk.record, state });
+      if (state !== disk.record.state)
+        domain.save(withDisk(domain.record, { ...disk.record, state, since: domain.now() }));
     }
   }
 }

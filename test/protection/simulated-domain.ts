@@ -4,43 +4,24 @@ import type { DiskGraph } from '../../src/graph/view.ts';
 import type { Side } from '../../src/protection/model.ts';
 import type { DiskObservation, Health, Observation, RunView } from '../../src/protection/observation.ts';
 import { withDisk } from '../../src/protection/planner/plan.ts';
-import { newDiskRecord, sinceStart, type DiskRecord, type DomainRecord } from '../../src/protection/record.ts';
-import { staleSource } from '../../src/protection/starts/hook-answer.ts';
-import { stale } from '../../src/protection/planner/surgery.ts';
+import {
+  isFirstStart,
+  newDiskRecord,
+  sinceStart,
+  type DiskRecord,
+  type DomainRecord,
+} from '../../src/protection/record.ts';
 import { imageName, parseImageUri, sameStorage, type Image } from '../../src/storage/image.ts';
+import { SimulatedMemory } from './simulated-memory.ts';
 import { Copy, Failed, Refused, SimulatedQemu, type Job } from './simulated-qemu.ts';
 import { graphOf, orphansOf } from './simulated-view.ts';
 
-/** What the agent knows of a disk besides; it is lost when the agent crashes. */
-export class SimulatedMemory {
-  health: Record<Side, Health> = { primary: { is: 'unknown' }, mirror: { is: 'unknown' } };
-  copyFailed: string | null = null;
-  deltaPasses = 0;
-  mayRetry = true;
-  /** The guest may have written since QEMU started. */
-  touched: boolean;
-  /** It was given another root since its I/O failed. */
-  movedOn = false;
-  readonly epochFlushes = new Map<string, number>();
-
-  constructor(touched: boolean) {
-    this.touched = touched;
-  }
-
-  /** A copy that answered and then failed again is asked again, and not at once. */
-  answerIsUsedUp(): void {
-    this.health = { primary: { is: 'unknown' }, mirror: { is: 'unknown' } };
-    this.mayRetry = false;
-  }
-
-  failed(side: Side | null): void {
-    this.mayRetry = false;
-    if (side !== null) this.health[side] = { is: 'failed', why: 'EIO', noSpace: false };
-  }
-}
-
 export interface Guest {
   acknowledged: Map<number, number>;
+  /** Of these, what no power cut may take. */
+  flushed: Map<number, number>;
+  /** What nobody flushed when QEMU ended: a new QEMU does not ask the storage for it either (QEMU, block/io.c: bdrv_co_flush). */
+  unasked: Map<number, number>;
   /** Failed, and not yet told to the guest: they are tried again after a resume. */
   pending: { block: number; version: number }[];
   flushes: number;
@@ -55,11 +36,16 @@ export class SimulatedDomain {
   readonly copies = new Map<string, Copy>();
   readonly guests = new Map<string, Guest>();
   readonly live = new Map<string, { image: Image; index: number }>();
-  readonly persistent = new Map<string, Image>();
+  /** libvirt's definition, and all those that a power cut may bring back. */
+  persistent: ReadonlyMap<string, Image>;
+  definitions: ReadonlyMap<string, Image>[];
   readonly agedEpochs = new Set<string>();
   /** How things were when QEMU last ended, by disk; `asOf` is what a mirror that was current then is called since. */
   readonly atEnd = new Map<string, { asOf: string | null; acknowledged: Map<number, number>; lastTried: number }>();
+  /** The record as the agent knows it, or with the agent down as its hook does. */
   record: DomainRecord;
+  /** What outlives a power cut. */
+  readonly kept: { record: DomainRecord; start: string | null };
   qemu: SimulatedQemu | null = null;
   paused: 'user' | 'unknown' | 'io-error' | null = null;
   marked = false;
@@ -75,13 +61,21 @@ export class SimulatedDomain {
   #version = 0;
   #sources = 0;
   #starts = 0;
-  #bootSeen = false;
 
   constructor(policy: Policy, devs: string[]) {
+    const defined = new Map<string, Image>();
     const disks = devs.map((dev): DiskRecord => {
       const [primary, mirror] = [parseImageUri(`/primary/${dev}`), parseImageUri(`/mirror/${dev}`)];
-      this.persistent.set(dev, primary);
-      this.guests.set(dev, { acknowledged: new Map(), pending: [], flushes: 0, dropped: new Set(), wrote: false });
+      defined.set(dev, primary);
+      this.guests.set(dev, {
+        acknowledged: new Map(),
+        flushed: new Map(),
+        unasked: new Map(),
+        pending: [],
+        flushes: 0,
+        dropped: new Set(),
+        wrote: false,
+      });
       return newDiskRecord({ dev, mirror, rebuild: null }, primary, false);
     });
     this.record = {
@@ -92,7 +86,10 @@ export class SimulatedDomain {
       lastStart: null,
       disks,
     };
-    this.start();
+    this.persistent = defined;
+    this.definitions = [defined];
+    this.kept = { record: this.record, start: null };
+    this.boot();
   }
 
   now(): string {
@@ -110,7 +107,7 @@ export class SimulatedDomain {
 
   memoryOf(dev: string): SimulatedMemory {
     const memory = this.memory ?? new Map<string, SimulatedMemory>();
-    const known = memory.get(dev) ?? new SimulatedMemory(!this.#bootSeen);
+    const known = memory.get(dev) ?? new SimulatedMemory();
     memory.set(dev, known);
     return known;
   }
@@ -126,30 +123,19 @@ export class SimulatedDomain {
     return this.record.disks.find((disk) => disk.dev === dev);
   }
 
-  /** `virsh start`, and where the hook refuses it `virt-cdp start`. The persistent XML may name a copy that is gone: then nothing starts. */
-  start(): void {
-    if (this.qemu !== null) return;
-    const disks = [...this.persistent].map(([dev, image]) => ({ dev, image }));
-    if (
-      staleSource([this.record], { name: 'web1', disks } as Parameters<typeof staleSource>[1]) !== null &&
-      !this.#prepareStart()
-    )
-      return;
-    if ([...this.persistent.values()].some((image) => this.copyOf(image).failing)) return;
-    const onMirror = this.record.disks.filter(({ dev, mirror }) =>
-      sameStorage(this.persistent.get(dev) ?? mirror.image, mirror.image),
-    );
-    for (const disk of onMirror)
-      this.record = withDisk(this.record, { ...disk, primary: stale(disk.primary, disk.since), track: null });
+  /** QEMU begins to run the domain as it is defined; an image that is gone lets nothing start. The hook has marked the start. */
+  boot(): boolean {
+    if ([...this.persistent.values()].some((image) => this.copyOf(image).failing)) return false;
+    this.#starts += 1;
+    this.memory?.clear();
+    if (this.memory !== null && isFirstStart(this.record, this.kept.start))
+      for (const { dev, atStop } of this.record.disks) this.memoryOf(dev).atStop = atStop;
     const before = this.record;
-    this.record = sinceStart(this.record, this.now());
+    this.record = sinceStart(this.record, this.kept.start);
     for (const { dev, mirror } of before.disks) {
       const end = this.atEnd.get(dev);
       if (end !== undefined && mirror.current) end.asOf = this.diskOf(dev)?.mirror.consistentAsOf ?? null;
     }
-    this.#starts += 1;
-    this.#bootSeen = this.memory !== null;
-    this.memory?.clear();
     const qemu = new SimulatedQemu();
     qemu.onBadChild = (node) => this.#badChild(node);
     qemu.onJobEnd = (job, end) => this.#jobEnded(job, end);
@@ -162,6 +148,7 @@ export class SimulatedDomain {
     this.qemu = qemu;
     this.paused = null;
     this.marked = false;
+    return true;
   }
 
   /** The guest flushes and shuts down; what is durable says whether its copies are identical. */
@@ -178,19 +165,50 @@ export class SimulatedDomain {
           ({ graph, health, record }) => isIdentical(record) && graph?.layout === 'pair' && isWell(health),
         )
       : [];
-    this.losePower();
+    this.endQemu();
     for (const { record } of pairs) {
       const atStop = { clean, primary: this.copyOf(record.primary.image).fingerprint };
-      this.record = withDisk(this.record, { ...record, state: 'stopped', since: this.now(), atStop });
+      this.save(withDisk(this.record, { ...record, state: 'stopped', since: this.now(), atStop }));
     }
   }
 
   /** Somebody writes to the primary while the domain does not run; of the mirror nobody can know yet. */
   editPrimary(dev: string, { primary, mirror }: DiskRecord): void {
     const version = ++this.#version;
-    this.copyOf(primary.image).write(0, version);
-    this.guests.get(dev)?.acknowledged.set(0, version);
+    const copy = this.copyOf(primary.image);
+    copy.write(0, version);
+    copy.flush();
+    copy.keepTime();
+    const { acknowledged, flushed } = this.guests.get(dev) ?? {};
+    acknowledged?.set(0, version);
+    flushed?.set(0, version);
     if (mirror.current) this.copyOf(mirror.image).lostUnseen = true;
+  }
+
+  /** QEMU ends, by whatever; an agent that is up records it. */
+  endQemu(): void {
+    this.#stop();
+    for (const copy of this.copies.values()) copy.keepTime();
+    if (this.memory === null) return;
+    const disks = this.record.disks.map((disk) => ({ ...disk, state: 'stopped' as const, since: this.now() }));
+    this.save({ ...this.record, disks });
+  }
+
+  /**
+   * The host loses power, and comes back without the agent. What nobody flushed is gone, files' times too, and libvirt's definition is
+   * one of those since the last that is sure to be durable.
+   */
+  losePower(definition = this.definitions.length - 1): void {
+    this.#stop();
+    this.loseAgent();
+    this.persistent = this.definitions[definition] ?? this.persistent;
+    this.definitions = [this.persistent];
+    for (const copy of this.copies.values()) copy.losePower();
+    for (const [dev, guest] of this.guests) {
+      guest.acknowledged = new Map(guest.flushed);
+      this.atEnd.delete(dev);
+    }
+    this.record = sinceStart(this.kept.record, this.kept.start);
   }
 
   /** The guest is reset: what waited to be tried again never will be. */
@@ -236,22 +254,29 @@ export class SimulatedDomain {
   /** The agent ends; another will know only what is durable. */
   loseAgent(): void {
     this.memory = null;
-    this.#bootSeen = false;
+    this.deaf = false;
   }
 
-  /** The host loses power: what is durable stays. */
-  losePower(): void {
-    this.qemu = null;
-    this.live.clear();
-    this.memory?.clear();
-    for (const [dev, guest] of this.guests) {
-      guest.pending = [];
-      this.atEnd.set(dev, { asOf: null, acknowledged: new Map(guest.acknowledged), lastTried: this.#version });
-    }
-    this.record = {
-      ...this.record,
-      disks: this.record.disks.map((disk) => ({ ...disk, state: 'stopped', since: this.now() })),
-    };
+  /** Another agent reads what is durable. */
+  startAgent(): void {
+    if (this.memory !== null) return;
+    this.memory = new Map();
+    this.record = sinceStart(this.kept.record, this.kept.start);
+  }
+
+  /** What the agent says of the domain from now on, durably. */
+  save(record: DomainRecord): void {
+    this.record = record;
+    this.kept.record = record;
+  }
+
+  /** libvirt saves a definition that names another image, without making sure of it. */
+  define(dev: string, image: Image): void {
+    this.persistent = new Map(this.persistent).set(dev, image);
+    const name = (images: ReadonlyMap<string, Image>): string => [...images.values()].map(imageName).join();
+    this.definitions = this.definitions
+      .filter((other) => name(other) !== name(this.persistent))
+      .concat(this.persistent);
   }
 
   /** libvirt opens another image for a disk, and will name it in the live XML. */
@@ -280,8 +305,13 @@ export class SimulatedDomain {
     const { qemu } = this;
     const guest = this.guests.get(dev);
     if (qemu?.devices.has(dev) !== true || !this.runs() || guest === undefined) return;
-    if (qemu.flush(qemu.device(dev).root)) guest.flushes += 1;
-    else this.#stopForError(dev);
+    if (!qemu.flush(qemu.device(dev).root)) {
+      this.#stopForError(dev);
+      return;
+    }
+    guest.flushes += 1;
+    for (const [block, version] of guest.acknowledged)
+      if (guest.unasked.get(block) !== version) guest.flushed.set(block, version);
   }
 
   runs(): boolean {
@@ -350,27 +380,17 @@ export class SimulatedDomain {
     this.stop('io-error');
   }
 
-  #prepareStart(): boolean {
-    for (const disk of this.record.disks) {
-      const side = (['primary', 'mirror'] as const).find(
-        (one) => disk[one].current && !this.copyOf(disk[one].image).failing,
+  #stop(): void {
+    this.qemu = null;
+    this.live.clear();
+    this.memory?.clear();
+    for (const [dev, guest] of this.guests) {
+      guest.pending = [];
+      guest.unasked = new Map(
+        [...guest.acknowledged].filter(([block, version]) => guest.flushed.get(block) !== version),
       );
-      if (side === undefined) return false;
-      if (side === 'mirror') {
-        const onMirror: DiskRecord = {
-          ...disk,
-          primary: stale(disk.primary, disk.since),
-          track: null,
-          exposedSince: disk.exposedSince ?? this.now(),
-        };
-        this.record = {
-          ...this.record,
-          disks: this.record.disks.map((other) => (other.dev === disk.dev ? onMirror : other)),
-        };
-      }
-      this.persistent.set(disk.dev, disk[side].image);
+      this.atEnd.set(dev, { asOf: null, acknowledged: new Map(guest.acknowledged), lastTried: this.#version });
     }
-    return true;
   }
 
   #runView(): RunView {
@@ -401,7 +421,7 @@ export class SimulatedDomain {
       xmlBehind: persistent !== undefined && sameStorage(persistent, other.image),
       ioFailed: this.paused === 'io-error' && graph !== null && graph.ioStatus !== 'ok' && !memory.movedOn,
       health: { ...memory.health },
-      untouched: !memory.touched,
+      atStop: memory.atStop,
       copyFailed: memory.copyFailed,
       mayRetry: memory.mayRetry,
       deltaPasses: memory.deltaPasses,

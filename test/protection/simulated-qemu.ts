@@ -14,8 +14,9 @@ export class Failed extends Error {}
 /** What a disk's copy holds: which version of each block, and what a crash of its server would take away. */
 export class Copy {
   readonly name: string;
-  readonly blocks = new Map<number, number>();
+  readonly #blocks = new Map<number, number>();
   #writes = 0;
+  #keptWrites = 0;
   readonly #unflushed = new Map<number, number>();
   /** Every I/O fails until it is healed. */
   failing = false;
@@ -33,14 +34,29 @@ export class Copy {
     return `${this.#writes}`;
   }
 
+  /** The file's time is durable from now on; its content is when it is flushed. */
+  keepTime(): void {
+    this.#keptWrites = this.#writes;
+  }
+
+  /** The host that has the file lost power. */
+  losePower(): void {
+    this.loseUnflushed();
+    this.#writes = this.#keptWrites;
+  }
+
+  content(): number[] {
+    return Array.from({ length: blockCount }, (_, block) => this.read(block));
+  }
+
   read(block: number): number {
-    return this.blocks.get(block) ?? 0;
+    return this.#blocks.get(block) ?? 0;
   }
 
   write(block: number, version: number): boolean {
     if (this.#fails()) return false;
     if (!this.#unflushed.has(block)) this.#unflushed.set(block, this.read(block));
-    this.blocks.set(block, version);
+    this.#blocks.set(block, version);
     this.#writes += 1;
     return true;
   }
@@ -52,12 +68,17 @@ export class Copy {
   }
 
   loseUnflushed(): void {
-    for (const [block, version] of this.#unflushed) this.blocks.set(block, version);
+    for (const [block, version] of this.#unflushed) this.#blocks.set(block, version);
     this.#unflushed.clear();
   }
 
   holds(acknowledged: Map<number, number>): boolean {
     return [...acknowledged].every(([block, version]) => this.read(block) >= version);
+  }
+
+  /** Even after a power cut. */
+  durablyHolds(acknowledged: Map<number, number>): boolean {
+    return [...acknowledged].every(([block, version]) => (this.#unflushed.get(block) ?? this.read(block)) >= version);
   }
 
   #fails(): boolean {

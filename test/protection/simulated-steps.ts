@@ -85,10 +85,10 @@ const executors: Executors = {
     const job = qemu.jobs.get(diskNames(dev).syncJob);
     if (job !== undefined) qemu.endJob(job, 'cancelled');
     for (const name of nodes) qemu.delete(name);
-    domain.memoryOf(dev).touched = true;
+    domain.memoryOf(dev).atStop = null;
   },
   requireUntouched: (domain, { dev, image, fingerprint }) => {
-    domain.memoryOf(dev).touched = true;
+    domain.memoryOf(dev).atStop = null;
     if (domain.guests.get(dev)?.wrote === true) throw new Failed('the guest has written since the start');
     if (domain.copyOf(image).fingerprint !== fingerprint)
       throw new Failed('the primary was changed while the domain was stopped');
@@ -190,6 +190,8 @@ const executors: Executors = {
     const job = jobOf(qemu, copyJob(dev));
     if (!job.ready) throw new Refused(`the job ${job.id} is not ready`);
     copyRest(qemu, job);
+    // As a mirror job does at its end (QEMU, block/mirror.c: mirror_run).
+    qemu.flush(job.to);
     const before = qemu.device(dev).root;
     const old = chain(qemu, job.device);
     qemu.endJob(job, 'completed');
@@ -200,22 +202,21 @@ const executors: Executors = {
     assert.ok(image !== undefined);
     domain.live.set(dev, { image: to, index: Number(/\d+/.exec(job.to)?.[0]) });
     const persistent = domain.persistent.get(dev);
-    if (persistent !== undefined && sameStorage(persistent, image)) domain.persistent.set(dev, to);
+    if (persistent !== undefined && sameStorage(persistent, image)) domain.define(dev, to);
   },
-  record: (domain, { record }) => {
-    domain.record = record;
-  },
+  record: (domain, { record }) => domain.save(record),
   defineSource: (domain, { dev, image }) => {
     if (domain.xmlFails) {
       domain.xmlFailed.add(dev);
       domain.memoryOf(dev).failed(null);
     } else {
       domain.xmlFailed.delete(dev);
-      domain.persistent.set(dev, image);
+      domain.define(dev, image);
     }
   },
   forget: (domain, { dev }) => {
-    domain.record = { ...domain.record, disks: domain.record.disks.filter((disk) => disk.dev !== dev) };
+    domain.definitions = [domain.persistent];
+    domain.save({ ...domain.record, disks: domain.record.disks.filter((disk) => disk.dev !== dev) });
   },
   note: () => undefined,
 };

@@ -4,6 +4,7 @@ import { withErrorPolicy, withMetadata, withoutMetadata } from '../../domain/edi
 import { isLibvirtError, libvirtErrorCode } from '../../libvirt/errors.ts';
 import type { LibvirtSession } from '../../libvirt/session.ts';
 import type { DomainRef } from '../../libvirt/types.ts';
+import { syncFolder } from '../../store/durable-file.ts';
 import type { DomainRecord } from '../record.ts';
 import { compare, type Comparison, type Restoration } from './compare.ts';
 
@@ -61,7 +62,10 @@ export class Definitions {
     if (ref.id >= 0) await this.#showDeclaration(ref, declaration);
   }
 
-  /** Takes a disk out of the declaration, and puts its former error policies back. */
+  /**
+   * Takes a disk out of the declaration, and puts its former error policies back; durably, because with its record gone nobody would
+   * know that an older definition, which a power cut brought back, names a stale copy.
+   */
   async undeclare(uuid: string, dev: string): Promise<void> {
     const definition = await this.read(uuid);
     if (definition === null) return;
@@ -75,6 +79,7 @@ export class Definitions {
         ? withErrorPolicy(xml, dev, previous)
         : xml,
     );
+    await keepDefinitions();
   }
 
   /** The XML is read with its secrets, which a definition without them would erase. */
@@ -91,6 +96,15 @@ export class Definitions {
       { uri: DECLARATION_URI, key: DECLARATION_KEY, xml, live: true, config: false },
       deadlineMs,
     );
+  }
+}
+
+/** libvirt fsyncs a definition, but not the folder that gives it its name (util/virfile.c: virFileRewrite). */
+async function keepDefinitions(): Promise<void> {
+  try {
+    await syncFolder('/etc/libvirt/qemu');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
   }
 }
 

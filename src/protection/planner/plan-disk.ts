@@ -172,7 +172,7 @@ function planPrimary(o: Observation, disk: PresentDisk): DiskPlan {
   if (disk.xmlBehind && disk.mayRetry) return steps({ step: 'defineSource', dev, image: record.primary.image });
   switch (record.intent.kind) {
     case 'remove':
-      return steps(...closeMirror(disk, primary), { step: 'forget', dev });
+      return disk.xmlBehind ? nothing : steps(...closeMirror(disk, primary), { step: 'forget', dev });
     case 'hold':
       return holdPrimary(disk, primary);
     case 'resync':
@@ -185,9 +185,9 @@ function planPrimary(o: Observation, disk: PresentDisk): DiskPlan {
     case 'failover':
     case 'rebuild':
       if (disk.obstacle !== null || graph.otherJob !== null) return nothing;
-      if (record.atStop?.clean === true) return planIdentical(disk, primary, record.atStop.primary);
+      if (disk.atStop?.clean === true) return planIdentical(disk, primary, disk.atStop.primary);
       if (graph.layout === 'primary' && strictlyParked(o, disk)) return surgery(wait(disk));
-      if (record.atStop !== null) return planCrashed(o, disk, primary, record.atStop.primary);
+      if (disk.atStop !== null && graph.syncJob === null) return planCrashed(o, disk, primary, disk.atStop.primary);
       return planSync(disk, {
         target: 'mirror',
         open: graph.mirrorOpen,
@@ -216,7 +216,6 @@ function planStarted(o: Observation, disk: PresentDisk, primary: PrimaryNodes, l
       primary: { ...record.primary, image: liveImage },
       mirror: stale(record.mirror, record.state === 'stopped' ? record.since : o.now),
       track: null,
-      atStop: same ? record.atStop : null,
       exposedSince: startsStrict ? (record.exposedSince ?? o.now) : record.exposedSince,
     },
   });
@@ -224,8 +223,7 @@ function planStarted(o: Observation, disk: PresentDisk, primary: PrimaryNodes, l
 
 /** The copies were identical when the domain stopped. If the guest has not written yet, they are armed as they are. */
 function planIdentical(disk: PresentDisk, primary: PrimaryNodes, fingerprint: string): DiskPlan {
-  const { graph, record, untouched, mayRetry } = disk;
-  if (!untouched) return steps({ step: 'recordDisk', record: { ...record, atStop: null } });
+  const { graph, record, mayRetry } = disk;
   if (graph.mirrorOpen) return surgery(armIdentical(disk, primary, fingerprint));
   return mayRetry
     ? steps({ step: 'openMirror', dev: record.dev, image: record.mirror.image, sizeBytes: graph.sizeBytes })
@@ -237,9 +235,8 @@ function planIdentical(disk: PresentDisk, primary: PrimaryNodes, fingerprint: st
  * guest's first write keeps the mirror whole as of the crash while it runs. Whether it was, is known only after it began.
  */
 function planCrashed(o: Observation, disk: PresentDisk, primary: PrimaryNodes, fingerprint: string): DiskPlan {
-  const { graph, record, untouched, mayRetry } = disk;
+  const { graph, record, mayRetry } = disk;
   const { dev, mirror } = record;
-  if (!untouched) return steps({ step: 'recordDisk', record: { ...record, atStop: null } });
   if (!mayRetry || o.migrating) return nothing;
   if (!graph.mirrorOpen) return steps({ step: 'openMirror', dev, image: mirror.image, sizeBytes: graph.sizeBytes });
   const bitmap = newBitmap(o);
@@ -251,7 +248,7 @@ function planCrashed(o: Observation, disk: PresentDisk, primary: PrimaryNodes, f
     { step: 'track', dev, node: from, bitmap, merged: [] },
     { step: 'startSnapshotSync', dev, from, to: diskNames(dev).mirror },
     { step: 'requireUntouched', dev, qdev: graph.qdev, node: from, image, fingerprint },
-    { step: 'recordDisk', record: { ...copying, atStop: null } },
+    { step: 'recordDisk', record: copying },
   );
 }
 
@@ -272,7 +269,8 @@ function planMirror(o: Observation, disk: PresentDisk): DiskPlan {
   }
   if (disk.ioFailed) return askAgain(disk, 'mirror');
   if (disk.xmlBehind && disk.mayRetry) return steps({ step: 'defineSource', dev, image: record.mirror.image });
-  if (record.intent.kind === 'remove') return steps(...removePark(disk), { step: 'forget', dev });
+  if (record.intent.kind === 'remove')
+    return disk.xmlBehind ? nothing : steps(...removePark(disk), { step: 'forget', dev });
   if (graph.layout === 'layered' || record.intent.kind === 'rebuild') return planRebuild(o, disk);
   return graph.primary !== null && graph.otherJob === null && disk.mayRetry
     ? steps({ step: 'closePrimary', dev, nodes: graph.primary.chain })
@@ -291,7 +289,6 @@ function planMirrorByLibvirt(o: Observation, disk: PresentDisk): DiskPlan {
         instance: o.instance,
         primary: stale(record.primary, record.state === 'stopped' ? record.since : o.now),
         track: null,
-        atStop: null,
         exposedSince: record.exposedSince ?? o.now,
       },
     });

@@ -5,6 +5,7 @@ import { writeDurably } from '../../store/durable-file.ts';
 import { withPath } from '../../storage/path.ts';
 import type { DiskRecord, DomainRecord } from '../record.ts';
 import { pathsOf, type NameTable } from './name-table.ts';
+import { staleImages } from './stale-images.ts';
 
 export interface StaleCopy {
   record: DomainRecord;
@@ -18,10 +19,8 @@ export interface StaleCopy {
 export function staleCopies(records: DomainRecord[]): StaleCopy[] {
   return records.flatMap((record) =>
     record.disks.flatMap((disk) => {
-      const { primary, mirror, retired } = disk;
-      const current = (primary.current ? primary : mirror).image;
-      const stale = [primary, mirror].flatMap(({ current: isCurrent, image }) => (isCurrent ? [] : [image]));
-      return [...stale, ...retired].map((image) => ({ record, disk, image, current }));
+      const current = (disk.primary.current ? disk.primary : disk.mirror).image;
+      return staleImages(disk).map((image) => ({ record, disk, image, current }));
     }),
   );
 }

@@ -3,6 +3,7 @@ import fc from 'fast-check';
 import { happen, happening, heal, type Happening } from '../happenings.ts';
 import { SimulatedAgent } from '../simulated-agent.ts';
 import { SimulatedDomain } from '../simulated-domain.ts';
+import { start } from '../simulated-starts.ts';
 
 const scenario = fc.record({
   policy: fc.constantFrom('available' as const, 'strict' as const),
@@ -30,7 +31,8 @@ function live({ policy, devs, protectedAtFirst, happenings }: Scenario): void {
     agent.trace.push('calm: everything heals');
     agent.finishPlan();
     heal(domain);
-    domain.start();
+    domain.startAgent();
+    if (domain.qemu === null) start(domain);
     agent.settle();
   } catch (error) {
     assert.fail(

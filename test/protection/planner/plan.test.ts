@@ -171,19 +171,19 @@ describe('plan', () => {
 
   describe('a domain that has just started', () => {
     const stopped = { ...record.both, instance: 'boot/0', state: 'stopped', since: '2026-01-01T00:00:00.000Z' } as const;
-    const identical = { ...record.onlyPrimary, track: null, atStop: { clean: true, primary: '17 4096 today' } };
-    const opened: DiskParts = { record: identical, graph: { ...graph.plain, mirrorOpen: true }, untouched: true };
-    const crashed: DiskParts = { ...opened, record: { ...identical, atStop: { clean: false, primary: '17 4096 today' } } };
+    const alone = { record: { ...record.onlyPrimary, track: null }, graph: { ...graph.plain, mirrorOpen: true } };
+    const opened: DiskParts = { ...alone, atStop: { clean: true, primary: '17 4096 today' } };
+    const crashed: DiskParts = { ...alone, atStop: { clean: false, primary: '17 4096 today' } };
     const copying: DiskRecord = { ...record.onlyPrimary, track: { bitmap: 'cdp-track-1', base: 'copying' } };
     const snapshotSync = (part: Parameters<typeof job>[0]): DiskGraph => ({ ...graph.exposed, mirrorOpen: true, syncJob: job({ type: 'backup', ...part }) });
     table([
       ['runs on the primary alone, and that is recorded', { record: stopped, graph: graph.plain }, 'record'],
       ['opens the mirror if both were identical', { ...opened, graph: graph.plain }, 'openMirror'],
       ['is armed without copying if the guest has not written yet', opened, `buildPark ${paused} requireUntouched compose addEpoch record ${resumed} note`],
-      ['is not, if it may have', { ...opened, untouched: false }, 'record'],
+      ['is not, if it may have', { ...opened, atStop: null }, 'record track startFullSync'],
       ['opens the mirror after a crash', { ...crashed, graph: graph.plain }, 'openMirror'],
       ['is copied as it was at the crash if the guest has not written yet', crashed, 'record track startSnapshotSync requireUntouched record'],
-      ['is copied as any other, if it may have', { ...crashed, untouched: false }, 'record'],
+      ['is copied as any other, if it may have', { ...crashed, atStop: null }, 'record track startFullSync'],
       ['has a whole mirror when that sync has ended well', { ...crashed, record: copying, graph: snapshotSync({ status: 'concluded' }) }, 'flush record dismissSync'],
       ['has none when it ended badly', { ...crashed, record: copying, graph: snapshotSync({ status: 'concluded', error: 'Input/output error' }) }, 'dismissSync'],
       ['has none when the mirror failed', { ...crashed, record: copying, graph: snapshotSync({ status: 'concluded' }), health: { primary: unknown, mirror: failed } }, 'dismissSync'],
