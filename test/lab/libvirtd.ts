@@ -87,6 +87,10 @@ export class Libvirtd {
     return join(this.root, 'etc/hooks');
   }
 
+  get running(): boolean {
+    return this.#daemon?.running === true;
+  }
+
   get pid(): number {
     if (this.#daemon === undefined) throw new Error('libvirtd is not running');
     return this.#daemon.pid;

@@ -58,10 +58,14 @@ const deeds: Deeds = {
   },
   killAgent: (world, { downMs }) => downAndUp(world, 'SIGKILL', downMs),
   stopAgent: (world, { downMs }) => downAndUp(world, 'SIGTERM', downMs),
-  restartLibvirtd: async ({ lab: { libvirtd } }, { signal, downMs }) => {
+  restartLibvirtd: async (world, { signal, downMs }) => {
+    if (world.libvirtdIsDown) return 'skipped: it is down';
+    const { libvirtd } = world.lab;
+    world.libvirtdIsDown = true;
     await libvirtd.stop(signal);
     await sleep(downMs);
     await libvirtd.restart();
+    world.libvirtdIsDown = false;
     return 'done';
   },
   killQemu: async (world, { domain }) => {

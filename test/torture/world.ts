@@ -66,6 +66,8 @@ export class World {
   readonly client: AgentClient;
   readonly domains: DomainInForce[] = [];
   readonly faults = new Map<NbdServer, FaultInForce>();
+  /** A deed restarts libvirtd. */
+  libvirtdIsDown = false;
   readonly #copies = new Map<string, Copy>();
   #made = 0;
 
@@ -148,6 +150,15 @@ export class World {
     return !(await this.state(name)).startsWith('shut off');
   }
 
+  /** libvirtd may crash by itself (9.0: at backup-begin, where a disk can't be read); systemd would start it again. */
+  async reviveLibvirtd(): Promise<void> {
+    const { libvirtd } = this.lab;
+    if (libvirtd.running || this.libvirtdIsDown) return;
+    this.libvirtdIsDown = true;
+    await libvirtd.restart();
+    this.libvirtdIsDown = false;
+  }
+
   /** Asks libvirt again as long as it is down. */
   async reached<T>(ask: () => Promise<T>): Promise<T> {
     const deadline = Date.now() + 20_000;
@@ -156,6 +167,7 @@ export class World {
         return await ask();
       } catch (error) {
         if (!/connect|End of file|connection/i.test(String(error)) || Date.now() > deadline) throw error;
+        await this.reviveLibvirtd();
         await sleep(200);
       }
     }
