@@ -156,10 +156,14 @@ export async function perform(world: World, deed: Deed): Promise<Outcome> {
   }
 }
 
-async function downAndUp({ agent }: World, signal: 'SIGKILL' | 'SIGTERM', downMs: number): Promise<Outcome> {
+async function downAndUp(world: World, signal: 'SIGKILL' | 'SIGTERM', downMs: number): Promise<Outcome> {
+  if (world.agentIsDown) return 'skipped: it is down';
+  const { agent } = world;
+  world.agentIsDown = true;
   await agent.kill(signal);
   await sleep(downMs);
   await agent.start();
+  world.agentIsDown = false;
   await waitForLibvirt(agent);
   return 'done';
 }

@@ -66,6 +66,8 @@ export class World {
   readonly client: AgentClient;
   readonly domains: DomainInForce[] = [];
   readonly faults = new Map<NbdServer, FaultInForce>();
+  /** A deed restarts the agent. */
+  agentIsDown = false;
   /** A deed restarts libvirtd. */
   libvirtdIsDown = false;
   readonly #copies = new Map<string, Copy>();
