@@ -38,6 +38,16 @@ export const surgeryMark = 'cdp-surgery';
 /** Bitmaps on a current copy: the blocks that the other, stale copy lacks. The suffix is unique to one outage. */
 export const trackPrefix = 'cdp-track-';
 
+export function trackName(startedAtMs: number, sizeBytes: number): string {
+  return `${trackPrefix}${startedAtMs}-${sizeBytes}`;
+}
+
+/** How large the disk was when the bitmap began; null if its name does not tell. */
+export function trackedSize(name: string): number | null {
+  const size = name.slice(trackPrefix.length).split('-')[1];
+  return size === undefined ? null : Number(size);
+}
+
 /** Bitmaps on the quorum node: what was written since, so that a copy that loses unflushed writes can be mended. */
 export const epochPrefix = 'cdp-epoch-';
 

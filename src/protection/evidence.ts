@@ -45,7 +45,10 @@ export const resetDamage: Failed = { is: 'failed', why: 'the guest was reset', n
 
 function sideOf(node: unknown, { graph, record }: DiskObservation): Side | null {
   if (node === diskNames(record.dev).mirror) return 'mirror';
-  return graph?.primary && graph.primary.chain.some((name) => name === node) ? 'primary' : null;
+  if (graph?.primary == null) return null;
+  const { chain, data } = graph.primary;
+  const own = graph.otherJob === null ? chain : chain.slice(chain.indexOf(data));
+  return own.some((name) => name === node) ? 'primary' : null;
 }
 
 /** How a job of ours ended, and which copy is to blame if it failed on its target. */

@@ -2,7 +2,18 @@ import assert from 'node:assert/strict';
 import { damageOf, type Damage } from '../../src/protection/planner/damage.ts';
 import { damageReport, jobReport, stoppedDisk } from '../../src/protection/evidence.ts';
 import type { QmpEvent } from '../../src/qmp/monitor.ts';
-import { answering, diskSeen, failed, full, graph, record, unknown, type DiskParts } from './observations.ts';
+import {
+  answering,
+  diskSeen,
+  failed,
+  full,
+  graph,
+  job,
+  primaryNodes,
+  record,
+  unknown,
+  type DiskParts,
+} from './observations.ts';
 
 const event = (name: string, data: QmpEvent['data']): QmpEvent => ({ event: name, timeMs: 0, data });
 const bad = (node: string, error?: string): QmpEvent =>
@@ -19,6 +30,13 @@ describe('damageReport', () => {
     assert.equal(damageReport(bad('#block123', 'Input/output error'), diskSeen()), null);
     assert.equal(damageReport(bad('cdp-vdb-mirror', 'Input/output error'), diskSeen()), null);
     assert.equal(damageReport(event('QUORUM_FAILURE', { reference: 'cdp-vda' }), diskSeen()), null);
+  });
+
+  it("blames nobody for the filter of a stranger's backup, also once it was seen over the primary", () => {
+    const primary = { ...primaryNodes, top: '#block123', chain: ['#block123', ...primaryNodes.chain] };
+    const underBackup = { graph: { ...graph.pair, primary, otherJob: job({ device: 'backup-vda', type: 'backup' }) } };
+    assert.equal(damageReport(bad('#block123', 'No space left on device'), diskSeen(underBackup)), null);
+    assert.equal(damageReport(bad('libvirt-1-format', 'Input/output error'), diskSeen(underBackup))?.side, 'primary');
   });
 
   it('says what failed, and whether the storage is full', () => {

@@ -239,7 +239,7 @@ function planCrashed(o: Observation, disk: PresentDisk, primary: PrimaryNodes, f
   const { dev, mirror } = record;
   if (!mayRetry || o.migrating) return nothing;
   if (!graph.mirrorOpen) return steps({ step: 'openMirror', dev, image: mirror.image, sizeBytes: graph.sizeBytes });
-  const bitmap = newBitmap(o);
+  const bitmap = newBitmap(o, graph);
   const { data: from } = primary;
   const image = record.primary.image;
   const copying: DiskRecord = { ...record, track: { bitmap, base: 'copying' } };

@@ -1,4 +1,4 @@
-import { diskNames } from '../../graph/names.ts';
+import { diskNames, trackedSize } from '../../graph/names.ts';
 import type { PrimaryNodes, TrackBitmap } from '../../graph/view.ts';
 import type { Side } from '../model.ts';
 import type { Observation } from '../observation.ts';
@@ -69,7 +69,9 @@ export function planSync(disk: PresentDisk, route: SyncRoute): DiskPlan {
   });
   const find = (bitmap: string | null): TrackBitmap | undefined =>
     graph.tracking.find(({ on, name }) => on === source && name === bitmap);
-  const tracked = find(track && track.bitmap);
+  // What a grown disk has at its end no bitmap has recorded.
+  const resized = track !== null && (trackedSize(track.bitmap) ?? graph.sizeBytes) !== graph.sizeBytes;
+  const tracked = resized ? undefined : find(track && track.bitmap);
   const pass = find(track && passBitmap(track.bitmap));
   const leftover = graph.tracking.filter((bitmap) => bitmap !== tracked && bitmap !== pass).map(untrack);
   const mixture = { ...record, [target]: { ...record[target], consistentAsOf: null } };
@@ -77,7 +79,7 @@ export function planSync(disk: PresentDisk, route: SyncRoute): DiskPlan {
   // What an earlier pass copied may have been lost with the connection: a copy that is opened again gets everything again.
   if (!route.open) return steps(...(pass === undefined ? [] : [untrack(pass)]), ...route.openSteps);
   if (track === null || tracked === undefined || track.base === 'copying') {
-    const bitmap = newBitmap(route.newBitmap);
+    const bitmap = newBitmap(route.newBitmap, graph);
     return steps(
       ...graph.tracking.map(untrack),
       { step: 'recordDisk', record: { ...mixture, track: { bitmap, base: 'copying' } } },

@@ -1,5 +1,5 @@
 import type { Image } from '../../domain/image.ts';
-import { diskNames, trackPrefix } from '../../graph/names.ts';
+import { diskNames, trackName } from '../../graph/names.ts';
 import { sameStorage } from '../../storage/image.ts';
 import type { DiskGraph, PrimaryNodes } from '../../graph/view.ts';
 import type { BitmapName } from '../../qmp/commands.ts';
@@ -114,7 +114,7 @@ export function degrade(
 ): Surgery {
   const { graph, record } = disk;
   const { dev } = record;
-  const bitmap = newBitmap(o);
+  const bitmap = newBitmap(o, graph);
   return {
     ...surgeryOn(disk),
     before: park(graph, dev),
@@ -139,7 +139,7 @@ export function failOver(o: Observation, disk: PresentDisk, primary: PrimaryNode
   const { graph, record } = disk;
   const { dev } = record;
   const { mirror } = diskNames(dev);
-  const bitmap = newBitmap(o);
+  const bitmap = newBitmap(o, graph);
   return {
     ...surgeryOn(disk),
     before: park(graph, dev),
@@ -209,7 +209,7 @@ export function adoptRebuilt(o: Observation, disk: PresentDisk, primary: Primary
     retired: [...record.retired, record.primary.image].filter((image) => !sameStorage(image, to)),
   };
   if (!graph.mirrorOpen) {
-    const bitmap = newBitmap(o);
+    const bitmap = newBitmap(o, graph);
     return {
       ...surgeryOn(disk),
       parked: [{ step: 'track', dev, node: primary.data, bitmap, merged: [] }],
@@ -284,9 +284,9 @@ export function stale(copy: CopyRecord, consistentAsOf: string | null): CopyReco
   return copy.current ? { ...copy, current: false, consistentAsOf } : copy;
 }
 
-/** A name that no earlier outage had. */
-export function newBitmap(o: Observation): string {
-  return `${trackPrefix}${Date.parse(o.now)}`;
+/** A name that no earlier outage had, and which tells whether the disk was resized since. */
+export function newBitmap(o: Observation, { sizeBytes }: DiskGraph): string {
+  return trackName(Date.parse(o.now), sizeBytes);
 }
 
 /** The bitmap of the delta passes onto a copy as long as it stays open. */

@@ -113,6 +113,7 @@ describe('plan', () => {
       ['gets deltas while much is left', { ...syncing, graph: { ...graph.exposed, mirrorOpen: true, tracking: pass('primary', 5 * 1024 * 1024) } }, 'startDelta'],
       ['is armed after enough passes although much is left', { ...syncing, deltaPasses: 8, graph: { ...graph.exposed, mirrorOpen: true, tracking: pass('primary', 5 * 1024 * 1024) } }, `flush ${paused} finishDelta flush compose addEpoch record ${resumed} ${armed}`],
       ['is closed when it fails', { ...syncing, health: { primary: unknown, mirror: failed } }, 'closeMirror'],
+      ['is copied in full when the disk was resized since', { ...syncing, record: { ...record.onlyPrimary, track: { bitmap: 'cdp-track-1-4096', base: 'whole' } }, graph: { ...graph.exposed, mirrorOpen: true, tracking: [{ name: 'cdp-track-1-4096', on: 'primary', dirtyBytes: 0 }] } }, 'untrack record track startFullSync'],
       ['is copied in full when its bitmap is gone', { ...syncing, graph: { ...graph.plain, mirrorOpen: true, parkReady: true } }, 'record track startFullSync'],
       ['is copied in full after a snapshot moved the disk to another image', { ...syncing, liveImage: newImage }, 'record'],
       ['is never trusted when the domain started on the primary alone', { graph: graph.plain }, 'record'],
