@@ -59,7 +59,7 @@ export class SimulatedAgent {
   advance(): boolean {
     const domain = this.#domain;
     domain.startAgent();
-    if (domain.qemu === null) return false;
+    if (domain.qemu === null || domain.record.disks.length === 0) return false;
     if (this.#steps.length === 0) {
       const observation = domain.observe();
       this.#steps = plan(observation);

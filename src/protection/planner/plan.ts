@@ -18,8 +18,10 @@ export function plan(o: Observation): Step[] {
   );
   if (surgeries.length > 0) return underOnePause(o, surgeries);
   const steps = plans.flatMap((disk) => (disk.kind === 'steps' ? disk.steps : []));
-  if (steps.length > 0) return withRecords(o.record, steps);
   const end = endOfPause(o);
+  // Nobody would end the pause of a domain that has no record any more.
+  const forgets = steps.some(({ step }) => step === 'forget');
+  if (steps.length > 0 && !(forgets && end.length > 0)) return withRecords(o.record, steps);
   return end.length > 0 ? end : idleParks(o);
 }
 

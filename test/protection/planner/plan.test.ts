@@ -280,6 +280,8 @@ describe('plan', () => {
       ['of a rebuild, before the pivot', { ...withIntent(onMirror, rebuildToNew), graph: { ...graph.parked, primary: null, layers: ['libvirt-1-format'], otherJob: job({ ready: true }) } }, 'park pivot', crashed],
       ['with a delta under way: it is cancelled first', { ...nearlyDone, graph: { ...graph.parked, syncJob: job({ type: 'backup' }) } }, 'cancelSync', crashed],
       ['after the resume: the mark is taken away', {}, 'unmarkSurgery', { surgeryMarked: true }],
+      ['of a disk that is to be forgotten: the guest goes on before its record is gone', withIntent({ record: record.onlyPrimary, graph: graph.plain }, { kind: 'remove' }), 'resume unmarkSurgery', crashed],
+      ['of a suspended one: the mark goes before the record', withIntent({ record: record.onlyPrimary, graph: graph.plain }, { kind: 'remove' }), 'unmarkSurgery', { run: 'suspended', surgeryMarked: true }],
       ['before the resume: the guest goes on', {}, 'resume unmarkSurgery', crashed],
     ]);
   });
