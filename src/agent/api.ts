@@ -1,10 +1,12 @@
 import type { Action, ActionArguments, AgentApi } from '../control/api.ts';
-import { CdpError } from '../errors.ts';
+import { CdpError, UsageError } from '../errors.ts';
 import type { Host } from '../protection/host.ts';
 import type { DomainStatus } from '../protection/model.ts';
 import { failover, hold, rebuild, release, resync } from '../protection/requests/moves.ts';
 import { protect } from '../protection/requests/protect.ts';
 import type { Protector } from '../protection/protector.ts';
+import type { PolicyFolder } from '../protection/rules/policy-folder.ts';
+import type { RuleKeeper } from '../protection/rules/rule-keeper.ts';
 import { start } from '../protection/requests/start.ts';
 import { unprotect } from '../protection/requests/unprotect.ts';
 
@@ -43,7 +45,7 @@ function onProtected<Args>(
 }
 
 /** The agent's side of src/control. */
-export function agentApi(host: Host): AgentApi {
+export function agentApi(host: Host, policies: PolicyFolder, rules: RuleKeeper): AgentApi {
   return {
     domains: async (all) => {
       const protectedOnes = host.protectors().map((protector) => protector.status(blindness(host)));
@@ -52,9 +54,11 @@ export function agentApi(host: Host): AgentApi {
     domain: async (name) => (await protectorNamed(host, name)).status(blindness(host)),
     act: async (name, action, args) => {
       await host.reached();
+      if (action === 'unprotect') await requireNoRule(host, policies, name);
       const { protector, message, warnings } = await carriers[action](host, name, args);
       return { message, warnings, status: protector.record.disks.length > 0 ? protector.status() : null };
     },
+    policies: () => ({ folder: policies.folder, files: policies.files, refusals: rules.refusals }),
     hook: ({ operation, domainXml }) => host.answerHook(operation, domainXml),
     eventsSince: (since) => host.events.since(since),
     followEvents: (listener) => host.events.follow(listener),
@@ -63,6 +67,19 @@ export function agentApi(host: Host): AgentApi {
 
 function blindness(host: Host): string | null {
   return host.session.state === 'connected' ? null : 'libvirt does not answer';
+}
+
+/** What a rule protects would be protected again at once. */
+async function requireNoRule(host: Host, policies: PolicyFolder, name: string): Promise<void> {
+  const { record } = await protectorNamed(host, name);
+  const rule = policies.ruleFor(record.name);
+  if (rule === null || !record.disks.some(({ dev }) => rule.mirror !== null && (rule.disks?.includes(dev) ?? true)))
+    return;
+  throw new UsageError({
+    code: 'rule-protects',
+    message: `${record.name} is protected by the policy file ${rule.file}`,
+    hint: `change that file, or put one before it that excludes the domain: domains = ["${record.name}"], disks = []`,
+  });
 }
 
 /** By name or UUID from memory, so that it works without libvirt; by id from libvirt. */

@@ -5,13 +5,15 @@ import { startServer } from '../control/server.ts';
 import { version } from '../control/version.ts';
 import { CdpError, errorText } from '../errors.ts';
 import { LibvirtSession } from '../libvirt/session.ts';
-import { createLog } from '../log.ts';
+import { createLog, type Log } from '../log.ts';
 import { AutoRebuild } from '../protection/requests/auto-rebuild.ts';
 import { Host } from '../protection/host.ts';
 import type { ProtectionEvent } from '../protection/model.ts';
 import { rebuild } from '../protection/requests/moves.ts';
 import { startAfterDamage } from '../protection/requests/start-after-damage.ts';
 import { domainRecordSchema } from '../protection/record.ts';
+import { PolicyFolder } from '../protection/rules/policy-folder.ts';
+import { RuleKeeper } from '../protection/rules/rule-keeper.ts';
 import { EventLog } from '../store/event-log.ts';
 import { RecordStore } from '../store/record-store.ts';
 import { agentApi } from './api.ts';
@@ -33,12 +35,17 @@ async function main(): Promise<number> {
     return 0;
   }
   const config = await loadConfig(values.config);
-  if (values.check) {
-    process.stdout.write(`${values.config}: valid\n`);
-    return 0;
-  }
+  if (values.check) return check(values.config, config);
   await runUntilSignal(values.config, config);
   return 0;
+}
+
+async function check(configPath: string, config: Config): Promise<number> {
+  const policies = new PolicyFolder(config.policyDir);
+  await policies.read();
+  process.stdout.write(`${configPath}: valid\n`);
+  for (const { file, problem } of policies.files) process.stdout.write(`${problem ?? `${file}: valid`}\n`);
+  return policies.files.some(({ problem }) => problem !== null) ? 1 : 0;
 }
 
 async function runUntilSignal(configPath: string, initial: Config): Promise<void> {
@@ -52,6 +59,9 @@ async function runUntilSignal(configPath: string, initial: Config): Promise<void
     },
     onBroken: (error) => log.error('configuration not reloaded; the former one holds', { error: error.message }),
   });
+  const policies = new PolicyFolder(config.policyDir);
+  await policies.read();
+  reportPolicies(policies, log);
   const session = LibvirtSession.start({
     socketPath: config.libvirt.socket,
     log: (message, detail) => log.info(message, withErrorText(detail)),
@@ -64,18 +74,32 @@ async function runUntilSignal(configPath: string, initial: Config): Promise<void
     log,
     config: () => config,
     shown: (protector) => autoRebuild.consider(protector, config.rebuild.auto),
+    seen: (ref) => rules.consider(ref),
     startFailed: (protector, start) => startAfterDamage(protector, start, host),
     afterStep: dieAfterSteps(process.env['VIRT_CDP_TEST_DIE_AFTER_STEPS']),
   });
+  const rules: RuleKeeper = new RuleKeeper(host, (domain) => policies.ruleFor(domain));
+  const unwatchPolicies = await policies.watch(() => {
+    reportPolicies(policies, log);
+    rules.considerAll().catch((error: unknown) => log.warn('the rules wait for libvirt', { error: errorText(error) }));
+  });
   await host.start();
-  const server = await startServer({ socketPath: config.socket, api: agentApi(host), log, version });
+  const server = await startServer({ socketPath: config.socket, api: agentApi(host, policies, rules), log, version });
   log.info('virt-cdpd is up', { version, socket: config.socket, libvirt: config.libvirt.socket });
   const signal = await nextSignal();
   log.info('virt-cdpd ends; guests stay as they are', { signal });
   await server.close();
+  rules.close();
   await host.close();
   await session.close();
   await unwatch();
+  await unwatchPolicies();
+}
+
+function reportPolicies({ files }: PolicyFolder, log: Log): void {
+  for (const { file, problem } of files)
+    if (problem !== null) log.error('a policy file is not used; what it said before holds', { file, error: problem });
+  log.info('policy files read', { files: files.map(({ file }) => file) });
 }
 
 /** For tests of recovery: the agent ends as by a power cut after its n-th step. */

@@ -1,5 +1,6 @@
 import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
+import { dirname, join, resolve } from 'node:path';
 import { parse } from 'smol-toml';
 import { z } from 'zod';
 import { errorText, UsageError } from '../errors.ts';
@@ -11,6 +12,8 @@ export interface Config {
   libvirt: { socket: string };
   /** The folder of the durable records; must not lie on protected storage. */
   store: string;
+  /** The folder of the policy files. */
+  policyDir: string;
   /** The agent's own unix socket. */
   socket: string;
   log: { level: 'error' | 'warn' | 'info' | 'debug' };
@@ -30,22 +33,26 @@ const path = z.string().regex(/^\/[^\0]*$/, 'must be an absolute path');
 
 const millisecondsUpTo = (most: number): z.ZodNumber => z.number().int().min(1).max(most);
 
-const schema = z
-  .strictObject({
-    libvirt: z.strictObject({ socket: path.optional() }).default({}),
-    store: path.default('/var/lib/virt-cdp'),
-    socket: path.default('/run/virt-cdp/virt-cdp.sock'),
-    log: z.strictObject({ level: z.enum(['error', 'warn', 'info', 'debug']).default('info') }).prefault({}),
-    mirror: z.strictObject({ timeout_ms: millisecondsUpTo(600_000).default(5000) }).prefault({}),
-    // A hook holds libvirt's lock of the domain, and listing all domains waits for it: never longer than a second.
-    hook: z.strictObject({ deadline_ms: millisecondsUpTo(1000).default(1000) }).prefault({}),
-    resync: z.strictObject({ max_bytes_per_s: z.number().int().min(0).default(0) }).prefault({}),
-    start: z.strictObject({ after_damage: z.enum(['mirror', 'refuse']).default('mirror') }).prefault({}),
-    rebuild: z.strictObject({ auto: z.boolean().default(false) }).prefault({}),
-  })
-  .transform(({ libvirt, store, socket, log, mirror, hook, resync, start, rebuild }): Config => ({
+const fileSchema = z.strictObject({
+  libvirt: z.strictObject({ socket: path.optional() }).default({}),
+  store: path.default('/var/lib/virt-cdp'),
+  policy_dir: path.optional(),
+  socket: path.default('/run/virt-cdp/virt-cdp.sock'),
+  log: z.strictObject({ level: z.enum(['error', 'warn', 'info', 'debug']).default('info') }).prefault({}),
+  mirror: z.strictObject({ timeout_ms: millisecondsUpTo(600_000).default(5000) }).prefault({}),
+  // A hook holds libvirt's lock of the domain, and listing all domains waits for it: never longer than a second.
+  hook: z.strictObject({ deadline_ms: millisecondsUpTo(1000).default(1000) }).prefault({}),
+  resync: z.strictObject({ max_bytes_per_s: z.number().int().min(0).default(0) }).prefault({}),
+  start: z.strictObject({ after_damage: z.enum(['mirror', 'refuse']).default('mirror') }).prefault({}),
+  rebuild: z.strictObject({ auto: z.boolean().default(false) }).prefault({}),
+});
+
+/** `folder` is the configuration file's, below which the policy files are unless they are elsewhere. */
+const schemaIn = (folder: string): z.ZodType<Config> =>
+  fileSchema.transform(({ libvirt, store, policy_dir, socket, log, mirror, hook, resync, start, rebuild }): Config => ({
     libvirt: { socket: libvirt.socket ?? defaultLibvirtSocket() },
     store,
+    policyDir: policy_dir ?? join(folder, 'policy.d'),
     socket,
     log,
     mirror: { timeoutMs: mirror.timeout_ms },
@@ -62,7 +69,7 @@ function defaultLibvirtSocket(): string {
 }
 
 /**
- * Reads the text of a configuration; `name` is what errors call it.
+ * Reads the text of a configuration; `name` is its file's path.
  * @throws UsageError `config-invalid`, with a line for each key that is wrong.
  */
 export function parseConfig(toml: string, name: string): Config {
@@ -72,7 +79,7 @@ export function parseConfig(toml: string, name: string): Config {
   } catch (error) {
     throw invalid(name, errorText(error), error);
   }
-  const outcome = schema.safeParse(document);
+  const outcome = schemaIn(dirname(resolve(name))).safeParse(document);
   if (outcome.success) return outcome.data;
   throw invalid(name, z.prettifyError(outcome.error), outcome.error);
 }

@@ -49,8 +49,18 @@ export interface HookCall {
   domainXml: string;
 }
 
+/** What `GET /v1/policies` answers. */
+export interface PolicyReport {
+  folder: string;
+  /** In the order in which they are asked. `problem`: why a file can't be used; what it said before holds. */
+  files: { file: string; problem: string | null }[];
+  /** Disks, or whole domains, that a file wants protected, and why they are not. */
+  refusals: { domain: string; disk: string | null; file: string; why: string }[];
+}
+
 /** What the server offers; the agent implements it. Errors are CdpErrors. */
 export interface AgentApi {
+  policies(): PolicyReport;
   /** Protected domains; with `all` also undeclared ones, with no disks. */
   domains(all: boolean): Promise<DomainStatus[]>;
   domain(name: DomainName): Promise<DomainStatus>;

@@ -3,7 +3,7 @@ import { z } from 'zod';
 import { CdpError, RefusedError, UsageError } from '../errors.ts';
 import type { DomainStatus, ProtectionEvent } from '../protection/model.ts';
 import { problems } from './answer.ts';
-import type { Action, ActionArguments, ActionResult, DomainName, HookCall } from './api.ts';
+import type { Action, ActionArguments, ActionResult, DomainName, HookCall, PolicyReport } from './api.ts';
 import type { HookAnswer } from '../protection/starts/hook-answer.ts';
 import { heartbeatMs, readEvents } from './event-stream.ts';
 import {
@@ -14,6 +14,7 @@ import {
   domainStatusesSchema,
   errorAnswerSchema,
   hookAnswerSchema,
+  policyReportSchema,
 } from './schema.ts';
 import type { Answer, Call } from './transport.ts';
 import { AgentUnreachableError, openStream, readText, send } from './transport.ts';
@@ -71,6 +72,10 @@ export class AgentClient {
   async hook(call: HookCall, deadlineMs: number): Promise<HookAnswer> {
     const { operation, ...body } = call;
     return this.call(hookAnswerSchema, 'POST', `/v1/hook/${segment(operation)}`, deadlineMs, body);
+  }
+
+  async policies(): Promise<PolicyReport> {
+    return this.call(policyReportSchema, 'GET', '/v1/policies', lookUpMs);
   }
 
   async version(): Promise<string> {

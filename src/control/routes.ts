@@ -11,6 +11,7 @@ import {
   hookAnswerSchema,
   hookBodySchema,
   noQuerySchema,
+  policyReportSchema,
 } from './schema.ts';
 
 const bodyBytes = 1024 * 1024;
@@ -47,6 +48,15 @@ const routes: readonly Route[] = [
     answer: ({ query, version }) => {
       checkQuery(noQuerySchema, query);
       return Promise.resolve(agentVersionSchema.parse({ version }));
+    },
+  },
+  {
+    method: 'GET',
+    path: '/v1/policies',
+    bodyLimit: 0,
+    answer: ({ api, query }) => {
+      checkQuery(noQuerySchema, query);
+      return Promise.resolve(policyReportSchema.parse(api.policies()));
     },
   },
   {

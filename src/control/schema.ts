@@ -6,7 +6,15 @@
 import { z } from 'zod';
 import type { CopyStatus, DiskStatus, DomainStatus, JobStatus, ProtectionEvent } from '../protection/model.ts';
 import { diskStates, eventNames } from '../protection/model.ts';
-import type { Action, ActionArguments, ActionResult, AgentVersion, ErrorAnswer, HookCall } from './api.ts';
+import type {
+  Action,
+  ActionArguments,
+  ActionResult,
+  AgentVersion,
+  ErrorAnswer,
+  HookCall,
+  PolicyReport,
+} from './api.ts';
 import type { HookAnswer } from '../protection/starts/hook-answer.ts';
 
 const bytes = z.int().nonnegative();
@@ -118,6 +126,14 @@ export const hookAnswerSchema = z.strictObject({
   refuse: z.strictObject({ message: z.string() }).nullable(),
 });
 
+export const policyReportSchema = z.strictObject({
+  folder: z.string(),
+  files: z.array(z.strictObject({ file: z.string(), problem: z.string().nullable() })),
+  refusals: z.array(
+    z.strictObject({ domain: z.string(), disk: z.string().nullable(), file: z.string(), why: z.string() }),
+  ),
+});
+
 export const agentVersionSchema = z.strictObject({ version: z.string() });
 
 export const errorAnswerSchema = z.strictObject({
@@ -164,6 +180,7 @@ export type SchemasMatchInterfaces = [
   Assert<Same<z.infer<typeof hookBodySchema>, Omit<HookCall, 'operation'>>>,
   Assert<Same<z.infer<typeof hookAnswerSchema>, HookAnswer>>,
   Assert<Same<z.infer<typeof agentVersionSchema>, AgentVersion>>,
+  Assert<Same<z.infer<typeof policyReportSchema>, PolicyReport>>,
   Assert<Same<z.infer<typeof errorAnswerSchema>, ErrorAnswer>>,
   Assert<Same<ArgumentsOf<'protect'>, ActionArguments['protect']>>,
   Assert<Same<ArgumentsOf<'unprotect'>, ActionArguments['unprotect']>>,

@@ -18,7 +18,7 @@ import type { HookAnswer } from './starts/hook-answer.ts';
 import { StartGuard } from './starts/start-guard.ts';
 import { StartWatch, type FailedStart } from './starts/start-watch.ts';
 import { LiveDomain } from './live-domain.ts';
-import type { ProtectionEvent } from './model.ts';
+import type { EventName, ProtectionEvent } from './model.ts';
 import { Protector, type Shared } from './protector.ts';
 import { sinceStart, type DiskRecord, type DomainRecord, type DomainRecordSchema } from './record.ts';
 import type { Step } from './steps.ts';
@@ -31,6 +31,8 @@ export interface HostParts {
   config: () => Config;
   /** A domain's states were looked at and shown. */
   shown: (protector: Protector) => void;
+  /** A domain was defined, started or found, and its own declaration has been followed. */
+  seen: (ref: DomainRef) => void;
   /** Libvirt could not start this domain. */
   startFailed: (protector: Protector, start: FailedStart) => Promise<void>;
   afterStep: (step: Step) => void;
@@ -55,6 +57,7 @@ export class Host {
   readonly #shared: Shared;
   readonly log: Log;
   readonly definitions: Definitions;
+  readonly #seen: (ref: DomainRef) => void;
   readonly #protectors = new Map<string, Protector>();
   readonly #starts: StartWatch;
   readonly #guard: StartGuard;
@@ -62,10 +65,11 @@ export class Host {
   /** How many disks were protected when a record was last changed. */
   #claims = 0;
 
-  constructor({ session, store, events, log, config, shown, startFailed, afterStep }: HostParts) {
+  constructor({ session, store, events, log, config, shown, seen, startFailed, afterStep }: HostParts) {
     this.session = session;
     this.events = events;
     this.config = config;
+    this.#seen = seen;
     this.log = log;
     this.definitions = new Definitions(session);
     this.#starts = new StartWatch({
@@ -213,18 +217,15 @@ export class Host {
     const { name, uuid } = parseDomain(domainXml);
     if (answer.refuse === null) this.#starts.passed(operation, uuid);
     else {
-      const detail = { reason: answer.refuse.message };
-      this.events.append({
-        time: new Date().toISOString(),
-        domain: name,
-        disk: null,
-        event: 'start-refused',
-        from: null,
-        to: null,
-        detail,
-      });
+      this.tell(name, null, 'start-refused', { reason: answer.refuse.message });
     }
     return answer;
+  }
+
+  /** An event of a domain that has no protector, or whose protector does not matter to it. */
+  tell(domain: string, disk: string | null, event: EventName, detail: Record<string, unknown>): void {
+    this.events.append({ time: new Date().toISOString(), domain, disk, event, from: null, to: null, detail });
+    this.log.info(event, { domain, disk, ...detail });
   }
 
   async close(): Promise<void> {
@@ -243,7 +244,10 @@ export class Host {
     if (event !== lifecycleEvent.defined) this.#starts.settle(ref.uuid);
     switch (event) {
       case lifecycleEvent.started:
-        this.#inBackground(ref, this.#attach(ref, detail === startedDetail.booted));
+        this.#inBackground(
+          ref,
+          this.#attach(ref, detail === startedDetail.booted).then(() => this.#seen(ref)),
+        );
         break;
       case lifecycleEvent.stopped:
       case lifecycleEvent.crashed:
@@ -253,7 +257,10 @@ export class Host {
         break;
       case lifecycleEvent.defined:
       case lifecycleEvent.undefined:
-        this.#inBackground(ref, this.#follow(ref));
+        this.#inBackground(
+          ref,
+          this.#follow(ref).then(() => this.#seen(ref)),
+        );
         this.#followContested();
         break;
       default:
@@ -270,7 +277,13 @@ export class Host {
         if (!running.some((ref) => ref.uuid === uuid)) protector.detach();
         if (!all.some((ref) => ref.uuid === uuid)) this.#inBackground(protector.record, this.#follow(protector.record));
       }
-      for (const ref of all) this.#inBackground(ref, ref.id >= 0 ? this.#attach(ref) : this.#follow(ref));
+      for (const ref of all) {
+        const followed = ref.id >= 0 ? this.#attach(ref) : this.#follow(ref);
+        this.#inBackground(
+          ref,
+          followed.then(() => this.#seen(ref)),
+        );
+      }
     } catch (error) {
       this.log.warn('the domains could not be listed', { error: errorText(error) });
     }

@@ -21,8 +21,17 @@ interface ImageUse extends DiskOf {
   gone: boolean;
 }
 
-/** An image that any disk of any domain uses, or that is another one's copy, must not be written to. */
-export async function refuseImageInUse(host: Host, disk: DiskOf, image: Image, primary: Image): Promise<void> {
+/**
+ * An image that any disk of any domain uses, or that is another one's copy, must not be written to. What the domain `heirOf`, a UUID,
+ * has left behind does not count.
+ */
+export async function refuseImageInUse(
+  host: Host,
+  disk: DiskOf,
+  image: Image,
+  primary: Image,
+  heirOf: string | null = null,
+): Promise<void> {
   const name = imageName(image);
   if (sameStorage(image, primary)) {
     throw new UsageError({
@@ -31,7 +40,7 @@ export async function refuseImageInUse(host: Host, disk: DiskOf, image: Image, p
       hint: 'name storage outside this host',
     });
   }
-  const user = await userOf(host, image, () => true);
+  const user = await userOf(host, image, ({ uuid }) => uuid !== heirOf);
   if (user === null) return;
   throw new CdpError({
     code: 'image-in-use',

@@ -101,6 +101,7 @@ export const eventNames = [
   'started',
   'stopped',
   'start-refused',
+  'protect-refused',
   'record-not-durable',
   'rebuild-failed',
   'step-failed',

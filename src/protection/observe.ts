@@ -42,6 +42,7 @@ export async function observe(
     record.disks.map(async (disk): Promise<DiskObservation> => {
       const { dev } = disk;
       const liveDisk = liveDisks.find((other) => other.dev === dev);
+      const persistentDisk = persistentDisks.find((other) => other.dev === dev);
       const graph = liveDisk?.alias == null ? null : view.disk(dev, liveDisk.alias, liveDisk.sourceIndex);
       const memory = domainMemory.of(dev);
       return {
@@ -49,11 +50,8 @@ export async function observe(
         graph,
         orphans: isOffItsQuorum(graph) ? view.orphans(dev) : [],
         liveImage: liveDisk?.image ?? null,
-        obstacle: liveDisk === undefined ? null : (disk.contested ?? obstacleOf(liveDisk)),
-        xmlBehind: namesOther(
-          disk,
-          persistentDisks.find((other) => other.dev === dev),
-        ),
+        obstacle: liveDisk === undefined ? null : (disk.contested ?? obstacleOf(liveDisk, persistentDisk)),
+        xmlBehind: namesOther(disk, persistentDisk),
         ioFailed:
           run === 'io-error' &&
           !memory.ioErrorIsPast &&
@@ -92,11 +90,12 @@ function isOutdated(view: GraphView, { dev, alias, sourceIndex }: DomainDisk): b
   return index !== undefined && Number(index) !== sourceIndex;
 }
 
-function obstacleOf(disk: DomainDisk): string | null {
+function obstacleOf(disk: DomainDisk, persistent: DomainDisk | undefined): string | null {
   if (disk.unsupported !== null) return disk.unsupported;
-  return hasStopPolicy(disk)
-    ? null
-    : "the running disk lacks error_policy='stop'; it has it from the domain's next start on";
+  if (hasStopPolicy(disk)) return null;
+  return persistent !== undefined && hasStopPolicy(persistent)
+    ? "the running disk lacks error_policy='stop'; it has it from the domain's next start on"
+    : "the running disk lacks error_policy='stop' rerror_policy='stop' on its <driver>, and so does its definition: it must have them at its next start";
 }
 
 function runView({ running, runState, surgeryMarked }: GraphView, reason: number): RunView {

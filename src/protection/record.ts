@@ -67,6 +67,8 @@ const diskRecordSchema = z.strictObject({
   rebuilds: z.int(),
   /** Why the mirror can't be had, because another disk uses it; null if it is this disk's own. */
   contested: z.string().nullable().default(null),
+  /** A policy file began its protection: its definition need not declare it. */
+  byRule: z.boolean().default(false),
   exposedSince: z.string().nullable(),
   /** The state that was last shown, since when, and why. */
   state: z.enum(diskStates),
@@ -108,6 +110,7 @@ export function newDiskRecord({ dev, mirror, rebuild }: DeclaredDisk, primary: I
     rebuilds: 0,
     retired: [],
     contested: null,
+    byRule: false,
     exposedSince: null,
     state: running ? 'waiting' : 'stopped',
     since: new Date().toISOString(),

@@ -13,10 +13,11 @@ describe('the configuration that is shipped', () => {
   it('shows every key with its default', async () => {
     const shipped = await readFile('packaging/virt-cdp.toml', 'utf8');
     const uncommented = shipped.replace(/^# (?=[a-z_.]+ = )/gm, '');
-    const shown = parseConfig(uncommented, 'packaging/virt-cdp.toml');
+    const installed = '/etc/virt-cdp/virt-cdp.toml';
+    const shown = parseConfig(uncommented, installed);
     assert.equal(shown.libvirt.socket, '/run/libvirt/libvirt-sock');
-    assert.deepEqual({ ...shown, libvirt: null }, { ...parseConfig('', 'nothing'), libvirt: null });
-    assert.equal((uncommented.match(/^[a-z_.]+ = /gm) ?? []).length, 9);
+    assert.deepEqual({ ...shown, libvirt: null }, { ...parseConfig('', installed), libvirt: null });
+    assert.equal((uncommented.match(/^[a-z_.]+ = /gm) ?? []).length, 10);
   });
 });
 
@@ -29,9 +30,10 @@ describe('the configuration', () => {
 
   it('has defaults', () => {
     const modular = existsSync('/run/libvirt/virtqemud-sock');
-    assert.deepEqual(parseConfig('', 'x'), {
+    assert.deepEqual(parseConfig('', '/etc/x.toml'), {
       libvirt: { socket: modular ? '/run/libvirt/virtqemud-sock' : '/run/libvirt/libvirt-sock' },
       store: '/var/lib/virt-cdp',
+      policyDir: '/etc/policy.d',
       socket: '/run/virt-cdp/virt-cdp.sock',
       log: { level: 'info' },
       mirror: { timeoutMs: 5000 },
@@ -47,6 +49,7 @@ describe('the configuration', () => {
     await writeFile(
       file,
       `store = "/srv/cdp"
+       policy_dir = "/srv/policies"
        socket = "/run/x.sock"
        [libvirt]
        socket = "/tmp/libvirt-sock"
@@ -66,6 +69,7 @@ describe('the configuration', () => {
     assert.deepEqual(await loadConfig(file), {
       libvirt: { socket: '/tmp/libvirt-sock' },
       store: '/srv/cdp',
+      policyDir: '/srv/policies',
       socket: '/run/x.sock',
       log: { level: 'debug' },
       mirror: { timeoutMs: 2500 },

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Writable } from 'node:stream';
 import winston from 'winston';
-import type { Action, ActionResult, AgentApi, HookCall } from '../../src/control/api.ts';
+import type { Action, ActionResult, AgentApi, HookCall, PolicyReport } from '../../src/control/api.ts';
 import type { HookAnswer } from '../../src/protection/starts/hook-answer.ts';
 import { AgentClient } from '../../src/control/client.ts';
 import { startServer } from '../../src/control/server.ts';
@@ -24,6 +24,7 @@ export class FakeAgent implements AgentApi {
     warnings: [],
     status: this.statuses.get(domain) ?? null,
   });
+  report: PolicyReport = { folder: '/etc/virt-cdp/policy.d', files: [], refusals: [] };
   onHook: () => HookAnswer = () => ({ refuse: null, xml: null });
   socketPath = '';
   private readonly listeners = new Set<(event: ProtectionEvent) => void>();
@@ -73,6 +74,10 @@ export class FakeAgent implements AgentApi {
   async act(domain: string, action: Action, args: unknown): Promise<ActionResult> {
     this.acts.push({ domain, action, args });
     return this.onAct(domain, action);
+  }
+
+  policies(): PolicyReport {
+    return this.report;
   }
 
   hook(call: HookCall): HookAnswer {

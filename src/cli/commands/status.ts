@@ -1,4 +1,4 @@
-import { defineCommand } from '../command.ts';
+import { defineCommand, type Context } from '../command.ts';
 import type { ExitCode } from '../exit.ts';
 import { exitCodes } from '../exit.ts';
 import { statusLines } from '../status-text.ts';
@@ -10,7 +10,9 @@ export const status = defineCommand({
   description: 'With --check the exit code is 0 if all is protected, 10 if degraded, 11 if broken.',
   domain: 'optional',
   options: { check: { summary: 'for monitoring: tell the worst state by the exit code' } },
-  async run({ client, out }, domain, { check }) {
+  async run(context, domain, { check }) {
+    const { client, out } = context;
+    await warnOfPolicies(context, domain);
     const domains = domain === undefined ? await client.domains(false) : [await client.domain(domain)];
     if (out.json) out.value(domains);
     else if (domains.length === 0) out.line('no domain is protected');
@@ -18,6 +20,18 @@ export const status = defineCommand({
     return check ? worst(domains) : exitCodes.done;
   },
 });
+
+/** Of the policy files: those that can't be used, and what they ask for in vain, of this domain if one was named. */
+async function warnOfPolicies({ client, out }: Context, domain: string | undefined): Promise<void> {
+  const { files, refusals } = await client.policies();
+  for (const { file, problem } of files) {
+    if (problem !== null) out.warn(`warning: ${problem}\n(what ${file} said before still holds)`);
+  }
+  for (const { domain: name, disk, file, why } of refusals) {
+    if (domain === undefined || domain === name)
+      out.warn(`warning: ${name}${disk === null ? '' : `'s ${disk}`} is not protected, as ${file} wants: ${why}`);
+  }
+}
 
 function worst(domains: readonly DomainStatus[]): ExitCode {
   const codes = domains.flatMap(({ disks }) => (disks.length === 0 ? [exitCodes.degraded] : disks.map(checkCode)));

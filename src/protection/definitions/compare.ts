@@ -151,7 +151,7 @@ function restorationOf(
     return defined === undefined || disk.intent.kind === 'remove' ? [] : [{ disk, defined }];
   });
   const declared = domain.declaration?.disks ?? [];
-  const undeclared = present.filter(({ disk }) => !declared.some(({ dev }) => dev === disk.dev));
+  const undeclared = present.filter(({ disk }) => !disk.byRule && !declared.some(({ dev }) => dev === disk.dev));
   const declares = domain.declarationProblem === null && undeclared.length > 0;
   const policyless = present.filter(({ defined }) => !hasStopPolicy(defined));
   const behind = !stopped ? [] : present.filter(({ disk, defined }) => namesOther(disk, defined));

@@ -3,16 +3,14 @@ import { policies, type DeclaredDisk, type Policy } from '../../domain/declarati
 import { hasStopPolicy, type Domain, type DomainDisk } from '../../domain/domain.ts';
 import { withErrorPolicy } from '../../domain/edit.ts';
 import type { Image } from '../../domain/image.ts';
-import { CdpError, RefusedError, UsageError } from '../../errors.ts';
+import { CdpError, UsageError } from '../../errors.ts';
 import type { DomainRef } from '../../libvirt/types.ts';
 import { imageName, parseImageUri } from '../../storage/image.ts';
-import { requireMirrorSize } from '../../storage/mirror-size.ts';
-import { createImage, measureImage, resolveImage } from '../../storage/tools.ts';
 import { declaredAgain } from '../definitions/compare.ts';
 import type { Host } from '../host.ts';
-import { refuseImageInUse } from '../image-users.ts';
 import type { Protector } from '../protector.ts';
 import { newDiskRecord } from '../record.ts';
+import { takeMirror } from './mirror-checks.ts';
 import { unprotect } from './unprotect.ts';
 
 export interface ProtectRequest {
@@ -24,9 +22,6 @@ export interface ProtectRequest {
   overwriteMirror?: boolean | undefined;
   rebuildTo?: string | undefined;
 }
-
-/** Looking at a whole image may take longer than a probe. */
-const measureDeadlineMs = 30_000;
 
 /** Declares a disk protected, and if the domain runs begins at once. Everything that can be wrong is found before anything is changed. */
 export async function protect(
@@ -49,22 +44,21 @@ export async function protect(
       hint: `virt-cdp unprotect ${ref.name} --disk ${disk.dev} first, to change its mirror`,
     });
   }
-  const mirror = await resolveImage(requestedMirror(request), { deadlineMs: measureDeadlineMs });
   const policy = request.policy ?? domain.declaration?.policy ?? policies[0];
   const rebuildTo = request.rebuildTo ?? null;
-  const declared: DeclaredDisk = {
+  const undeclared: Omit<DeclaredDisk, 'mirror'> = {
     dev: disk.dev,
-    mirror,
     rebuild: rebuildTo === null ? null : { to: rebuildTo, format: primary.format, auto: false },
     previousErrorPolicy: { errorPolicy: disk.errorPolicy, readErrorPolicy: disk.readErrorPolicy },
   };
-  const protector = await host.claiming(async () => {
-    const original = await resolveImage(primary, { deadlineMs: measureDeadlineMs });
-    await refuseImageInUse(host, { uuid: ref.uuid, dev: disk.dev }, mirror, original);
-    const { virtualSizeBytes } = await measureImage(primary, { deadlineMs: measureDeadlineMs });
-    if (request.create === true) await createImage(mirror, virtualSizeBytes, { deadlineMs: measureDeadlineMs });
-    else await checkMirror(mirror, virtualSizeBytes, request.overwriteMirror === true);
-    return host.declare(ref, policy, [newDiskRecord(declared, primary, ref.id >= 0)]);
+  const terms = { create: request.create === true, mayOverwrite: request.overwriteMirror === true, heirOf: null };
+  const target = { uuid: ref.uuid, dev: disk.dev, primary };
+  const { protector, declared } = await takeMirror(host, target, requestedMirror(request), terms, async (mirror) => {
+    const whole = { ...undeclared, mirror };
+    return {
+      declared: whole,
+      protector: await host.declare(ref, policy, [newDiskRecord(whole, primary, ref.id >= 0)]),
+    };
   });
   try {
     await writeDeclared(host, ref, domain, policy, declared);
@@ -149,25 +143,4 @@ function requestedMirror({ mirror, mirrorXml }: ProtectRequest): Image {
     code: 'mirror-ambiguous',
     message: 'one mirror is needed: --mirror URI or --mirror-xml FILE, not both',
   });
-}
-
-/** @throws CdpError when it can't hold the disk, RefusedError when it holds data. */
-async function checkMirror(mirror: Image, sizeBytes: number, mayOverwrite: boolean): Promise<void> {
-  const name = imageName(mirror);
-  const measured = await measureImage(mirror, { deadlineMs: measureDeadlineMs });
-  requireMirrorSize(mirror, measured.virtualSizeBytes, sizeBytes);
-  if (measured.backing) {
-    throw new CdpError({
-      code: 'mirror-incomplete',
-      message: `'${name}' has a backing or data file; a mirror stands alone`,
-      hint: 'name an image of its own',
-    });
-  }
-  if (measured.holdsData && !mayOverwrite) {
-    throw new RefusedError({
-      code: 'mirror-holds-data',
-      message: `'${name}' holds data, which the initial sync would overwrite`,
-      hint: 'make sure that nobody needs it, then add --overwrite-mirror',
-    });
-  }
 }

@@ -1,0 +1,63 @@
+import type { Image } from '../../domain/image.ts';
+import { CdpError, RefusedError } from '../../errors.ts';
+import { imageName } from '../../storage/image.ts';
+import { requireMirrorSize } from '../../storage/mirror-size.ts';
+import { createImage, measureImage, resolveImage } from '../../storage/tools.ts';
+import type { Host } from '../host.ts';
+import { refuseImageInUse, type DiskOf } from '../image-users.ts';
+
+/** Looking at a whole image may take longer than a probe. */
+const measureDeadlineMs = 30_000;
+
+export interface MirrorTerms {
+  create: boolean;
+  mayOverwrite: boolean;
+  /** The UUID of a domain that is no more, whose mirror it was. */
+  heirOf: string | null;
+}
+
+/**
+ * Looks at the mirror for a disk from all sides, and creates it if that is asked for; then `take` declares it, before anybody else
+ * can. Storage that is slow to show whether it is empty keeps nobody else waiting.
+ * @throws CdpError, RefusedError or UsageError, which say why it can't be the mirror.
+ */
+export async function takeMirror<T>(
+  host: Host,
+  disk: DiskOf & { primary: Image },
+  wanted: Image,
+  { create, mayOverwrite, heirOf }: MirrorTerms,
+  take: (mirror: Image) => Promise<T>,
+): Promise<T> {
+  const deadline = { deadlineMs: measureDeadlineMs };
+  const [mirror, primary] = await Promise.all([resolveImage(wanted, deadline), resolveImage(disk.primary, deadline)]);
+  const refuseTaken = (): Promise<void> => refuseImageInUse(host, disk, mirror, primary, heirOf);
+  await refuseTaken();
+  const { virtualSizeBytes } = await measureImage(primary, deadline);
+  if (!create) await checkMirror(mirror, virtualSizeBytes, mayOverwrite);
+  return host.claiming(async () => {
+    await refuseTaken();
+    if (create) await createImage(mirror, virtualSizeBytes, deadline);
+    return take(mirror);
+  });
+}
+
+/** @throws CdpError when it can't hold the disk, RefusedError when it holds data. */
+async function checkMirror(mirror: Image, sizeBytes: number, mayOverwrite: boolean): Promise<void> {
+  const name = imageName(mirror);
+  const measured = await measureImage(mirror, { deadlineMs: measureDeadlineMs });
+  requireMirrorSize(mirror, measured.virtualSizeBytes, sizeBytes);
+  if (measured.backing) {
+    throw new CdpError({
+      code: 'mirror-incomplete',
+      message: `'${name}' has a backing or data file; a mirror stands alone`,
+      hint: 'name an image of its own',
+    });
+  }
+  if (measured.holdsData && !mayOverwrite) {
+    throw new RefusedError({
+      code: 'mirror-holds-data',
+      message: `'${name}' holds data, which the initial sync would overwrite`,
+      hint: 'make sure that nobody needs it, then add --overwrite-mirror',
+    });
+  }
+}
