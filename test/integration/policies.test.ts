@@ -161,13 +161,9 @@ describe('policy files', function () {
 
     writeFileSync(path, xml.replaceAll(/ r?error_policy='stop'/g, ''));
     await lab.virsh('create', path);
-    const waiting = await waitDisk(
-      agent,
-      't1',
-      'waiting',
-      ({ state, reason }) => state === 'waiting' && reason !== null,
-    );
-    assert.match(waiting.reason ?? '', /error_policy='stop'.*must have them at its next start/);
+    await waitDisk(agent, 't1', 'told what its definition lacks', ({ state, reason }) => {
+      return state === 'waiting' && /error_policy='stop'.*must have them at its next start/.test(reason ?? '');
+    });
     await lab.virsh('destroy', 't1');
   });
 
