@@ -1,0 +1,85 @@
+import assert from 'node:assert/strict';
+import type { Guest } from '../lab/guest.ts';
+import type { NbdServer } from '../lab/storage.ts';
+import { assertIdentical, assertNothingLost, goesOn } from './copies-hold.ts';
+import { events, setScene, waitState } from './scene.ts';
+
+/** Snapshots that others take and go back to. The primary is a qcow2 image, which holds internal ones. */
+describe('a snapshot', function () {
+  this.timeout(150_000);
+  const scene = setScene();
+  let guest: Guest;
+  let primary: string;
+  let mirror: NbdServer;
+
+  before(async function () {
+    this.timeout(150_000);
+    const { lab, agent } = scene;
+    const image = await lab.image('web1.qcow2', 'qcow2');
+    primary = image.file;
+    mirror = await lab.nbd({ name: 'web1-mirror' });
+    guest = await scene.residentGuest({
+      name: 'web1',
+      cmdline: 'witness.rate=50',
+      disks: [{ dev: 'vda', bus: 'virtio', image }],
+    });
+    await agent.mustCdp('protect', 'web1', '--disk', 'vda', '--mirror', mirror.uri);
+  });
+
+  it('inside the primary is refused while protected, and taken while held; nothing goes back to it under a bitmap', async () => {
+    const { agent, lab } = scene;
+    const refused = await lab.libvirtd.virsh('snapshot-create-as', 'web1', 's1');
+    assert.match(refused.stderr, /does not support snapshots/);
+    await goesOn(guest, 10);
+    await waitState(agent, 'web1', 'protected');
+
+    await agent.mustCdp('hold', 'web1');
+    await lab.virsh('snapshot-create-as', 'web1', 's1');
+    await goesOn(guest, 10);
+    const told = await guest.qmp('human-monitor-command', { 'command-line': 'loadvm s1' });
+    assert.match(String(told), /active dirty bitmaps/);
+    await guest.resume();
+    await agent.mustCdp('release', 'web1');
+    await goesOn(guest, 10);
+  });
+
+  it('outside, taken while exposed, gets a full sync: its overlay has no bitmap', async () => {
+    const { agent, lab } = scene;
+    mirror.failAll();
+    await waitState(agent, 'web1', 'exposed');
+    const overlay = lab.path('web1.overlay');
+    const disk = ['--disk-only', '--no-metadata', '--diskspec', `vda,file=${overlay}`];
+    await lab.virsh('snapshot-create-as', 'web1', 's2', ...disk);
+    await goesOn(guest, 50);
+    mirror.heal();
+    await waitState(agent, 'web1', 'protected');
+    await goesOn(guest, 10);
+
+    await agent.mustCdp('hold', 'web1');
+    await lab.virsh('blockcommit', 'web1', 'vda', '--active', '--pivot', '--wait');
+    await agent.mustCdp('release', 'web1');
+    await agent.mustCdp('failover', 'web1');
+    await waitState(agent, 'web1', 'failed-over');
+    const refused = await lab.libvirtd.virsh('snapshot-create-as', 'web1', 's3', '--disk-only', '--no-metadata');
+    assert.notEqual(refused.code, 0, 'the primary is stale: an overlay over it would be too');
+    await agent.mustCdp('rebuild', 'web1', '--to', 'original');
+    await goesOn(guest, 10);
+    await guest.suspend();
+    await assertNothingLost(guest, [{ filename: primary, format: 'qcow2' }, mirror.file]);
+    await guest.resume();
+  });
+
+  it('to which the domain goes back makes the mirror stale, and a copy of the past by a full sync', async () => {
+    const { agent, lab } = scene;
+    const before = (await events(agent, 'web1')).at(-1)!.seq;
+    await lab.virsh('snapshot-revert', 'web1', 's1');
+    await goesOn(guest, 20);
+    await waitState(agent, 'web1', 'protected');
+    const told = (await events(agent, 'web1')).filter(({ seq }) => seq > before).map(({ event }) => event);
+    assert.ok(told.includes('resync-started'), told.join());
+    await goesOn(guest, 20);
+    await guest.shutdown();
+    // What the guest was told before it went back is no more: what counts is that both copies have the same past.
+    await assertIdentical({ filename: primary, format: 'qcow2' }, mirror.file);
+  });
+});
