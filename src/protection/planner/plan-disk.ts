@@ -17,6 +17,7 @@ import {
   failOver,
   finishArming,
   giveBack,
+  onNewPrimary,
   newBitmap,
   pivot,
   stale,
@@ -303,14 +304,14 @@ function planMirrorByLibvirt(o: Observation, disk: PresentDisk): DiskPlan {
 
 /** A surgery was broken off here: finish it where the graph or the record show where it led, otherwise undo it. */
 function planParked(o: Observation, disk: PresentDisk): DiskPlan {
-  const { graph, record, liveImage } = disk;
+  const { graph, record } = disk;
   const { primary } = graph;
   if (graph.syncJob !== null && !strictlyParked(o, disk)) return steps({ step: 'cancelSync', dev: record.dev });
-  if (graph.quorum !== null) return planPair(o, disk);
+  const to = rebuiltOnto(disk);
+  if (graph.quorum !== null)
+    return planPair(o, to === null ? disk : { ...disk, record: onNewPrimary(record, to), xmlBehind: true });
   if (!record.primary.current && record.intent.kind === 'rebuild' && !record.intent.original) {
-    const { to } = record.intent;
-    if (primary !== null && liveImage !== null && sameStorage(liveImage, to))
-      return surgery(adoptRebuilt(o, disk, primary, to));
+    if (primary !== null && to !== null) return surgery(adoptRebuilt(o, disk, primary, to));
     if (graph.otherJob?.ready === true) return surgery(pivot(disk));
   }
   if (!record.primary.current) {
@@ -324,6 +325,17 @@ function planParked(o: Observation, disk: PresentDisk): DiskPlan {
   if (primary === null) return nothing;
   if (record.mirror.current) return surgery(degrade(o, disk, primary, { stayParked: false }));
   return strictlyParked(o, disk) ? planPrimary(o, disk) : surgery(giveBack(disk, primary.top));
+}
+
+/** The new primary that libvirt has moved to, and the record does not know yet. */
+function rebuiltOnto({ record: { primary, intent }, liveImage }: PresentDisk): Image | null {
+  const moved =
+    !primary.current &&
+    intent.kind === 'rebuild' &&
+    !intent.original &&
+    liveImage !== null &&
+    sameStorage(liveImage, intent.to);
+  return moved ? intent.to : null;
 }
 
 /** With policy `strict` a guest that lost its mirror waits, parked, until both copies are current again. */

@@ -92,14 +92,14 @@ export function wait(disk: PresentDisk): Surgery {
 
 /** A pair that a crash left parked, or that was just composed, is given to the device. */
 export function finishArming(disk: PresentDisk): Surgery {
-  const { record, graph } = disk;
+  const { record, graph, xmlBehind } = disk;
   const { dev } = record;
   return {
     ...surgeryOn(disk),
     parked: graph.quorum?.epochs.length === 0 ? [{ step: 'addEpoch', dev }] : [],
     record: bothCurrent(record),
     recorded: true,
-    ...(!record.primary.current && { persist: record.primary.image }),
+    ...((xmlBehind || !record.primary.current) && { persist: record.primary.image }),
     root: diskNames(dev).quorum,
     after: [{ step: 'note', event: 'armed', disk: dev, detail: {} }],
   };
@@ -201,13 +201,7 @@ export function pivot(disk: PresentDisk): Surgery {
 export function adoptRebuilt(o: Observation, disk: PresentDisk, primary: PrimaryNodes, to: Image): Surgery {
   const { graph, record } = disk;
   const { dev } = record;
-  const rebuilt: DiskRecord = {
-    ...record,
-    primary: { image: to, current: true, consistentAsOf: null, reachable: true },
-    intent: { kind: 'protect' },
-    layerNames: [],
-    retired: [...record.retired, record.primary.image].filter((image) => !sameStorage(image, to)),
-  };
+  const rebuilt = onNewPrimary(record, to);
   if (!graph.mirrorOpen) {
     const bitmap = newBitmap(o, graph);
     return {
@@ -238,6 +232,17 @@ export function adoptRebuilt(o: Observation, disk: PresentDisk, primary: Primary
       { step: 'note', event: 'rebuild-finished', disk: dev, detail: {} },
       { step: 'note', event: 'armed', disk: dev, detail: {} },
     ],
+  };
+}
+
+/** The record of a disk that libvirt has moved to its new primary; the former one is nobody's any more. */
+export function onNewPrimary(record: DiskRecord, to: Image): DiskRecord {
+  return {
+    ...record,
+    primary: { image: to, current: true, consistentAsOf: null, reachable: true },
+    intent: { kind: 'protect' },
+    layerNames: [],
+    retired: [...record.retired, record.primary.image].filter((image) => !sameStorage(image, to)),
   };
 }
 
