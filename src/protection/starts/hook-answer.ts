@@ -45,6 +45,7 @@ function judgeStart(records: DomainRecord[], domain: Domain, agentIsUp: boolean,
   const problem =
     staleSource(records, domain, same) ??
     staleVolume(records, domain) ??
+    othersCopy(records, domain, same) ??
     (record === undefined
       ? null
       : (unknownSource(record, domain) ?? mirrorStart(record, domain, same) ?? strictProblem(record, agentIsUp)));
@@ -100,6 +101,25 @@ function unknownSource(record: DomainRecord, { disks }: Domain): string | null {
       `whether its disk ${dev} is a current copy can't be told (${defined.unsupported}), and its former primary is stale; ` +
       `the current copy is '${imageName(mirror.image)}'. Type: virt-cdp start ${record.name}`
     );
+  }
+  return null;
+}
+
+/** A disk of the domain is another one's mirror, which gets that one's writes, or its primary while that one runs. */
+function othersCopy(records: DomainRecord[], { uuid, disks }: Domain, same: Same): string | null {
+  for (const { dev, image } of disks) {
+    for (const { uuid: owner, name, disks: copies } of records) {
+      if (image === null || owner === uuid) continue;
+      const is = copies.flatMap((disk) =>
+        disk.contested === null && same(image, disk.mirror.image)
+          ? [`the mirror of ${name}'s ${disk.dev}`]
+          : disk.state !== 'stopped' && same(image, disk.primary.image)
+            ? [`the primary of ${name}'s ${disk.dev}, which is in use`]
+            : [],
+      )[0];
+      if (is !== undefined)
+        return `its disk ${dev}, '${imageName(image)}', is ${is}. To set it free: virt-cdp unprotect ${name}`;
+    }
   }
   return null;
 }

@@ -56,6 +56,22 @@ describe('a start', () => {
     assert.match(start(record.both, nbdXml) ?? '', /names the mirror of vda.*virt-cdp start web1/);
   });
 
+  it("by a stranger from a mirror, or from the primary of a domain that runs, is refused; from a stopped one's it goes on", () => {
+    const stranger = { name: 'copy', id: '11111111-0000-4000-8000-000000000001' };
+    const onMirror = nbdXml.replace('web1', stranger.name).replace(uuid, stranger.id);
+    assert.match(start(record.both, onMirror) ?? '', /the mirror of web1's vda.*virt-cdp unprotect web1/);
+    const onPrimary = xml({ ...stranger, source: '/primary/vda' });
+    assert.match(start(record.both, onPrimary) ?? '', /the primary of web1's vda, which is in use/);
+    const stopped = { ...record.both, state: 'stopped' as const };
+    assert.equal(start(stopped, onPrimary), null);
+  });
+
+  it('from what a contested declaration calls its mirror goes on', () => {
+    const contested = { ...record.onlyPrimary, contested: 'it is that of another' };
+    const owner = { name: 'owner', id: '11111111-0000-4000-8000-000000000001' };
+    assert.equal(start(contested, nbdXml.replace('web1', owner.name).replace(uuid, owner.id)), null);
+  });
+
   it('from an image that is no copy of ours goes on', () =>
     assert.equal(start(record.onlyMirror, xml({ source: '/elsewhere' })), null));
 
