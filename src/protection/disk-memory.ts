@@ -1,5 +1,5 @@
 import type { Side } from './model.ts';
-import type { Health } from './observation.ts';
+import type { GoneFile, Health } from './observation.ts';
 import type { AtStop, DiskRecord } from './record.ts';
 
 const firstRetryMs = 500;
@@ -15,6 +15,7 @@ export class DiskMemory {
   ioErrorIsPast = false;
   /** The record's, if the guest may not have written since QEMU booted; used up by the first try. */
   atStop: AtStop | null = null;
+  primaryGone: GoneFile | null = null;
   deltaPasses = 0;
   /** Why the last attempt to get on failed; null after a success. */
   trouble: string | null = null;

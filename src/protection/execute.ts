@@ -18,6 +18,7 @@ import { QmpError } from '../qmp/errors.ts';
 import { blockdevLayers } from '../storage/blockdev.ts';
 import { imageName } from '../storage/image.ts';
 import { fingerprint } from '../storage/fingerprint.ts';
+import { putStandIn, removeStandIn } from '../health/stand-in.ts';
 import { requireMirrorSize } from '../storage/mirror-size.ts';
 import { imageSize, probeImage } from '../storage/tools.ts';
 import { requireNoWrites } from '../sync/untouched.ts';
@@ -64,6 +65,9 @@ export class StepFailed extends Error {
   }
 }
 
+/** A local file system answers at once. */
+const toolDeadline = { deadlineMs: 2_000 };
+
 type Executors = { [Name in StepName]: (bench: Workbench, args: StepArguments[Name]) => Promise<void> };
 
 const executors: Executors = {
@@ -104,6 +108,8 @@ const executors: Executors = {
     await openImage(bench, image, { storageNode, formatNode });
     bench.memoryOf(dev).opened('primary');
   },
+  standIn: (_, { path }) => putStandIn(path, toolDeadline),
+  removeStandIn: (_, { path }) => removeStandIn(path, toolDeadline),
   closePrimary: async ({ live, memoryOf }, { dev, nodes }) => {
     await cancelSync(live.monitor, diskNames(dev).flushJob);
     await closeNodes(live.monitor, nodes);

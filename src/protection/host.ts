@@ -4,6 +4,7 @@ import { parseDomain } from '../domain/domain.ts';
 import { CdpError, errorText } from '../errors.ts';
 import { Definitions, type Definition } from './definitions/definitions.ts';
 import { followDefinition } from './definitions/follow.ts';
+import { FileWatch } from '../health/file-watch.ts';
 import { blockJobStatus, blockJobType, lifecycleEvent, startedDetail } from '../libvirt/constants.ts';
 import { isLibvirtError, libvirtErrorCode } from '../libvirt/errors.ts';
 import type { LibvirtSession } from '../libvirt/session.ts';
@@ -61,6 +62,7 @@ export class Host {
   readonly #protectors = new Map<string, Protector>();
   readonly #starts: StartWatch;
   readonly #guard: StartGuard;
+  readonly #files = new FileWatch((uuid) => this.#protectors.get(uuid)?.suspectFiles());
   #claiming: Promise<unknown> = Promise.resolve();
   /** How many disks were protected when a record was last changed. */
   #claims = 0;
@@ -95,6 +97,7 @@ export class Host {
       afterStep,
       recordChanged: () => this.#recordChanged(),
       shown,
+      watchFiles: (uuid, paths) => this.#watchFiles(uuid, paths),
       undeclare: (uuid, dev) => this.definitions.undeclare(uuid, dev),
     };
   }
@@ -231,6 +234,7 @@ export class Host {
   async close(): Promise<void> {
     this.#starts.close();
     await Promise.all([...this.#protectors.values()].map((protector) => protector.close()));
+    await this.#files.close();
     await this.#guard.close();
   }
 
@@ -330,6 +334,12 @@ export class Host {
       this.#protectors.get(uuid) ??
       this.#add({ version: 1, uuid, name, policy: policies[0], lastStart: start, disks: [] })
     );
+  }
+
+  #watchFiles(uuid: string, paths: string[]): void {
+    this.#files
+      .watch(uuid, paths)
+      .catch((error: unknown) => void this.log.warn('files could not be watched', { error: errorText(error) }));
   }
 
   #recordChanged(): void {

@@ -45,6 +45,7 @@ export interface DiskObservation {
   /** The guest is stopped because I/O on this disk failed. */
   ioFailed: boolean;
   health: Record<Side, Health>;
+  primaryGone: GoneFile | null;
   /** How the domain last stopped with both copies current, if the guest may not have written since. */
   atStop: AtStop | null;
   /** Why libvirt's copy job of a rebuild ended without success; null if it did not. */
@@ -55,6 +56,18 @@ export interface DiskObservation {
   deltaPasses: number;
   /** The newest epoch is old enough for a new one, and which older ones every copy has flushed since. */
   epochs: { rotate: boolean; flushed: string[] };
+}
+
+/**
+ * A file of the primary that QEMU has open and nobody can open again. QEMU neither: it opens a file by its path again whenever its
+ * node gets or loses its last writer (block/file-posix.c: raw_reconfigure_getfd, with auto-read-only, as libvirt has it).
+ */
+export interface GoneFile {
+  path: string;
+  /** Nothing is there; else another file is. */
+  deleted: boolean;
+  /** As a sentence. */
+  why: string;
 }
 
 /** What is known of a copy since it was last put into use; `failed` says how. */

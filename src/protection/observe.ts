@@ -57,6 +57,7 @@ export async function observe(
           !memory.ioErrorIsPast &&
           (domainMemory.failing.size > 0 ? domainMemory.failing.has(dev) : graph !== null && graph.ioStatus !== 'ok'),
         health: memory.health,
+        primaryGone: memory.primaryGone,
         atStop: memory.atStop,
         copyFailed: memory.copyFailed,
         mayRetry: memory.retryInMs === 0,

@@ -14,6 +14,7 @@ import type { DiskStatus, DomainStatus, EventName, ProtectionEvent } from './mod
 import type { Observation } from './observation.ts';
 import { observe } from './observe.ts';
 import { plan, withDisk } from './planner/plan.ts';
+import { primaryFiles, PrimaryFiles } from './primary-files.ts';
 import { RecordKeeper } from './record-keeper.ts';
 import { isFirstStart, sinceStart, type DiskRecord, type DomainRecord, type DomainRecordSchema } from './record.ts';
 import { diskStatus, domainStatus, goneRemark, recordedStatus, stateOf, unseenStatus, withRemark } from './status.ts';
@@ -31,6 +32,8 @@ export interface Shared {
   recordChanged: () => void;
   /** A domain's states were looked at and shown. */
   shown: (protector: Protector) => void;
+  /** These files of a domain are to be watched, instead of those before. */
+  watchFiles: (uuid: string, paths: string[]) => void;
   /** Called after each step; tests end the agent here. */
   afterStep: (step: Step) => void;
   /** A disk is no longer protected: puts its former error policies back and takes the declaration away. */
@@ -73,6 +76,7 @@ export class Protector {
   readonly #announcer: Announcer;
   readonly #keeper: RecordKeeper;
   readonly #memory = new DomainMemory();
+  readonly #files = new PrimaryFiles();
   #looksSoon = 0;
   #gone = false;
   /** What the domain's definition says otherwise than its record, by disk. */
@@ -120,6 +124,7 @@ export class Protector {
     this.#live = live;
     this.#last = null;
     this.#memory.begin();
+    if (!booted) this.#files.suspect();
     live.monitor.onEvent((event) => this.#heard(event));
     if (booted) this.#noteStart();
     await this.#enqueue(async () => {
@@ -141,6 +146,7 @@ export class Protector {
     const { clean, pairs } = this.#memory.stopped(this.#last?.disks ?? []);
     this.#live = null;
     this.#last = null;
+    this.#shared.watchFiles(this.record.uuid, []);
     clearTimeout(this.#timer);
     void this.#enqueue(async () => {
       await this.#rememberStop(pairs, clean, stoppedAtMs);
@@ -200,6 +206,12 @@ export class Protector {
   forgetXml(): void {
     this.#live?.forgetDisks();
     this.#live?.forgetPersistentDisks();
+    this.wake();
+  }
+
+  /** The file of a primary may have vanished, or be another one. */
+  suspectFiles(): void {
+    this.#files.suspect();
     this.wake();
   }
 
@@ -268,10 +280,13 @@ export class Protector {
 
   async #lookAndAct(live: LiveDomain): Promise<void> {
     for (let look = 1; look <= maxLooks; look++) {
-      const observation = await observe(live, this.record, this.#memory);
+      const observation = await this.#observe(live);
       if (this.#live !== live) return;
       this.#last = observation;
-      const steps = plan(observation);
+      let steps = plan(observation);
+      // On the park QEMU opens a primary's file anew, by its path.
+      if (steps.some(({ step }) => step === 'park'))
+        steps = plan((this.#last = await this.#lookAtFiles(live, observation, { patient: false })));
       if (steps.length === 0) {
         await this.#showObserved(live, observation);
         return;
@@ -286,6 +301,24 @@ export class Protector {
       }
     }
     throw new Error(`no end after ${maxLooks} looks`);
+  }
+
+  async #observe(live: LiveDomain): Promise<Observation> {
+    const observation = await observe(live, this.record, this.#memory);
+    const { disks } = observation;
+    this.#shared.watchFiles(this.record.uuid, disks.flatMap(primaryFiles));
+    if (this.#files.dueInMs > 0 || observation.run !== 'running') return observation;
+    return this.#lookAtFiles(live, observation, { patient: true });
+  }
+
+  async #lookAtFiles(live: LiveDomain, o: Observation, how: { patient: boolean }): Promise<Observation> {
+    const lost = (dev: string, why: string): void => this.note('primary-lost', dev, { why });
+    const memoryOf = (dev: string): DiskMemory => this.memoryOf(dev);
+    await this.#files.look(live.ref.name, o.disks, memoryOf, lost, how);
+    return {
+      ...o,
+      disks: o.disks.map((disk) => ({ ...disk, primaryGone: memoryOf(disk.record.dev).primaryGone })),
+    };
   }
 
   #bench(live: LiveDomain): Workbench {
@@ -388,7 +421,7 @@ export class Protector {
     if (disks.some(({ graph }) => graph !== null && (graph.syncJob !== null || graph.otherJob !== null)))
       return progressMs;
     const retries = disks.flatMap(({ record: { dev } }) => this.memoryOf(dev).retryInMs || []);
-    return Math.min(idleMs, ...retries);
+    return Math.min(idleMs, this.#files.dueInMs, ...retries);
   }
 
   #sleep(ms: number): void {

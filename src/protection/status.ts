@@ -30,7 +30,10 @@ export function stateOf(o: Observation, disk: DiskObservation, trouble: string |
       case 'both':
         return {
           state: 'broken',
-          reason: 'both copies fail; the guest waits, and goes on with the first that answers again',
+          reason:
+            disk.primaryGone !== null
+              ? `${disk.primaryGone.why}, and the mirror does not answer`
+              : 'both copies fail; the guest waits, and goes on with the first that answers again',
         };
       case 'primary-full':
         return { state: 'waiting', reason: "the primary's storage is full: make room, then virsh resume" };
@@ -65,6 +68,15 @@ export function stateOf(o: Observation, disk: DiskObservation, trouble: string |
       reason: `the domain runs from an image that is not '${imageName(record.primary.image)}': virt-cdp unprotect it, then protect it again`,
     };
   }
+  const view = onPrimaryAlone(disk, trouble);
+  if (disk.primaryGone === null) return view;
+  const advice = `${disk.primaryGone.why}, and there is no current mirror to move to. Don't stop the guest: put the file back, or copy its data out from inside`;
+  return { ...view, reason: view.reason === null ? advice : `${advice}; ${view.reason}` };
+}
+
+function onPrimaryAlone(disk: DiskObservation, trouble: string | null): StateView {
+  const { graph, record } = disk;
+  if (graph === null) return { state: 'waiting', reason: null };
   if (record.intent.kind === 'hold') return { state: 'held', reason: null };
   if (disk.obstacle !== null) return { state: 'waiting', reason: disk.obstacle };
   if (graph.otherJob !== null)

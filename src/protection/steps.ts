@@ -21,6 +21,9 @@ export interface StepArguments {
   closeMirror: { dev: string };
   /** Opens the primary's image under libvirt's names. */
   openPrimary: { dev: string; image: Image; names: string[] };
+  /** Puts an empty file where a deleted one was: QEMU opens it in that one's place when its node loses its writer, or refuses to move. */
+  standIn: { dev: string; path: string };
+  removeStandIn: { dev: string; path: string };
   closePrimary: { dev: string; nodes: string[] };
   /** Fails unless the disk was not written to since QEMU started, and the primary is as when it last stopped. */
   requireUntouched: { dev: string; qdev: string; node: string; image: Image; fingerprint: string };

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { writeFileSync } from 'node:fs';
+import { existsSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseDomain } from '../../src/domain/domain.ts';
 import type { EventName } from '../../src/protection/model.ts';
@@ -163,5 +163,58 @@ describe('behind our back, in the configuration,', function () {
     await waitEvent('web2-new', 'gone', 3);
     await agent.mustCdp('unprotect', 'web2-new');
     await assertNothingLost(guest, [primary, mirror]);
+  });
+
+  it('a primary whose file is deleted or replaced is left for the mirror; without one the guest runs on, and all are told', async () => {
+    const { agent, lab } = scene;
+    const image = await lab.image('web3.raw');
+    const mirror = await lab.nbd({ name: 'web3-mirror' });
+    const guest = await scene.guest({
+      name: 'web3',
+      cmdline: 'witness.blocks=2000 witness.rate=50',
+      disks: [{ dev: 'vda', bus: 'virtio', image }],
+    });
+    await agent.mustCdp('protect', 'web3', '--disk', 'vda', '--mirror', mirror.uri);
+    await waitState(agent, 'web3', 'protected');
+    renameSync(image.file, `${image.file}.away`);
+    renameSync(`${image.file}.away`, image.file);
+    await goesOn(guest, 60);
+    assert.equal((await status(agent, 'web3')).state, 'protected', 'moved away and back is not gone');
+
+    rmSync(image.file);
+    await waitState(agent, 'web3', 'failed-over');
+    await goesOn(guest);
+    await waitFor('the stand-in to be gone', () => !existsSync(image.file), patienceMs);
+
+    const second = lab.path('web3-second.raw');
+    await agent.mustCdp('rebuild', 'web3', '--to', second);
+    await waitState(agent, 'web3', 'protected');
+    await goesOn(guest, 60);
+    assert.equal((await events(agent, 'web3', 'primary-lost')).length, 1, 'a move of our own is no loss');
+    await agent.kill('SIGKILL');
+    renameSync((await lab.image('web3-other.raw')).file, second);
+    await agent.start();
+    await waitState(agent, 'web3', 'failed-over');
+    await goesOn(guest);
+
+    const third = lab.path('web3-third.raw');
+    await agent.mustCdp('rebuild', 'web3', '--to', third);
+    await waitState(agent, 'web3', 'protected');
+    await mirror.kill();
+    await waitState(agent, 'web3', 'exposed');
+    renameSync(third, `${third}.away`);
+    const gone = await waitDisk(
+      agent,
+      'web3',
+      'without its file',
+      ({ reason }) => reason?.includes(`'${third}' was deleted`) === true,
+    );
+    assert.equal(gone.runningOn, 'primary');
+    await mirror.restart();
+    await goesOn(guest, 60);
+    renameSync(`${third}.away`, third);
+    await waitState(agent, 'web3', 'protected');
+    await guest.shutdown();
+    await assertNothingLost(guest, [third, mirror.file]);
   });
 });

@@ -117,6 +117,7 @@ export function diskSeen(parts: DiskParts = {}): DiskObservation {
     xmlBehind: false,
     ioFailed: false,
     health: { primary: unknown, mirror: unknown },
+    primaryGone: null,
     atStop: null,
     copyFailed: null,
     mayRetry: true,

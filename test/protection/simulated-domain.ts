@@ -421,6 +421,7 @@ export class SimulatedDomain {
       xmlBehind: persistent !== undefined && sameStorage(persistent, other.image),
       ioFailed: this.paused === 'io-error' && graph !== null && graph.ioStatus !== 'ok' && !memory.movedOn,
       health: { ...memory.health },
+      primaryGone: null,
       atStop: memory.atStop,
       copyFailed: memory.copyFailed,
       mayRetry: memory.mayRetry,

@@ -76,6 +76,8 @@ const executors: Executors = {
     domain.memoryOf(dev).health.primary = { is: 'answering' };
     domain.memoryOf(dev).deltaPasses = 0;
   },
+  standIn: () => undefined,
+  removeStandIn: () => undefined,
   closePrimary: (domain, { dev, nodes }) => {
     for (const name of nodes) qemuOf(domain).delete(name);
     domain.memoryOf(dev).health.primary = { is: 'unknown' };

@@ -12,14 +12,16 @@ export type Damage =
   | 'primary-full';
 
 /**
- * Judges a pair. An error that both copies survive is put down to the mirror: its server may have lost writes that it had
+ * Judges a pair. A primary whose file is gone takes every write, and loses them all when QEMU ends: it is left for the mirror. An
+ * error that both copies survive is put down to the mirror: its server may have lost writes that it had
  * acknowledged, and the guest must never go on over a quorum that has failed. What the mirror may lack is in the epochs.
  */
-export function damageOf({ health, ioFailed }: DiskObservation): Damage {
+export function damageOf({ health, ioFailed, primaryGone }: DiskObservation): Damage {
   const { primary, mirror } = health;
   if (primary.is === 'failed' && mirror.is === 'failed') return 'both';
   if (primary.is === 'failed') return primary.noSpace ? (ioFailed ? 'primary-full' : 'mirror') : 'primary';
-  if (mirror.is === 'failed') return 'mirror';
+  if (mirror.is === 'failed') return primaryGone === null ? 'mirror' : 'both';
+  if (primaryGone !== null) return ioFailed && mirror.is === 'unknown' ? 'unknown' : 'primary';
   if (!ioFailed) return 'none';
   return primary.is === 'answering' && mirror.is === 'answering' ? 'mirror' : 'unknown';
 }

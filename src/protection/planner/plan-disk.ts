@@ -73,6 +73,9 @@ function planPair(o: Observation, disk: PresentDisk): DiskPlan {
   if (primary === null) return nothing;
   switch (damageOf(disk)) {
     case 'primary':
+      // A crash in mid-surgery must not end on the pair again: its primary may be another file by then.
+      if (disk.primaryGone !== null && record.intent.kind !== 'failover')
+        return steps({ step: 'recordDisk', record: { ...record, intent: { kind: 'failover' } } });
       return surgery(onlyIfAnswering(disk, 'mirror', failOver(o, asPair(disk), primary)));
     case 'mirror': {
       const stayParked = record.intent.kind !== 'remove' && o.record.policy === 'strict';
@@ -86,7 +89,7 @@ function planPair(o: Observation, disk: PresentDisk): DiskPlan {
       return nothing;
     case 'none':
   }
-  if (graph.layout === 'parked') return surgery(finishArming(disk));
+  if (graph.layout === 'parked' && record.intent.kind !== 'failover') return surgery(finishArming(disk));
   switch (record.intent.kind) {
     case 'hold':
     case 'remove':
@@ -105,7 +108,7 @@ function onlyIfAnswering({ record, ioFailed }: PresentDisk, side: Side, leaving:
   if (ioFailed) return leaving;
   return {
     ...leaving,
-    before: [...leaving.before, { step: 'requireAnswer', dev: record.dev, side, image: record[side].image }],
+    before: [{ step: 'requireAnswer', dev: record.dev, side, image: record[side].image }, ...leaving.before],
   };
 }
 
@@ -186,6 +189,8 @@ function planPrimary(o: Observation, disk: PresentDisk): DiskPlan {
     case 'failover':
     case 'rebuild':
       if (disk.obstacle !== null || graph.otherJob !== null) return nothing;
+      // Nothing is put on the park that QEMU could not open again.
+      if (disk.primaryGone !== null) return nothing;
       if (disk.atStop?.clean === true) return planIdentical(disk, primary, disk.atStop.primary);
       if (graph.layout === 'primary' && strictlyParked(o, disk)) return surgery(wait(disk));
       if (disk.atStop !== null && graph.syncJob === null) return planCrashed(o, disk, primary, disk.atStop.primary);
@@ -364,8 +369,9 @@ function askAgain(disk: PresentDisk, side: Side): DiskPlan {
   return health[side].is === 'unknown' || mayRetry ? steps(probe(disk, side)) : nothing;
 }
 
+/** A primary whose file is gone can't be asked from outside: it is taken to answer QEMU. */
 function probes(disk: PresentDisk): DiskStep[] {
-  return [probe(disk, 'primary'), probe(disk, 'mirror')];
+  return [...(disk.primaryGone === null ? [probe(disk, 'primary')] : []), probe(disk, 'mirror')];
 }
 
 function probe({ record }: PresentDisk, side: Side): DiskStep {

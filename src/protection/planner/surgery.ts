@@ -140,9 +140,10 @@ export function failOver(o: Observation, disk: PresentDisk, primary: PrimaryNode
   const { dev } = record;
   const { mirror } = diskNames(dev);
   const bitmap = newBitmap(o, graph);
+  const gone = disk.primaryGone?.deleted === true ? disk.primaryGone.path : null;
   return {
     ...surgeryOn(disk),
-    before: park(graph, dev),
+    before: [...park(graph, dev), ...(gone === null ? [] : [{ step: 'standIn', dev, path: gone } as const])],
     parked: [
       { step: 'track', dev, node: mirror, bitmap, merged: written(disk, 'mirror', mirror) },
       ...(graph.quorum === null ? [] : [{ step: 'dropQuorum', dev } as const]),
@@ -158,7 +159,10 @@ export function failOver(o: Observation, disk: PresentDisk, primary: PrimaryNode
     recorded: true,
     persist: record.mirror.image,
     root: mirror,
-    after: primary === null ? [] : [{ step: 'closePrimary', dev, nodes: primary.chain }],
+    after: [
+      ...(gone === null ? [] : [{ step: 'removeStandIn', dev, path: gone } as const]),
+      ...(primary === null ? [] : [{ step: 'closePrimary', dev, nodes: primary.chain } as const]),
+    ],
   };
 }
 

@@ -104,6 +104,20 @@ describe('plan', () => {
     ]);
   });
 
+  describe('a primary whose file is gone', () => {
+    const gone: DiskParts = { primaryGone: { path: '/primary/vda', deleted: false, why: 'it was replaced' }, record: { ...record.both, intent: { kind: 'failover' } } };
+    const deleted = { path: '/primary/vda', deleted: true, why: 'it was deleted' };
+    table([
+      ['is to be left, and that is recorded', { primaryGone: deleted }, 'record'],
+      ['that was deleted has a stand-in while it is left', { ...gone, primaryGone: deleted }, `requireAnswer standIn ${paused} track dropQuorum record defineSource ${resumed} removeStandIn closePrimary`],
+      ['is not composed again after a crash', { ...gone, primaryGone: null, graph: graph.parkedPair }, `requireAnswer park track dropQuorum record defineSource ${resumed} closePrimary`, { run: 'surgery', surgeryMarked: true }],
+      ['is left for the mirror, if that answers', gone, `requireAnswer ${paused} track dropQuorum record defineSource ${resumed} closePrimary`],
+      ['is kept, and its mirror asked, when that fails', { ...gone, health: { primary: unknown, mirror: failed } }, 'probe'],
+      ['is not asked after an I/O error: the mirror is', { ...gone, ioFailed: true }, 'probe', ioError],
+      ['is not put on the park to be armed', { ...nearlyDone, primaryGone: deleted }, 'removePark'],
+    ]);
+  });
+
   describe('a stale mirror', () => {
     table([
       ['is opened, not copied in full', exposed, 'openMirror'],

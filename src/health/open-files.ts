@@ -1,0 +1,92 @@
+import { readdir, readlink } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { runTool } from '../storage/run-tool.ts';
+
+/** A file that a process has open and nobody can open again: its path is gone, or leads to another file. */
+export interface LostFile {
+  path: string;
+  is: 'deleted' | 'replaced';
+}
+
+/** What `stat --file-system` calls file systems whose files can't vanish with a network; anything else is not judged. */
+const localFileSystems = [
+  'ext2/ext3',
+  'xfs',
+  'btrfs',
+  'zfs',
+  'f2fs',
+  'jfs',
+  'reiserfs',
+  'tmpfs',
+  'ramfs',
+  'overlayfs',
+  'bcachefs',
+];
+
+/** Those of these files that lie on a local file system, by what their folders lie on. */
+export async function localFiles(paths: string[], deadline: { deadlineMs: number }): Promise<string[]> {
+  const folders = [...new Set(paths.map((path) => dirname(path)))];
+  if (folders.length === 0) return [];
+  const { stdout } = await runTool('stat', ['--file-system', '--format=%n\t%T', '--', ...folders], deadline);
+  const local = stdout.split('\n').flatMap((line) => {
+    const [folder = '', kind = ''] = line.split('\t');
+    return localFileSystems.includes(kind) ? [folder] : [];
+  });
+  return paths.filter((path) => local.includes(dirname(path)));
+}
+
+/**
+ * Those of these local files that the process has open no more under their paths. Files are compared by device and inode, in a
+ * process of its own. Null if that can't be told: the process is gone, or storage does not answer in time.
+ */
+export async function lostFiles(
+  pid: number,
+  paths: string[],
+  deadline: { deadlineMs: number },
+): Promise<LostFile[] | null> {
+  const descriptors = await openFiles(pid);
+  if (descriptors === null) return null;
+  if (paths.length === 0) return [];
+  const [open, there] = await Promise.all([statFiles(descriptors, deadline), statFiles(paths, deadline)]);
+  if (open === null || there === null) return null;
+  const inodes = new Set(open.found.values());
+  return paths.flatMap((path): LostFile[] => {
+    const inode = there.found.get(path);
+    if (inode !== undefined) return inodes.has(inode) ? [] : [{ path, is: 'replaced' }];
+    return there.missing.includes(path) ? [{ path, is: 'deleted' }] : [];
+  });
+}
+
+/** The process's descriptors of files, as paths in /proc; reading those links touches no storage. */
+async function openFiles(pid: number): Promise<string[] | null> {
+  const folder = `/proc/${pid}/fd`;
+  try {
+    const links = await Promise.all(
+      (await readdir(folder)).map(async (fd) => {
+        const path = `${folder}/${fd}`;
+        return { path, target: await readlink(path).catch(() => '') };
+      }),
+    );
+    return links.flatMap(({ path, target }) => (/^\/(?!dev\/|proc\/)/.test(target) ? [path] : []));
+  } catch {
+    return null;
+  }
+}
+
+async function statFiles(
+  paths: string[],
+  deadline: { deadlineMs: number },
+): Promise<{ found: Map<string, string>; missing: string[] } | null> {
+  if (paths.length === 0) return { found: new Map(), missing: [] };
+  const outcome = await runTool('stat', ['--dereference', '--format=%d:%i\t%n', '--', ...paths], deadline);
+  if (outcome.deadlinePassed) return null;
+  const found = outcome.stdout.split('\n').flatMap((line): [string, string][] => {
+    const [inode = '', path = ''] = line.split('\t');
+    return path === '' ? [] : [[path, inode]];
+  });
+  // stat quotes a path as a shell would want it, so the complaints are not taken apart: all say the same, or nothing is concluded.
+  const complaints = outcome.stderr.split('\n').filter((line) => line !== '');
+  const there = new Map(found);
+  const unclear = !complaints.every((line) => line.endsWith(': No such file or directory'));
+  return { found: there, missing: unclear ? [] : paths.filter((path) => !there.has(path)) };
+}
