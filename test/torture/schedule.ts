@@ -76,6 +76,9 @@ class Beliefs {
   readonly suspended = new Set<string>();
   readonly held = new Set<string>();
   readonly backups = new Set<string>();
+  readonly snapshots = new Set<string>();
+  /** Domains with a disk that may run on its mirror. */
+  readonly failedOver = new Set<string>();
 
   faultOf({ domain, dev, side }: OfCopy): Fault | undefined {
     return this.faults.get(`${domain}/${dev}/${side}`);
@@ -86,6 +89,19 @@ class Beliefs {
     switch (deed.deed) {
       case 'breakCopy':
         this.faults.set(`${deed.domain}/${deed.dev}/${deed.side}`, deed.fault);
+        if (deed.side === 'primary') this.failedOver.add(deed.domain);
+        break;
+      case 'failOver':
+        this.failedOver.add(deed.domain);
+        break;
+      case 'rebuild':
+        this.failedOver.delete(deed.domain);
+        break;
+      case 'snapshot':
+        this.snapshots.add(deed.domain);
+        break;
+      case 'blockCommit':
+        this.snapshots.delete(deed.domain);
         break;
       case 'mendCopy':
       case 'crashServer':
@@ -123,7 +139,8 @@ class Beliefs {
         this.backups.delete(deed.domain);
         break;
       case 'settle':
-        for (const belief of [this.faults, this.off, this.suspended, this.held, this.backups]) belief.clear();
+        for (const belief of [this.faults, this.off, this.suspended, this.held, this.backups, this.failedOver])
+          belief.clear();
         break;
       default:
     }
@@ -137,8 +154,10 @@ export function* schedule(seed: number, domains: readonly DomainShape[]): Genera
   let number = 0;
   for (;;) {
     const deeds = random.between(3, 8);
+    // Deeds meet each other where most are done to one domain.
+    const focus = random.pick(domains);
     for (let n = 0; n < deeds; n++) {
-      const deed = nextDeed(random, beliefs, domains);
+      const deed = nextDeed(random, beliefs, random.chance(0.7) ? focus : random.pick(domains));
       beliefs.follow(deed);
       const gapMs = random.chance(0.4) ? random.between(0, 100) : random.between(100, 1500);
       yield { number: ++number, gapMs, waits: n === deeds - 1 || random.chance(0.6), deed };
@@ -149,8 +168,7 @@ export function* schedule(seed: number, domains: readonly DomainShape[]): Genera
   }
 }
 
-function nextDeed(random: Random, beliefs: Beliefs, domains: readonly DomainShape[]): Deed {
-  const shape = random.pick(domains);
+function nextDeed(random: Random, beliefs: Beliefs, shape: DomainShape): Deed {
   const domain = shape.name;
   const { dev } = random.pick(shape.disks);
   const side = random.pick(['primary', 'mirror'] as const);
@@ -163,6 +181,8 @@ function nextDeed(random: Random, beliefs: Beliefs, domains: readonly DomainShap
   const suspended = beliefs.suspended.has(domain);
   const held = beliefs.held.has(domain);
   const backup = beliefs.backups.has(domain);
+  const snapshot = beliefs.snapshots.has(domain);
+  const failedOver = beliefs.failedOver.has(domain);
   const choices: [weight: number, deed: Deed][] = [
     [broken ? 0 : otherBroken ? 2 : 16, { deed: 'breakCopy', ...copy, fault: random.pick(faults) }],
     [broken ? 12 : 0, { deed: 'mendCopy', ...copy }],
@@ -188,14 +208,14 @@ function nextDeed(random: Random, beliefs: Beliefs, domains: readonly DomainShap
       [2, { deed: 'managedSave', domain }],
       [2, { deed: 'saveAndRestore', domain }],
       [4, { deed: 'snapshot', domain }],
-      [held ? 8 : 2, { deed: 'blockCommit', domain, dev }],
+      [snapshot ? (held ? 16 : 4) : 1, { deed: 'blockCommit', domain, dev }],
       [held ? 3 : 1, { deed: 'blockCopy', domain, dev }],
       [backup ? 0 : 3, { deed: 'beginBackup', domain }],
       [1, { deed: 'plugAndUnplug', domain }],
-      [held ? 0 : 3, { deed: 'hold', domain }],
-      [4, { deed: 'failOver', domain, dev }],
-      [3, { deed: 'rebuild', domain, dev, to: random.pick(['new', 'original']) }],
-      [3, { deed: 'resync', domain, full: random.chance(0.5) }],
+      [held || failedOver ? 0 : snapshot ? 8 : 3, { deed: 'hold', domain }],
+      [failedOver ? 1 : 5, { deed: 'failOver', domain, dev }],
+      [failedOver ? 14 : 1, { deed: 'rebuild', domain, dev, to: random.pick(['new', 'original']) }],
+      [failedOver ? 1 : 3, { deed: 'resync', domain, full: random.chance(0.5) }],
     );
   }
   choices.push([2, { deed: 'reprotect', domain, dev }], [off ? 6 : 2, { deed: 'defineOldXml', domain }]);
