@@ -1,7 +1,7 @@
 import { torture } from './run.ts';
 
 /** Three rounds of a schedule that meets many kinds of deeds; `npm run torture` has all the others. */
-const seed = 146;
+const seed = 519;
 const rounds = 3;
 
 describe('torture', function () {
