@@ -22,7 +22,10 @@ type Carriers = { [A in Action]: (host: Host, name: string, args: ActionArgument
 const carriers: Carriers = {
   protect: async (host, name, args) => {
     const ref = await host.find(name);
-    return { ...(await protect(host, ref, args)), message: `${ref.name} is declared protected` };
+    const { protector, warnings, pausedMs } = await protect(host, ref, args);
+    const paused =
+      pausedMs === null ? '' : `; its guest stood still for ${(pausedMs / 1000).toFixed(1)} s, and was not rebooted`;
+    return { protector, warnings, message: `${ref.name} is declared protected${paused}` };
   },
   unprotect: onProtected(unprotect, (name) => `${name} is no longer protected`),
   hold: onProtected(hold, (name) => `${name} is held: its mirror gets no writes, which are tracked instead`),
@@ -106,7 +109,7 @@ async function undeclared(host: Host, known: DomainStatus[]): Promise<DomainStat
       state: 'stopped',
       policy: 'available',
       engine: 'quorum',
-      guarantee: 'strict-ack',
+      guarantee: 'none',
       disks: [],
     }));
 }

@@ -8,6 +8,8 @@ export interface Context {
   out: Output;
   /** Ctrl-C. */
   interrupt: AbortSignal;
+  /** Asks whoever sits at the terminal; null if nobody does: then the options say it all. */
+  ask: ((question: string) => Promise<boolean>) | null;
 }
 
 export interface OptionSpec {

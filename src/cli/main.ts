@@ -1,4 +1,5 @@
 /** `virt-cdp`: see program.ts for the command line, and commands.ts for the commands. */
+import { askOnTerminal } from './ask.ts';
 import { exitCodes } from './exit.ts';
 import { runCommandLine } from './program.ts';
 
@@ -16,7 +17,8 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   process.exit(error.code === 'EPIPE' ? exitCodes.done : exitCodes.failed);
 });
 
-const { stdout, stderr, env } = process;
-void runCommandLine(process.argv.slice(2), { stdout, stderr, env, interrupt: interrupt.signal }).then((code) => {
+const { stdin, stdout, stderr, env } = process;
+const ask = stdin.isTTY && stderr.isTTY ? askOnTerminal : null;
+void runCommandLine(process.argv.slice(2), { stdout, stderr, env, interrupt: interrupt.signal, ask }).then((code) => {
   process.exitCode = code;
 });

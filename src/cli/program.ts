@@ -16,6 +16,8 @@ export interface Surroundings {
   stderr: OutputStream;
   env: Record<string, string | undefined>;
   interrupt: AbortSignal;
+  /** Asks whoever sits at the terminal; null if nobody does. */
+  ask: ((question: string) => Promise<boolean>) | null;
 }
 
 /** Runs `virt-cdp` with these arguments (those after the program's name) and returns its exit code. */
@@ -42,7 +44,7 @@ interface GlobalOptions {
 }
 
 function createProgram(surroundings: Surroundings, ended: (code: ExitCode) => void): Commander {
-  const { stdout, stderr, env, interrupt } = surroundings;
+  const { stdout, stderr, env, interrupt, ask } = surroundings;
   const program = new Commander('virt-cdp')
     .description("keeps a second, current copy of a domain's disks, and moves the running domain onto it")
     .version(version)
@@ -69,7 +71,7 @@ function createProgram(surroundings: Surroundings, ended: (code: ExitCode) => vo
       const { socket, json } = program.opts<GlobalOptions>();
       const out = createOutput({ json, stdout, stderr, env });
       const client = new AgentClient({ socketPath: socket });
-      ended(await command.run({ client, out, interrupt }, sub.args[0], optionValues(command, sub.opts())));
+      ended(await command.run({ client, out, interrupt, ask }, sub.args[0], optionValues(command, sub.opts())));
     });
   }
   return program;

@@ -9,7 +9,7 @@ export type DomainName = string;
 export interface ActionArguments {
   protect: {
     disk: string;
-    /** A URI or path; exactly one of `mirror` and `mirrorXml`. */
+    /** A URI or path; exactly one of `mirror` and `mirrorXml`, or none for a declared disk's `stopPolicyBy`. */
     mirror?: string;
     /** A libvirt `<disk>` element. */
     mirrorXml?: string;
@@ -20,6 +20,9 @@ export interface ActionArguments {
     overwriteMirror?: boolean;
     /** Where later rebuilds put the new primary: a path with {domain}, {dev} and {n}. */
     rebuildTo?: string;
+    /** Give a running domain the stop policy by saving and restoring it; refused until the pause is agreed to. */
+    stopPolicyBy?: 'save-restore';
+    pauseAgreed?: boolean;
   };
   unprotect: { disk?: string; keep?: 'mirror' };
   hold: Record<string, never>;

@@ -23,6 +23,8 @@ import { AgentUnreachableError, openStream, readText, send } from './transport.t
 const lookUpMs = 30_000;
 /** An action is answered as soon as it is accepted; what takes long goes on in the agent. */
 const actionMs = 60_000;
+/** But a guest's pause is answered when it is over. */
+const pauseMs = 2 * 3_600_000;
 
 export interface ClientOptions {
   socketPath: string;
@@ -65,7 +67,8 @@ export class AgentClient {
       const message = `cannot ${action} ${name}: ${problems(checked.error)}`;
       throw new UsageError({ code: 'bad-request', message });
     }
-    return this.call(actionResultSchema, 'POST', `/v1/domains/${segment(name)}/${action}`, actionMs, args);
+    const deadlineMs = 'stopPolicyBy' in args ? pauseMs : actionMs;
+    return this.call(actionResultSchema, 'POST', `/v1/domains/${segment(name)}/${action}`, deadlineMs, args);
   }
 
   /** `deadlineMs` is the whole time that libvirt may be kept waiting. */

@@ -5,7 +5,7 @@
  */
 import { z } from 'zod';
 import type { CopyStatus, DiskStatus, DomainStatus, JobStatus, ProtectionEvent } from '../protection/model.ts';
-import { diskStates, eventNames } from '../protection/model.ts';
+import { diskStates, eventNames, guarantees } from '../protection/model.ts';
 import type {
   Action,
   ActionArguments,
@@ -54,7 +54,7 @@ export const domainStatusSchema = z.strictObject({
   state: z.enum(diskStates),
   policy: z.enum(['available', 'strict']),
   engine: z.literal('quorum'),
-  guarantee: z.literal('strict-ack'),
+  guarantee: z.enum(guarantees),
   disks: z.array(diskStatusSchema),
 });
 
@@ -86,9 +86,14 @@ export const actionArgumentsSchemas = {
       create: z.boolean().exactOptional(),
       overwriteMirror: z.boolean().exactOptional(),
       rebuildTo: z.string().min(1).exactOptional(),
+      stopPolicyBy: z.literal('save-restore').exactOptional(),
+      pauseAgreed: z.boolean().exactOptional(),
     })
-    .refine((args) => (args.mirror === undefined) !== (args.mirrorXml === undefined), {
-      error: 'exactly one of mirror and mirrorXml must be given',
+    .refine((args) => args.mirror === undefined || args.mirrorXml === undefined, {
+      error: 'only one of mirror and mirrorXml can be given',
+    })
+    .refine((args) => [args.mirror, args.mirrorXml, args.stopPolicyBy].some((given) => given !== undefined), {
+      error: 'mirror or mirrorXml must be given',
     }),
   unprotect: z.strictObject({ disk: disk.exactOptional(), keep: z.literal('mirror').exactOptional() }),
   hold: z.strictObject({}),

@@ -11,6 +11,8 @@ export interface Domain {
   uuid: string;
   /** Null in the XML of a domain that does not run. */
   id: number | null;
+  /** The most that the guest may have (libvirt prints KiB); null if the XML does not say so. */
+  memoryBytes: number | null;
   disks: DomainDisk[];
   /** Null if there is none, or none that can be read. */
   declaration: Declaration | null;
@@ -63,6 +65,7 @@ export function parseDomain(xml: string): Domain {
     name,
     uuid,
     id: integer(attributeOf(root, 'id')),
+    memoryBytes: memoryOf(childOf(root, 'memory')),
     disks: devices === null ? [] : childrenOf(devices, 'disk').map((disk) => readDisk(disk, devices)),
     ...readDeclaration(metadata.find(({ namespace }) => namespace === DECLARATION_URI)),
     status: status === undefined ? null : statusFromElement(status),
@@ -85,6 +88,11 @@ function readDeclaration(element: XmlElement | undefined): Pick<Domain, 'declara
     if (error instanceof UsageError) return { declaration: null, declarationProblem: error };
     throw error;
   }
+}
+
+function memoryOf(memory: XmlElement | null): number | null {
+  const kibibytes = attributeOf(memory, 'unit') === 'KiB' ? integer(memory?.text.trim() ?? null) : null;
+  return kibibytes === null ? null : kibibytes * 1024;
 }
 
 function readDisk(element: XmlElement, devices: XmlElement): DomainDisk {

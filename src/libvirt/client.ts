@@ -1,6 +1,6 @@
 /** libvirt's functions, typed. */
 import { CallPool } from './call-pool.ts';
-import { metadataType } from './constants.ts';
+import { jobType, memoryStat, metadataType } from './constants.ts';
 import type { DomainRunState } from './constants.ts';
 import { isLibvirtError, libvirtErrorCode } from './errors.ts';
 import { EventHub } from './event-hub.ts';
@@ -237,13 +237,39 @@ export class LibvirtClient {
     return found ? info : null;
   }
 
+  /**
+   * Stops the domain and keeps its memory where the domain's next start finds it; takes as long as writing it takes. A domain that
+   * runs will run again then, one that is paused will be paused.
+   */
+  managedSave(dom: DomainRef, deadlineMs?: number): Promise<void> {
+    return this.#caller.call(procedures.managedSave, { dom, flags: 0 }, deadlineMs);
+  }
+
   hasManagedSave(dom: DomainRef, deadlineMs?: number): Promise<boolean> {
     return this.#caller.call(procedures.hasManagedSave, { dom, flags: 0 }, deadlineMs);
+  }
+
+  /** The XML in the managed save image; passwords only with `secure`. */
+  managedSaveXml(dom: DomainRef, { secure }: { secure?: boolean } = {}, deadlineMs?: number): Promise<string> {
+    return this.#caller.call(procedures.managedSaveXml, { dom, flags: flags([secure, 1]) }, deadlineMs);
   }
 
   /** Replaces the XML in the managed save image. */
   managedSaveDefineXml(dom: DomainRef, xml: string, deadlineMs?: number): Promise<void> {
     return this.#caller.call(procedures.managedSaveDefineXml, { dom, xml, flags: 0 }, deadlineMs);
+  }
+
+  /** Whether libvirt saves, dumps, snapshots or migrates the domain now. */
+  async hasJob(dom: DomainRef, deadlineMs?: number): Promise<boolean> {
+    const { type } = await this.#caller.call(procedures.jobInfo, dom, deadlineMs);
+    return type === jobType.bounded || type === jobType.unbounded;
+  }
+
+  /** How many bytes of the host's memory the running domain's QEMU has; null if libvirt can't tell. */
+  async residentBytes(dom: DomainRef, deadlineMs?: number): Promise<number | null> {
+    const stats = await this.#caller.call(procedures.memoryStats, { dom, maxStats: 32, flags: 0 }, deadlineMs);
+    const kibibytes = stats.find(({ tag }) => tag === memoryStat.rss)?.value;
+    return kibibytes === undefined ? null : kibibytes * 1024;
   }
 
   /** Stops the domain and keeps its memory in a file; takes as long as writing it takes. */

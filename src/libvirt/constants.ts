@@ -77,6 +77,12 @@ export const blockJobType = { unknown: 0, pull: 1, copy: 2, commit: 3, activeCom
 
 export const blockJobStatus = { completed: 0, failed: 1, canceled: 2, ready: 3 } as const;
 
+/** Types of a domain's job (virDomainJobType). */
+export const jobType = { none: 0, bounded: 1, unbounded: 2, completed: 3, failed: 4, cancelled: 5 } as const;
+
+/** Tags of `memoryStats` (virDomainMemoryStatTags). */
+export const memoryStat = { rss: 7 } as const;
+
 /** Flags of `updateDevice`. */
 export const deviceModify = { current: 0, live: 1, config: 2, force: 4 } as const;
 

@@ -52,6 +52,20 @@ const withXml = struct<XmlOnDomain>({ dom: domain, xml: optional(string), flags:
 const onDisk = struct<OnDisk>({ dom: domain, disk: string, flags: uint });
 const domainState = struct({ state: int, reason: int });
 const domainList = struct({ domains: array(domain, 16384), count: uint });
+const jobInfo = struct({
+  type: int,
+  timeElapsed: bytes,
+  timeRemaining: bytes,
+  dataTotal: bytes,
+  dataProcessed: bytes,
+  dataRemaining: bytes,
+  memTotal: bytes,
+  memProcessed: bytes,
+  memRemaining: bytes,
+  fileTotal: bytes,
+  fileProcessed: bytes,
+  fileRemaining: bytes,
+});
 const blockJobInfo = struct({ found: flag, type: int, bandwidth: bytes, cur: bytes, end: bytes });
 
 export const procedures = {
@@ -90,8 +104,18 @@ export const procedures = {
     nothing,
   ),
   restore: remote(233, 'domainRestoreFlags', struct({ path: string, xml: optional(string), flags: uint }), nothing),
+  managedSave: remote(182, 'domainManagedSave', onDomain, nothing),
   hasManagedSave: remote(183, 'domainHasManagedSaveImage', onDomain, flag),
+  managedSaveXml: remote(388, 'domainManagedSaveGetXMLDesc', onDomain, string),
   managedSaveDefineXml: remote(389, 'domainManagedSaveDefineXML', withXml, nothing),
+
+  jobInfo: remote(163, 'domainGetJobInfo', domain, jobInfo),
+  memoryStats: remote(
+    159,
+    'domainMemoryStats',
+    struct({ dom: domain, maxStats: uint, flags: uint }),
+    array(struct({ tag: int, value: bytes }), 1024),
+  ),
 
   setMetadata: remote(
     264,

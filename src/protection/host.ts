@@ -21,6 +21,7 @@ import { StartWatch, type FailedStart } from './starts/start-watch.ts';
 import { LiveDomain } from './live-domain.ts';
 import type { EventName, ProtectionEvent } from './model.ts';
 import { Protector, type Shared } from './protector.ts';
+import { settleRestore } from './saved-domain.ts';
 import { sinceStart, type DiskRecord, type DomainRecord, type DomainRecordSchema } from './record.ts';
 import type { Step } from './steps.ts';
 
@@ -252,12 +253,18 @@ export class Host {
           ref,
           this.#attach(ref, detail === startedDetail.booted).then(() => this.#seen(ref)),
         );
+        this.#settleRestore(ref);
         break;
       case lifecycleEvent.stopped:
       case lifecycleEvent.crashed:
         this.#protectors.get(ref.uuid)?.detach();
         // A transient domain is gone now, and what could not follow its definition while it ran now can.
         this.#inBackground(ref, this.#follow(ref));
+        this.#settleRestore(ref);
+        break;
+      case lifecycleEvent.resumed:
+        this.#protectors.get(ref.uuid)?.wake();
+        this.#settleRestore(ref);
         break;
       case lifecycleEvent.defined:
       case lifecycleEvent.undefined:
@@ -288,9 +295,15 @@ export class Host {
           followed.then(() => this.#seen(ref)),
         );
       }
+      for (const { record } of this.protectors()) this.#settleRestore(record);
     } catch (error) {
       this.log.warn('the domains could not be listed', { error: errorText(error) });
     }
+  }
+
+  #settleRestore({ uuid, name }: { uuid: string; name: string }): void {
+    const protector = this.#protectors.get(uuid);
+    if (protector !== undefined) this.#inBackground({ name }, settleRestore(this.session.client, protector));
   }
 
   async #attach(ref: DomainRef, booted = false): Promise<void> {
@@ -332,7 +345,7 @@ export class Host {
     const start = await lastStart(this.config().store, uuid);
     return (
       this.#protectors.get(uuid) ??
-      this.#add({ version: 1, uuid, name, policy: policies[0], lastStart: start, disks: [] })
+      this.#add({ version: 1, uuid, name, policy: policies[0], lastStart: start, disks: [], restoreOwed: null })
     );
   }
 

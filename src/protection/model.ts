@@ -56,6 +56,14 @@ export interface DiskStatus {
   job: JobStatus | null;
 }
 
+/**
+ * What an acknowledged write means for a domain: `strict-ack`: while it is protected, both copies have it; `none`: a declared disk
+ * runs in a way in which it can't be protected, so that one copy alone ever has it.
+ */
+export const guarantees = ['strict-ack', 'none'] as const;
+
+export type Guarantee = (typeof guarantees)[number];
+
 export interface DomainStatus {
   domain: string;
   uuid: string;
@@ -63,7 +71,7 @@ export interface DomainStatus {
   state: DiskState;
   policy: Policy;
   engine: 'quorum';
-  guarantee: 'strict-ack';
+  guarantee: Guarantee;
   disks: DiskStatus[];
 }
 
@@ -112,6 +120,9 @@ export const eventNames = [
   'mirror-contested',
   'gone',
   'migrated-away',
+  'saved',
+  'restored',
+  'restore-failed',
 ] as const;
 
 export type EventName = (typeof eventNames)[number];

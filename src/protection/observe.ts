@@ -10,6 +10,7 @@ import type { DomainMemory } from './domain-memory.ts';
 import type { LiveDomain } from './live-domain.ts';
 import type { DiskObservation, Observation, RunView } from './observation.ts';
 import type { DomainRecord } from './record.ts';
+import { wayToStopPolicy } from './stop-policy.ts';
 
 /** How long one epoch records before the next begins: what a mirror's server may still lose is at most two epochs' writes. */
 const epochMs = 10 * 60_000;
@@ -42,16 +43,16 @@ export async function observe(
     record.disks.map(async (disk): Promise<DiskObservation> => {
       const { dev } = disk;
       const liveDisk = liveDisks.find((other) => other.dev === dev);
-      const persistentDisk = persistentDisks.find((other) => other.dev === dev);
       const graph = liveDisk?.alias == null ? null : view.disk(dev, liveDisk.alias, liveDisk.sourceIndex);
+      const defined = persistentDisks.find((other) => other.dev === dev);
       const memory = domainMemory.of(dev);
       return {
         record: disk,
         graph,
         orphans: isOffItsQuorum(graph) ? view.orphans(dev) : [],
         liveImage: liveDisk?.image ?? null,
-        obstacle: liveDisk === undefined ? null : (disk.contested ?? obstacleOf(liveDisk, persistentDisk)),
-        xmlBehind: namesOther(disk, persistentDisk),
+        obstacle: liveDisk === undefined ? null : (disk.contested ?? obstacleOf(record.name, liveDisk, defined)),
+        xmlBehind: namesOther(disk, defined),
         ioFailed:
           run === 'io-error' &&
           !memory.ioErrorIsPast &&
@@ -91,12 +92,11 @@ function isOutdated(view: GraphView, { dev, alias, sourceIndex }: DomainDisk): b
   return index !== undefined && Number(index) !== sourceIndex;
 }
 
-function obstacleOf(disk: DomainDisk, persistent: DomainDisk | undefined): string | null {
+/** `defined` is the disk at the domain's next start. */
+function obstacleOf(domain: string, disk: DomainDisk, defined: DomainDisk | undefined): string | null {
   if (disk.unsupported !== null) return disk.unsupported;
   if (hasStopPolicy(disk)) return null;
-  return persistent !== undefined && hasStopPolicy(persistent)
-    ? "the running disk lacks error_policy='stop'; it has it from the domain's next start on"
-    : "the running disk lacks error_policy='stop' rerror_policy='stop' on its <driver>, and so does its definition: it must have them at its next start";
+  return `the domain runs without error_policy='stop' on this disk. ${wayToStopPolicy(domain, disk.dev, defined)}`;
 }
 
 function runView({ running, runState, surgeryMarked }: GraphView, reason: number): RunView {

@@ -10,14 +10,23 @@ import type { DiskMemory } from './disk-memory.ts';
 import { DomainMemory } from './domain-memory.ts';
 import { execute, StepFailed, type Workbench } from './execute.ts';
 import type { LiveDomain } from './live-domain.ts';
-import type { DiskStatus, DomainStatus, EventName, ProtectionEvent } from './model.ts';
+import type { DiskStatus, DomainStatus, EventName, Guarantee, ProtectionEvent } from './model.ts';
 import type { Observation } from './observation.ts';
 import { observe } from './observe.ts';
 import { plan, withDisk } from './planner/plan.ts';
 import { primaryFiles, PrimaryFiles } from './primary-files.ts';
 import { RecordKeeper } from './record-keeper.ts';
 import { isFirstStart, sinceStart, type DiskRecord, type DomainRecord, type DomainRecordSchema } from './record.ts';
-import { diskStatus, domainStatus, goneRemark, recordedStatus, stateOf, unseenStatus, withRemark } from './status.ts';
+import {
+  canBeArmed,
+  diskStatus,
+  domainStatus,
+  goneRemark,
+  recordedStatus,
+  stateOf,
+  unseenStatus,
+  withRemark,
+} from './status.ts';
 import type { Step } from './steps.ts';
 
 /** What all protectors of a host share. */
@@ -140,6 +149,13 @@ export class Protector {
     this.note('started', null, onMirror.length > 0 ? { onMirror } : {});
   }
 
+  #stoppedReason(): string | null {
+    const { restoreOwed, name } = this.record;
+    if (restoreOwed === null) return null;
+    const failed = restoreOwed.failed === null ? '' : `; that failed: ${restoreOwed.failed}`;
+    return `its memory is saved, and it is to go on from there${failed}. Type: virsh start ${name}`;
+  }
+
   /** The domain's QEMU is gone. */
   detach(): void {
     const stoppedAtMs = Date.now();
@@ -150,7 +166,8 @@ export class Protector {
     clearTimeout(this.#timer);
     void this.#enqueue(async () => {
       await this.#rememberStop(pairs, clean, stoppedAtMs);
-      await this.#showStates(() => ({ state: 'stopped', reason: null }));
+      const stoppedAt = new Date(stoppedAtMs).toISOString();
+      await this.#showStates(() => ({ state: 'stopped', reason: this.#stoppedReason() }), stoppedAt);
     }).catch((error: unknown) => {
       this.#log.error('the stop could not be recorded', { error: errorText(error) });
     });
@@ -195,6 +212,11 @@ export class Protector {
     });
   }
 
+  /** A look has been taken, and what it led to was done, since this was called. */
+  async looked(): Promise<void> {
+    await this.#enqueue(() => this.#turn());
+  }
+
   /** Of a domain that does not run: its disks that were asked to be removed need nothing more. */
   async forgetRemoved(): Promise<void> {
     await this.#enqueue(async () => {
@@ -236,7 +258,15 @@ export class Protector {
       this.record,
       running,
       disks.map((disk) => withRemark(disk, also(disk.dev))),
+      this.#guarantee(),
     );
+  }
+
+  /** Of a running domain nothing is promised before it was looked at. */
+  #guarantee(): Guarantee {
+    const last = this.#last;
+    if (this.#live === null) return 'strict-ack';
+    return last?.disks.every((disk) => canBeArmed(last, disk)) === true ? 'strict-ack' : 'none';
   }
 
   memoryOf(dev: string): DiskMemory {
@@ -376,9 +406,11 @@ export class Protector {
   }
 
   /** Every change of a state is recorded and told. Answers whether there was one. */
-  async #showStates(view: (disk: DiskRecord) => Pick<DiskRecord, 'state' | 'reason'>): Promise<boolean> {
+  async #showStates(
+    view: (disk: DiskRecord) => Pick<DiskRecord, 'state' | 'reason'>,
+    now = new Date().toISOString(),
+  ): Promise<boolean> {
     const before = this.record;
-    const now = new Date().toISOString();
     const after = before.disks.reduce((record, disk) => {
       const { state, reason } = view(disk);
       if (state === disk.state && reason === disk.reason) return record;

@@ -76,6 +76,16 @@ const diskRecordSchema = z.strictObject({
   reason: z.string().nullable(),
 });
 
+/** The agent has had libvirt save the domain, or is about to, and owes it the start from that save. */
+const restoreOwedSchema = z.strictObject({
+  /** Why it can't be started; from then on it is the administrator's. */
+  failed: z.string().nullable(),
+  /** What they had instead of the stop policy, for a start as it was. */
+  disks: z.array(
+    z.strictObject({ dev: z.string(), errorPolicy: z.string().nullable(), readErrorPolicy: z.string().nullable() }),
+  ),
+});
+
 /** What the live graph can't tell about a domain, and must never be wrong. */
 export const domainRecordSchema = z.strictObject({
   version: z.literal(1),
@@ -85,10 +95,12 @@ export const domainRecordSchema = z.strictObject({
   /** The last start of the domain that this record takes into account (src/store/start-marker.ts). */
   lastStart: z.string().nullable(),
   disks: z.array(diskRecordSchema),
+  restoreOwed: restoreOwedSchema.nullable().default(null),
 });
 
 export type DomainRecordSchema = typeof domainRecordSchema;
 export type DomainRecord = z.infer<DomainRecordSchema>;
+export type OwedRestore = z.infer<typeof restoreOwedSchema>;
 export type DiskRecord = z.infer<typeof diskRecordSchema>;
 export type CopyRecord = z.infer<typeof copyRecordSchema>;
 export type AtStop = NonNullable<DiskRecord['atStop']>;

@@ -7,6 +7,7 @@ import {
   type DiskState,
   type DiskStatus,
   type DomainStatus,
+  type Guarantee,
   type JobStatus,
   type Side,
 } from './model.ts';
@@ -62,10 +63,16 @@ export function stateOf(o: Observation, disk: DiskObservation, trouble: string |
       reason: `the domain runs from a stale copy; the current one is ${imageName(record.mirror.image)}: virsh destroy it, then virt-cdp start`,
     };
   }
-  if (record.instance !== o.instance) {
+  if (runsFromOther(o, disk)) {
     return {
       state: 'waiting',
       reason: `the domain runs from an image that is not '${imageName(record.primary.image)}': virt-cdp unprotect it, then protect it again`,
+    };
+  }
+  if (record.instance !== o.instance && o.run === 'hands-off') {
+    return {
+      state: 'waiting',
+      reason: `the domain is paused, and not by us: virsh domstate --reason ${o.record.name}`,
     };
   }
   const view = onPrimaryAlone(disk, trouble);
@@ -84,6 +91,22 @@ function onPrimaryAlone(disk: DiskObservation, trouble: string | null): StateVie
   if (graph.syncJob !== null || (graph.mirrorOpen && disk.health.mirror.is !== 'failed'))
     return { state: 'syncing', reason: trouble };
   return { state: record.exposedSince === null ? 'waiting' : 'exposed', reason: trouble };
+}
+
+/** Whether the disk, as it runs, can ever have the two-copy writer under it: nothing but another start would change that. */
+export function canBeArmed(o: Observation, disk: DiskObservation): boolean {
+  return disk.graph !== null && disk.obstacle === null && !runsFromOther(o, disk);
+}
+
+/** In a QEMU that the record does not know, an image of which the recorded primary is no part: not the disk that was protected. */
+function runsFromOther(o: Observation, { graph, record, liveImage }: DiskObservation): boolean {
+  if (graph?.layout !== 'primary' || graph.primary === null || liveImage === null) return false;
+  if (!record.primary.current || record.instance === o.instance) return false;
+  const ours = [record.primary.image, record.mirror.image];
+  return (
+    !ours.some((image) => sameStorage(liveImage, image)) &&
+    !graph.primary.images.includes(imageName(record.primary.image))
+  );
 }
 
 /** A look that leaves a disk parked leaves its guest waiting. */
@@ -143,7 +166,12 @@ export function goneRemark({ name, uuid }: DomainRecord): string {
   return `libvirt knows the domain no more. Define it again under its UUID ${uuid}, or virt-cdp unprotect ${name} to forget it`;
 }
 
-export function domainStatus(record: DomainRecord, running: boolean, disks: DiskStatus[]): DomainStatus {
+export function domainStatus(
+  record: DomainRecord,
+  running: boolean,
+  disks: DiskStatus[],
+  guarantee: Guarantee,
+): DomainStatus {
   return {
     domain: record.name,
     uuid: record.uuid,
@@ -151,7 +179,7 @@ export function domainStatus(record: DomainRecord, running: boolean, disks: Disk
     state: worst(disks.map(({ state }) => state)),
     policy: record.policy,
     engine: 'quorum',
-    guarantee: 'strict-ack',
+    guarantee,
     disks,
   };
 }

@@ -29,6 +29,7 @@ const record: DomainRecord = {
   name: 'web1',
   policy: 'available',
   lastStart: null,
+  restoreOwed: null,
   disks: [
     newDiskRecord({ dev: 'vda', mirror: parseImageUri('/m.img'), rebuild: null }, parseImageUri('/p.img'), false),
   ],

@@ -100,6 +100,46 @@ describe('virt-cdp', () => {
     });
   });
 
+  describe('protect --stop-policy-by save-restore', () => {
+    const argv = ['protect', 'web1', '--disk', 'vda', '--stop-policy-by', 'save-restore'];
+    const agreed = { disk: 'vda', stopPolicyBy: 'save-restore', pauseAgreed: true };
+
+    beforeEach(() => {
+      const accept = agent.onAct;
+      agent.onAct = (domain, action) => {
+        const { args } = agent.acts.at(-1) ?? {};
+        if ('pauseAgreed' in (args as object)) return accept(domain, action);
+        return Promise.reject(new RefusedError({ code: 'pause-not-agreed', message: 'it stands still for about 7 s' }));
+      };
+    });
+
+    it('tells the pause, and does it, when there is no terminal', async () => {
+      const { code, stdout, stderr } = await run(...argv);
+      assert.deepEqual([code, stderr], [0, 'it stands still for about 7 s\n']);
+      assert.match(stdout, /protect of web1 accepted/);
+      assert.deepEqual(agent.acts.at(-1)?.args, agreed);
+    });
+
+    it('asks at a terminal, after telling', async () => {
+      const asked: string[] = [];
+      const answering = (answer: boolean) => (question: string) => Promise.resolve((asked.push(question), answer));
+      const refused = await runHere(['--socket', agent.socketPath, ...argv], { ask: answering(false) });
+      assert.equal(refused.code, 1);
+      assert.match(refused.stderr, /about 7 s\nerror: nothing was changed/);
+      assert.equal(agent.acts.length, 1);
+      const done = await runHere(['--socket', agent.socketPath, ...argv], { ask: answering(true) });
+      assert.equal(done.code, 0);
+      assert.deepEqual(agent.acts.at(-1)?.args, agreed);
+      assert.deepEqual(asked, ['Save and restore it now?', 'Save and restore it now?']);
+    });
+
+    it('asks nothing where no pause is needed', async () => {
+      agent.onAct = () => ({ message: 'done', warnings: [], status: domainWith() });
+      const ask = (): Promise<boolean> => Promise.reject(new Error('asked'));
+      assert.equal((await runHere(['--socket', agent.socketPath, ...argv], { ask })).code, 0);
+    });
+  });
+
   describe('list', () => {
     it('shows a table', async () => {
       agent.statuses.set('db', domainWith({ domain: 'db', disks: [diskWith(exposed)] }));
@@ -155,6 +195,12 @@ describe('virt-cdp', () => {
         await told({ state: 'waiting', runningOn: 'none' }, false),
         /\(not running, [^]* the guest does not run\n/,
       );
+    });
+
+    it('says when nothing is promised', async () => {
+      assert.doesNotMatch(await told({}), /guarantee/);
+      agent.statuses.set('web1', domainWith({ guarantee: 'none' }));
+      assert.match((await run('status', 'web1')).stdout, /\(running, policy available, guarantee none\)/);
     });
 
     it('shows a job once it knows how much there is to do', async () => {

@@ -19,7 +19,13 @@ export async function runHere(argv: string[], changes: Partial<Surroundings> & {
   const stdout = { write: (text: string) => (ended.stdout += text), isTTY: changes.tty ?? false, columns: 120 };
   const stderr = { write: (text: string) => (ended.stderr += text) };
   const interrupt = changes.interrupt ?? new AbortController().signal;
-  ended.code = await runCommandLine(argv, { stdout, stderr, env: changes.env ?? {}, interrupt });
+  ended.code = await runCommandLine(argv, {
+    stdout,
+    stderr,
+    env: changes.env ?? {},
+    interrupt,
+    ask: changes.ask ?? null,
+  });
   return ended;
 }
 

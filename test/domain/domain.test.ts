@@ -168,6 +168,14 @@ describe('parseDomain', () => {
     });
   }
 
+  it('tells the memory that libvirt prints', () => {
+    const memoryOf = (memory: string): number | null =>
+      parseDomain(`<domain><name>a</name>${memory}</domain>`).memoryBytes;
+    assert.equal(memoryOf("<memory unit='KiB'>131072</memory>"), 128 * 1024 * 1024);
+    assert.equal(memoryOf("<memory unit='MiB'>128</memory>"), null);
+    assert.equal(memoryOf(''), null);
+  });
+
   it('tells a declaration that can not be read from none at all', () => {
     const metadata =
       "<metadata><p:protection xmlns:p='https://virt-cdp.org/xmlns/domain/1' policy='maybe'/></metadata>";

@@ -170,6 +170,7 @@ describe("libvirt's hook", () => {
         name: 'web1',
         policy: 'available',
         lastStart: null,
+        restoreOwed: null,
         disks: [newDiskRecord({ dev: 'vda', mirror: image('/m.img'), rebuild: null }, image('/p.img'), false)],
       });
     }

@@ -31,6 +31,7 @@ describe('client', () => {
     ['the whole configuration', 'xml', (c) => c.domainXml(dom, { inactive: true, secure: true }), '', 3],
     ['a start', 'create', (c) => c.create(dom), dom, 0],
     ['a start in pause', 'create', (c) => c.create(dom, { paused: true }), dom, 1],
+    ['the whole XML of a save', 'managedSaveXml', (c) => c.managedSaveXml(dom, { secure: true }), '<domain/>', 1],
     ['a cancel', 'blockJobAbort', (c) => c.blockJobAbort(dom, 'vda'), undefined, 0],
     ['a pivot', 'blockJobAbort', (c) => c.blockJobAbort(dom, 'vda', { pivot: true, async: true }), undefined, 3],
     ['a full copy', 'blockCopy', (c) => c.blockCopy(dom, 'vda', '<disk/>'), undefined, 0],
@@ -82,6 +83,7 @@ describe('client', () => {
     ['isPersistent', (c) => c.isPersistent(dom), dom, true],
     ['updateDevice', (c) => c.updateDevice(dom, '<disk/>', 2), { dom, xml: '<disk/>', flags: 2 }, undefined],
     ['hasManagedSave', (c) => c.hasManagedSave(dom), { dom, flags: 0 }, true],
+    ['managedSave', (c) => c.managedSave(dom), { dom, flags: 0 }, undefined],
     ['managedSaveDefineXml', (c) => c.managedSaveDefineXml(dom, '<x/>'), { dom, xml: '<x/>', flags: 0 }, undefined],
     ['save', (c) => c.save(dom, '/f', null), { dom, path: '/f', xml: null, flags: 0 }, undefined],
     ['restore', (c) => c.restore('/f', '<x/>'), { path: '/f', xml: '<x/>', flags: 0 }, undefined],
@@ -125,6 +127,27 @@ describe('client', () => {
     assert.equal(await client.blockJobInfo(dom, 'vda'), null);
     found = true;
     assert.deepEqual(await client.blockJobInfo(dom, 'vda'), job);
+  });
+
+  it('tells a job from none, and from one that has ended', async () => {
+    const nothing = { timeElapsed: 0, timeRemaining: 0, dataTotal: 0, dataProcessed: 0, dataRemaining: 0 };
+    const memory = { memTotal: 0, memProcessed: 0, memRemaining: 0, fileTotal: 0, fileProcessed: 0, fileRemaining: 0 };
+    let type = 0;
+    daemon.on(procedures.jobInfo, (call) => call.answer(procedures.jobInfo, { type, ...nothing, ...memory }));
+    const found: boolean[] = [];
+    for (type = 0; type <= 5; type++) found.push(await client.hasJob(dom));
+    assert.deepEqual(found, [false, true, true, false, false, false]);
+  });
+
+  it('has the bytes of a QEMU, or null if libvirt does not know', async () => {
+    let stats = [
+      { tag: 6, value: 1 },
+      { tag: 7, value: 2048 },
+    ];
+    daemon.on(procedures.memoryStats, (call) => call.answer(procedures.memoryStats, stats));
+    assert.equal(await client.residentBytes(dom), 2 * 1024 * 1024);
+    stats = [];
+    assert.equal(await client.residentBytes(dom), null);
   });
 
   it('reads a secret’s value by its usage', async () => {

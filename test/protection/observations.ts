@@ -69,6 +69,7 @@ const quorum = { primaryChild: 'libvirt-1-format', epochs: ['cdp-epoch-1'] };
 /** What lies under the device. */
 export const graph = {
   plain,
+  onOther: { ...plain, primary: { ...primaryNodes, images: ['/new/vda', '/new/vda'] } },
   exposed: { ...plain, parkReady: true, tracking: [{ name: 'cdp-track-1', on: 'primary', dirtyBytes: 0 }] },
   pair: { ...plain, layout: 'pair', root: 'cdp-vda', mirrorOpen: true, quorum, parkReady: true },
   mirror: {
@@ -144,6 +145,7 @@ export function look(
       name: 'web1',
       policy: parts.policy ?? 'available',
       lastStart: null,
+      restoreOwed: null,
       disks: seen.map((disk) => disk.record),
     },
     disks: seen,

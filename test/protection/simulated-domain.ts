@@ -84,6 +84,7 @@ export class SimulatedDomain {
       name: 'web1',
       policy,
       lastStart: null,
+      restoreOwed: null,
       disks,
     };
     this.persistent = defined;

@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { DiskMemory } from '../../src/protection/disk-memory.ts';
 import type { DiskState } from '../../src/protection/model.ts';
-import { diskStatus, domainStatus, recordedStatus, stateOf, worst } from '../../src/protection/status.ts';
-import { answering, diskSeen, failed, full, graph, job, look, mirrorImage, rebuildToNew, record, unknown, type DiskParts } from './observations.ts';
+import { canBeArmed, diskStatus, domainStatus, recordedStatus, stateOf, worst } from '../../src/protection/status.ts';
+import { answering, diskSeen, failed, full, graph, job, look, mirrorImage, newImage, rebuildToNew, record, unknown, type DiskParts } from './observations.ts';
 
 type Row = [sentence: string, disk: DiskParts, state: DiskState, domain?: Parameters<typeof look>[1]];
 
@@ -33,6 +33,8 @@ describe('stateOf', () => {
     ['a start on the stale primary', { ...onMirror, graph: graph.plain }, 'broken'],
     ['a guest that waits, parked, with policy strict', { ...exposed, graph: { ...graph.exposed, layout: 'parked' } }, 'waiting', { run: 'io-error', policy: 'strict' }],
     ['a disk that is not in the domain', { graph: null }, 'waiting'],
+    ['another image than the protected one', { record: { ...record.onlyPrimary, instance: 'boot/0' }, graph: graph.onOther, liveImage: newImage }, 'waiting'],
+    ['a restored domain that libvirt keeps paused', { record: { ...record.onlyPrimary, instance: 'boot/0' }, graph: graph.plain }, 'waiting', { run: 'hands-off' }],
   ];
   for (const [sentence, parts, state, domain] of rows) {
     it(`${sentence}: ${state}`, () => {
@@ -92,6 +94,22 @@ describe('domainStatus', () => {
     assert.equal(worst([]), 'stopped');
     const seen = look([{}, exposed]);
     const disks = seen.record.disks.map((disk) => recordedStatus(disk, new DiskMemory()));
-    assert.equal(domainStatus(seen.record, true, disks).state, 'exposed');
+    assert.equal(domainStatus(seen.record, true, disks, 'strict-ack').state, 'exposed');
+  });
+
+  it('promises nothing for a disk that can not be armed as it runs', () => {
+    const waiting = { ...exposed, graph: graph.plain, record: { ...record.onlyPrimary, exposedSince: null } };
+    for (const [parts, expected] of [
+      [{}, true],
+      [exposed, true],
+      [onMirror, true],
+      [waiting, true],
+      [{ ...waiting, obstacle: 'it lacks the stop policy' }, false],
+      [{ ...waiting, graph: null }, false],
+      [{ ...waiting, record: { ...waiting.record, instance: 'boot/0' } }, true],
+      [{ ...waiting, record: { ...waiting.record, instance: 'boot/0' }, graph: graph.onOther, liveImage: newImage }, false],
+    ] satisfies [DiskParts, boolean][]) {
+      assert.equal(canBeArmed(look(parts), diskSeen(parts)), expected, JSON.stringify(parts));
+    }
   });
 });

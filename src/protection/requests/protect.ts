@@ -3,14 +3,17 @@ import { policies, type DeclaredDisk, type Policy } from '../../domain/declarati
 import { hasStopPolicy, type Domain, type DomainDisk } from '../../domain/domain.ts';
 import { withErrorPolicy } from '../../domain/edit.ts';
 import type { Image } from '../../domain/image.ts';
-import { CdpError, UsageError } from '../../errors.ts';
+import { CdpError, RefusedError, UsageError } from '../../errors.ts';
 import type { DomainRef } from '../../libvirt/types.ts';
-import { imageName, parseImageUri } from '../../storage/image.ts';
+import { imageName, parseImageUri, sameStorage } from '../../storage/image.ts';
+import { resolveImage } from '../../storage/tools.ts';
 import { declaredAgain } from '../definitions/compare.ts';
 import type { Host } from '../host.ts';
 import type { Protector } from '../protector.ts';
-import { newDiskRecord } from '../record.ts';
+import { newDiskRecord, type DiskRecord } from '../record.ts';
+import { wayToStopPolicy } from '../stop-policy.ts';
 import { takeMirror } from './mirror-checks.ts';
+import { announcePause, saveAndRestore } from './save-restore.ts';
 import { unprotect } from './unprotect.ts';
 
 export interface ProtectRequest {
@@ -21,29 +24,49 @@ export interface ProtectRequest {
   create?: boolean | undefined;
   overwriteMirror?: boolean | undefined;
   rebuildTo?: string | undefined;
+  stopPolicyBy?: 'save-restore' | undefined;
+  pauseAgreed?: boolean | undefined;
 }
 
-/** Declares a disk protected, and if the domain runs begins at once. Everything that can be wrong is found before anything is changed. */
-export async function protect(
+export interface Protected {
+  protector: Protector;
+  warnings: string[];
+  /** For how long the guest stood still to get the stop policy; null if it did not. */
+  pausedMs: number | null;
+}
+
+/**
+ * Declares a disk protected, and if the domain runs begins at once. Everything that can be wrong is found before anything is changed.
+ * @throws RefusedError `pause-not-agreed`, whose message says what the guest is in for.
+ */
+export async function protect(host: Host, ref: DomainRef, request: ProtectRequest): Promise<Protected> {
+  const { domain } = await host.definition(ref);
+  const disk = findDisk(domain, request.disk);
+  const record = host.protectorOf(ref.uuid)?.record.disks.find(({ dev }) => dev === disk.dev);
+  const { protector, warnings, pauses } =
+    record === undefined
+      ? await declareNew(host, ref, domain, disk, request)
+      : await declareKnown(host, ref, domain, disk, record, request);
+  const pausedMs = pauses ? await saveAndRestore(host, protector, ref) : null;
+  return { protector, warnings: [...warnings, ...(await startWarnings(protector, disk.dev))], pausedMs };
+}
+
+interface Declared {
+  protector: Protector;
+  warnings: string[];
+  /** The guest is to be saved and restored now. */
+  pauses: boolean;
+}
+
+async function declareNew(
   host: Host,
   ref: DomainRef,
+  domain: Domain,
+  disk: DomainDisk,
   request: ProtectRequest,
-): Promise<{ protector: Protector; warnings: string[] }> {
-  const { domain, persistent } = await host.definition(ref);
-  const disk = findDisk(domain, request.disk);
+): Promise<Declared> {
   const primary = protectableImage(disk);
-  const known = host.protectorOf(ref.uuid);
-  const declaredBefore = domain.declaration?.disks.some(({ dev }) => dev === disk.dev) === true;
-  if (known?.record.disks.some(({ dev }) => dev === disk.dev) === true && !declaredBefore) {
-    return { protector: known, warnings: await declareAgain(host, ref, domain, disk, known, persistent) };
-  }
-  if (known !== null && declaredBefore) {
-    throw new UsageError({
-      code: 'already-protected',
-      message: `${ref.name}'s disk ${disk.dev} is already protected`,
-      hint: `virt-cdp unprotect ${ref.name} --disk ${disk.dev} first, to change its mirror`,
-    });
-  }
+  const pauses = await agreedPause(host, ref, request);
   const policy = request.policy ?? domain.declaration?.policy ?? policies[0];
   const rebuildTo = request.rebuildTo ?? null;
   const undeclared: Omit<DeclaredDisk, 'mirror'> = {
@@ -67,27 +90,53 @@ export async function protect(
     await unprotect(protector, { disk: disk.dev });
     throw error;
   }
-  return { protector, warnings: await startWarnings(protector, disk.dev, persistent) };
+  return { protector, warnings: [], pauses };
 }
 
-/** The record knows the disk, but the definition does not: an agent died in between, or somebody redefined the domain. */
-async function declareAgain(
+/**
+ * The disk is known. Either its definition does not declare it, because an agent died in between or somebody redefined the domain;
+ * or it is to get the stop policy.
+ */
+async function declareKnown(
   host: Host,
   ref: DomainRef,
   domain: Domain,
   disk: DomainDisk,
-  known: Protector,
-  persistent: boolean,
-): Promise<string[]> {
+  record: DiskRecord,
+  request: ProtectRequest,
+): Promise<Declared> {
   const { dev } = disk;
-  const { name, policy, disks } = known.record;
-  const record = disks.find((other) => other.dev === dev);
-  if (record === undefined) return [];
-  await writeDeclared(host, ref, domain, policy, declaredAgain(record, disk));
-  return [
-    `${name}'s ${dev} was known already, with the mirror '${imageName(record.mirror.image)}', but not declared; now it is again`,
-    ...(await startWarnings(known, dev, persistent)),
-  ];
+  const before = domain.declaration?.disks.find((other) => other.dev === dev);
+  if (before !== undefined && !(await wantsOnlyStopPolicy(request, record.mirror.image))) {
+    throw new UsageError({
+      code: 'already-protected',
+      message: `${ref.name}'s disk ${dev} is already protected`,
+      hint: `virt-cdp unprotect ${ref.name} --disk ${dev} first, to change its mirror`,
+    });
+  }
+  const pauses = await agreedPause(host, ref, request);
+  const protector = host.protectorOf(ref.uuid);
+  if (protector === null) throw new Error(`${ref.name} was unprotected meanwhile`);
+  await writeDeclared(host, ref, domain, protector.record.policy, declaredAgain(record, disk, before));
+  const mirrorName = imageName(record.mirror.image);
+  const again = `${ref.name}'s ${dev} was known already, with the mirror '${mirrorName}', but not declared; now it is again`;
+  return { protector, warnings: before === undefined ? [again] : [], pauses };
+}
+
+/** Following links may take longer than a probe. */
+const resolveDeadlineMs = 30_000;
+
+async function wantsOnlyStopPolicy(request: ProtectRequest, mirror: Image): Promise<boolean> {
+  if (request.stopPolicyBy === undefined) return false;
+  if (request.mirror === undefined && request.mirrorXml === undefined) return true;
+  return sameStorage(await resolveImage(requestedMirror(request), { deadlineMs: resolveDeadlineMs }), mirror);
+}
+
+/** Whether the guest is to be paused, which somebody has agreed to knowing for how long. @throws RefusedError `pause-not-agreed` */
+async function agreedPause(host: Host, ref: DomainRef, request: ProtectRequest): Promise<boolean> {
+  const pause = request.stopPolicyBy === undefined ? null : await announcePause(host, ref, request.disk);
+  if (pause === null || request.pauseAgreed === true) return pause !== null;
+  throw new RefusedError({ code: 'pause-not-agreed', message: pause, hint: 'nothing was changed' });
 }
 
 async function writeDeclared(
@@ -104,15 +153,17 @@ async function writeDeclared(
 }
 
 /** What begins only with the domain's next start is said, not hidden. */
-async function startWarnings({ live, record }: Protector, dev: string, persistent: boolean): Promise<string[]> {
+async function startWarnings(protector: Protector, dev: string): Promise<string[]> {
+  const { live, record } = protector;
   if (live === null) return [];
   const running = (await live.disks()).find((disk) => disk.dev === dev);
   if (running === undefined || hasStopPolicy(running)) return [];
+  protector.forgetXml();
+  await protector.looked();
+  const defined = (await live.persistentDisks()).find((disk) => disk.dev === dev);
   return [
-    `${record.name} runs without error_policy='stop' on ${dev}, which can't be changed while it runs: ` +
-      (persistent
-        ? 'its definition has it now, and protection begins with its next start (virsh shutdown, virsh start)'
-        : 'it is transient, so its next definition must have it'),
+    `${record.name} runs without error_policy='stop' on ${dev}, and is not protected yet: QEMU takes it only when it opens ` +
+      `the disk. ${wayToStopPolicy(record.name, dev, defined)}`,
   ];
 }
 

@@ -1,0 +1,18 @@
+import { hasStopPolicy, type DomainDisk } from '../domain/domain.ts';
+
+/**
+ * What to type so that a running disk gets error_policy='stop', which QEMU takes only when it opens the disk.
+ * @param defined The disk at the domain's next start; undefined if there is none, as of a transient domain.
+ */
+export function wayToStopPolicy(domain: string, dev: string, defined: DomainDisk | undefined): string {
+  const withoutReboot = `virt-cdp protect ${domain} --disk ${dev} --stop-policy-by save-restore`;
+  if (defined === undefined) {
+    return (
+      `It is transient, and must be persistent first. Type: virsh dumpxml --security-info ${domain} >${domain}.xml, ` +
+      `virsh define ${domain}.xml, then ${withoutReboot}`
+    );
+  }
+  return hasStopPolicy(defined)
+    ? `Type: virsh shutdown ${domain}, then virsh start ${domain}. Or without a reboot, with a pause of seconds: ${withoutReboot}`
+    : `Type: ${withoutReboot}, for a pause of seconds; its definition lacks it too, and gets it by that`;
+}
