@@ -310,12 +310,10 @@ export class Host {
     await this.#follow(ref);
     const protector = this.#protectors.get(ref.uuid);
     if (protector === undefined || protector.record.disks.length === 0) return;
+    const start = await lastStart(this.config().store, ref.uuid);
+    // Nothing may come in between: an event and a look at all domains may both have found it.
     if (protector.live?.ref.id === ref.id) protector.forgetXml();
-    else
-      await protector.attach(new LiveDomain(this.session, ref), {
-        start: await lastStart(this.config().store, ref.uuid),
-        booted,
-      });
+    else await protector.attach(new LiveDomain(this.session, ref), { start, booted });
   }
 
   /** A definition that could not be followed does not keep the domain from being protected by its record. */
