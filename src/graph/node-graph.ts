@@ -113,6 +113,16 @@ export class NodeGraph {
     return above === undefined ? name : this.topAbove(above);
   }
 
+  /** The nodes that lead to `name` and have no parent themselves; none if nothing does. */
+  topsAbove(name: string): string[] {
+    const id = this.#byName.get(name)?.id;
+    const parents = this.#edges.flatMap(({ parent, child }) => (child === id ? (this.#nameOf.get(parent) ?? []) : []));
+    return parents.flatMap((parent) => {
+      const tops = this.topsAbove(parent);
+      return tops.length > 0 ? tops : [parent];
+    });
+  }
+
   /** `name` and every node of its image and backing images, parents before children. */
   chain(name: string): string[] {
     return this.#reachable(name, chainEdges);

@@ -126,7 +126,8 @@ function graphView(
     },
     orphans: (dev) => {
       const { quorum, syncJob, mirror, park, nothing } = diskNames(dev);
-      const tops = [syncJob, quorum, mirror, park, nothing].filter((name) => nodeGraph.has(name));
+      const layers = nodeGraph.has(mirror) ? nodeGraph.topsAbove(mirror) : [];
+      const tops = [...layers, syncJob, quorum, mirror, park, nothing].filter((name) => nodeGraph.has(name));
       return [...new Set(tops.flatMap((name) => nodeGraph.below(name)))];
     },
   };

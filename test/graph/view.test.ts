@@ -49,6 +49,16 @@ describe('viewGraph', () => {
     assert.deepEqual([primary?.top, primary?.data, primary?.chain], ['libvirt-1-format', 'libvirt-1-format', chain]);
   });
 
+  it('finds what an unplugged disk leaves open, and nothing that a disk without us has', async () => {
+    assert.deepEqual((await view('layered')).orphans('vda').slice(0, 4), [
+      ...chain,
+      'cdp-vda-mirror',
+      'cdp-vda-mirror-storage',
+    ]);
+    assert.equal((await view('pair')).orphans('vda')[0], 'cdp-vda');
+    assert.deepEqual((await view('plain')).orphans('vda'), []);
+  });
+
   it('sees through the filter of a full sync', async () => {
     const { layout, root, primary, mirrorOpen, tracking, syncJob, otherJob } = await disk('full-sync');
     assert.deepEqual(

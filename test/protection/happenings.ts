@@ -252,7 +252,10 @@ function eventOf(
       });
     case 'disk is unplugged':
       // libvirt refuses it during its own copy job; a guest that waits for the disk does not let it go.
-      return only(qemu?.devices.get(dev)?.ioStatus === 'ok' && job?.id !== copyJob(dev), () => domain.unplug(dev));
+      return only(
+        qemu?.devices.get(dev)?.ioStatus === 'ok' && job?.id !== copyJob(dev) && !somethingLost(domain, 'primary'),
+        () => domain.unplug(dev),
+      );
     case 'disk is plugged in':
       // Nobody can know of a disk that was out for so short a time that nobody looked.
       return only(qemu?.devices.has(dev) === false && record.primary.current && !record.mirror.current, () =>

@@ -88,7 +88,9 @@ export function orphansOf(qemu: SimulatedQemu, dev: string, graph: DiskGraph | n
   if (graph !== null && !(graph.layout === 'primary' && graph.quorum !== null)) return [];
   const { syncJob, quorum, mirror, park, nothing } = diskNames(dev);
   const below = (name: string): string[] => [name, ...qemu.node(name).below.flatMap(below)];
-  const tops = [syncJob, quorum, mirror, park, nothing].filter((name) => qemu.nodes.has(name));
+  const above = (name: string): string[] =>
+    [...qemu.nodes].flatMap(([parent, node]) => (node.below.includes(name) ? [...above(parent), parent] : []));
+  const tops = [...above(mirror), syncJob, quorum, park, nothing, mirror].filter((name) => qemu.nodes.has(name));
   return [...new Set(tops.flatMap(below))];
 }
 
