@@ -91,6 +91,7 @@ async function runUntilSignal(configPath: string, initial: Config): Promise<void
   await server.close();
   rules.close();
   await host.close();
+  await host.events.written();
   await session.close();
   await unwatch();
   await unwatchPolicies();

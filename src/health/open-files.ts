@@ -1,4 +1,4 @@
-import { readdir, readlink } from 'node:fs/promises';
+import { readdirSync, readlinkSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { runTool } from '../storage/run-tool.ts';
 
@@ -44,7 +44,7 @@ export async function lostFiles(
   paths: string[],
   deadline: { deadlineMs: number },
 ): Promise<LostFile[] | null> {
-  const descriptors = await openFiles(pid);
+  const descriptors = openFiles(pid);
   if (descriptors === null) return null;
   if (paths.length === 0) return [];
   const [open, there] = await Promise.all([statFiles(descriptors, deadline), statFiles(paths, deadline)]);
@@ -57,19 +57,27 @@ export async function lostFiles(
   });
 }
 
-/** The process's descriptors of files, as paths in /proc; reading those links touches no storage. */
-async function openFiles(pid: number): Promise<string[] | null> {
+/**
+ * The process's descriptors of files, as paths in /proc. Reading those links touches no storage, and none of node's threads for
+ * files, which may all wait for a store that hangs.
+ */
+function openFiles(pid: number): string[] | null {
   const folder = `/proc/${pid}/fd`;
   try {
-    const links = await Promise.all(
-      (await readdir(folder)).map(async (fd) => {
-        const path = `${folder}/${fd}`;
-        return { path, target: await readlink(path).catch(() => '') };
-      }),
-    );
-    return links.flatMap(({ path, target }) => (/^\/(?!dev\/|proc\/)/.test(target) ? [path] : []));
+    return readdirSync(folder).flatMap((fd) => {
+      const path = `${folder}/${fd}`;
+      return /^\/(?!dev\/|proc\/)/.test(targetOf(path)) ? [path] : [];
+    });
   } catch {
     return null;
+  }
+}
+
+function targetOf(link: string): string {
+  try {
+    return readlinkSync(link);
+  } catch {
+    return '';
   }
 }
 

@@ -45,7 +45,7 @@ export class PrimaryFiles {
     { patient }: { patient: boolean },
   ): Promise<void> {
     this.#dueAtMs = Date.now() + idleMs;
-    const pid = await qemuPid(domain);
+    const pid = qemuPid(domain);
     const local = await this.#localFiles(disks.flatMap(primaryFiles));
     const found = pid === null ? null : await lostFiles(pid, local, deadline);
     if (found === null) return;

@@ -168,6 +168,7 @@ export class Protector {
       await this.#rememberStop(pairs, clean, stoppedAtMs);
       const stoppedAt = new Date(stoppedAtMs).toISOString();
       await this.#showStates(() => ({ state: 'stopped', reason: this.#stoppedReason() }), stoppedAt);
+      await this.#keeper.catchUp();
     }).catch((error: unknown) => {
       this.#log.error('the stop could not be recorded', { error: errorText(error) });
     });
@@ -355,8 +356,7 @@ export class Protector {
     return {
       live,
       memoryOf: (dev) => this.memoryOf(dev),
-      saveRecord: (record) =>
-        this.#keeper.saveInTime(record, (why) => this.note('record-not-durable', null, { error: why })),
+      saveRecord: (record) => this.#saveInTime(record),
       forgetDisk: (dev) => this.#forgetDisk(dev),
       requireNoFailedPair: () => this.#memory.requireNoFailedPair(this.#last?.disks ?? []),
       note: (event, disk, detail) => this.note(event, disk, detail),
@@ -374,6 +374,10 @@ export class Protector {
     const known = memory.trouble;
     memory.failed(why);
     if (known === null) this.note('step-failed', step.dev, { step: step.step, error: why });
+  }
+
+  #saveInTime(record: DomainRecord): Promise<void> {
+    return this.#keeper.saveInTime(record, (why) => this.note('record-not-durable', null, { error: why }));
   }
 
   async #forgetDisk(dev: string): Promise<void> {
@@ -418,7 +422,7 @@ export class Protector {
       return withDisk(record, { ...seen, state, reason, since: state === disk.state ? disk.since : now });
     }, before);
     if (after === before) return false;
-    await this.#keeper.save(after);
+    await this.#saveInTime(after);
     this.#announcer.states(before.disks, after.disks);
     return true;
   }

@@ -1,9 +1,13 @@
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
 import {
   appendFileSync,
+  closeSync,
+  constants,
   existsSync,
   mkdirSync,
   mkdtempSync,
+  openSync,
   readdirSync,
   readFileSync,
   rmSync,
@@ -99,29 +103,31 @@ describe('EventLog', () => {
   const open = () => new EventLog<{ seq: number; event: string }>(folder);
   const file = (): string => join(folder, 'events.jsonl');
 
-  it('numbers events, and goes on numbering in a later life', () => {
+  const names = (log: ReturnType<typeof open>, since = 0): string[] => log.since(since).map(({ event }) => event);
+
+  it('numbers events, and goes on numbering in a later life', async () => {
     const first = open();
     assert.deepEqual([first.append({ event: 'a' }).seq, first.append({ event: 'b' }).seq], [1, 2]);
+    await first.written();
     const second = open();
     assert.equal(second.append({ event: 'c' }).seq, 3);
-    assert.deepEqual(
-      second.since(1).map(({ event }) => event),
-      ['b', 'c'],
-    );
+    assert.deepEqual(names(second, 1), ['b', 'c']);
+    await second.written();
   });
 
-  it('passes over a line that a crash cut off', () => {
-    open().append({ event: 'a' });
+  it('passes over a line that a crash cut off', async () => {
+    const first = open();
+    first.append({ event: 'a' });
+    await first.written();
     appendFileSync(file(), '{"seq": 2, "ev');
     const log = open();
-    assert.deepEqual(
-      log.since(0).map(({ event }) => event),
-      ['a'],
-    );
+    assert.deepEqual(names(log), ['a']);
     assert.equal(log.append({ event: 'b' }).seq, 2);
+    await log.written();
+    assert.deepEqual(names(open()), ['a', 'b']);
   });
 
-  it('tells those who follow', () => {
+  it('tells those who follow', async () => {
     const log = open();
     const heard: string[] = [];
     const stop = log.follow(({ event }) => heard.push(event));
@@ -129,19 +135,41 @@ describe('EventLog', () => {
     stop();
     log.append({ event: 'b' });
     assert.deepEqual(heard, ['a']);
+    await log.written();
   });
 
-  it('is turned over when it is long, and keeps its numbers', () => {
+  it('is turned over when it is long, and keeps its numbers', async () => {
     writeFileSync(file(), '{"seq": 7, "event": "old"}\n' + ' '.repeat(9 * 1024 * 1024));
     const log = open();
     assert.equal(log.append({ event: 'new' }).seq, 8);
+    await log.written();
     assert.ok(existsSync(`${file()}.1`));
-    assert.deepEqual(
-      open()
-        .since(0)
-        .map(({ event }) => event),
-      ['old', 'new'],
-    );
+    assert.deepEqual(names(open()), ['old', 'new']);
+  });
+
+  it('fails nobody when the store takes nothing, and writes that with the next event', async () => {
+    const log = open();
+    mkdirSync(file());
+    log.append({ event: 'a' });
+    await log.written();
+    assert.deepEqual(names(log), ['a']);
+    rmSync(file(), { recursive: true });
+    log.append({ event: 'b' });
+    await log.written();
+    assert.deepEqual(names(open()), ['a', 'b']);
+  });
+
+  it('holds up nobody while the store hangs', async () => {
+    const log = open();
+    execFileSync('mkfifo', [file()]);
+    log.append({ event: 'a' });
+    log.append({ event: 'b' });
+    assert.deepEqual(names(log), ['a', 'b']);
+    // A pipe takes nothing until somebody reads.
+    const reader = openSync(file(), constants.O_RDONLY | constants.O_NONBLOCK);
+    await log.written();
+    assert.match(readFileSync(reader, 'utf8'), /"a".*\n.*"b"/);
+    closeSync(reader);
   });
 });
 
