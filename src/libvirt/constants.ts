@@ -30,6 +30,9 @@ export const pausedReason = {
   postcopyFailed: 13,
 } as const;
 
+/** Why a domain is `domainRunState.shutoff`. */
+export const shutoffReason = { migrated: 4, failed: 6 } as const;
+
 /** What a lifecycle event says happened. */
 export const lifecycleEvent = {
   defined: 0,

@@ -5,7 +5,15 @@ import { CdpError, errorText } from '../errors.ts';
 import { Definitions, type Definition } from './definitions/definitions.ts';
 import { followDefinition } from './definitions/follow.ts';
 import { FileWatch } from '../health/file-watch.ts';
-import { blockJobStatus, blockJobType, lifecycleEvent, startedDetail } from '../libvirt/constants.ts';
+import {
+  blockJobStatus,
+  blockJobType,
+  lifecycleEvent,
+  domainRunState,
+  shutoffReason,
+  startedDetail,
+  stoppedDetail,
+} from '../libvirt/constants.ts';
 import { isLibvirtError, libvirtErrorCode } from '../libvirt/errors.ts';
 import type { LibvirtSession } from '../libvirt/session.ts';
 import type { DomainRef } from '../libvirt/types.ts';
@@ -257,7 +265,9 @@ export class Host {
         break;
       case lifecycleEvent.stopped:
       case lifecycleEvent.crashed:
-        this.#protectors.get(ref.uuid)?.detach();
+        this.#protectors.get(ref.uuid)?.detach({
+          migrated: event === lifecycleEvent.stopped && detail === stoppedDetail.migrated,
+        });
         // A transient domain is gone now, and what could not follow its definition while it ran now can.
         this.#inBackground(ref, this.#follow(ref));
         this.#settleRestore(ref);
@@ -285,7 +295,12 @@ export class Host {
       const all = await this.session.client.listDomains({ all: true });
       const running = all.filter(({ id }) => id >= 0);
       for (const [uuid, protector] of this.#protectors) {
-        if (!running.some((ref) => ref.uuid === uuid)) protector.detach();
+        if (!running.some((ref) => ref.uuid === uuid)) {
+          const { live } = protector;
+          const migrated = await this.#hasMigrated(all.find((ref) => ref.uuid === uuid));
+          // It may have been started meanwhile.
+          if (protector.live === live) protector.detach({ migrated });
+        }
         if (!all.some((ref) => ref.uuid === uuid)) this.#inBackground(protector.record, this.#follow(protector.record));
       }
       for (const ref of all) {
@@ -298,6 +313,18 @@ export class Host {
       for (const { record } of this.protectors()) this.#settleRestore(record);
     } catch (error) {
       this.log.warn('the domains could not be listed', { error: errorText(error) });
+    }
+  }
+
+  /** libvirt knows it for as long as it runs itself, of a domain that it still has. */
+  async #hasMigrated(ref: DomainRef | undefined): Promise<boolean> {
+    if (ref === undefined) return false;
+    try {
+      const { state, reason } = await this.session.client.state(ref);
+      return state === domainRunState.shutoff && reason === shutoffReason.migrated;
+    } catch (error) {
+      this.log.warn('why a domain stopped is not known', { domain: ref.name, error: errorText(error) });
+      return false;
     }
   }
 

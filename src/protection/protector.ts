@@ -16,7 +16,14 @@ import { observe } from './observe.ts';
 import { plan, withDisk } from './planner/plan.ts';
 import { primaryFiles, PrimaryFiles } from './primary-files.ts';
 import { RecordKeeper } from './record-keeper.ts';
-import { isFirstStart, sinceStart, type DiskRecord, type DomainRecord, type DomainRecordSchema } from './record.ts';
+import {
+  isFirstStart,
+  movedAway,
+  sinceStart,
+  type DiskRecord,
+  type DomainRecord,
+  type DomainRecordSchema,
+} from './record.ts';
 import {
   canBeArmed,
   diskStatus,
@@ -156,8 +163,8 @@ export class Protector {
     return `its memory is saved, and it is to go on from there${failed}. Type: virsh start ${name}`;
   }
 
-  /** The domain's QEMU is gone. */
-  detach(): void {
+  /** The domain's QEMU is gone; `migrated`: the guest goes on in another host's. */
+  detach({ migrated }: { migrated: boolean }): void {
     const stoppedAtMs = Date.now();
     const { clean, pairs } = this.#memory.stopped(this.#last?.disks ?? []);
     this.#live = null;
@@ -165,8 +172,9 @@ export class Protector {
     this.#shared.watchFiles(this.record.uuid, []);
     clearTimeout(this.#timer);
     void this.#enqueue(async () => {
-      await this.#rememberStop(pairs, clean, stoppedAtMs);
       const stoppedAt = new Date(stoppedAtMs).toISOString();
+      if (migrated) await this.#leave(stoppedAt);
+      else await this.#rememberStop(pairs, clean, stoppedAtMs);
       await this.#showStates(() => ({ state: 'stopped', reason: this.#stoppedReason() }), stoppedAt);
       await this.#keeper.catchUp();
     }).catch((error: unknown) => {
@@ -425,6 +433,13 @@ export class Protector {
     await this.#saveInTime(after);
     this.#announcer.states(before.disks, after.disks);
     return true;
+  }
+
+  async #leave(at: string): Promise<void> {
+    const running = this.record.disks.filter(({ state }) => state !== 'stopped');
+    if (running.length === 0) return;
+    await this.#keeper.save(movedAway(this.record, at));
+    this.note('migrated-away', null, {});
   }
 
   /** A primary that somebody was quick to write to after the stop has no fingerprint to be compared with. */

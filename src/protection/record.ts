@@ -145,6 +145,16 @@ export function sinceStart(record: DomainRecord, start: string | null): DomainRe
   return { ...record, lastStart: start, disks };
 }
 
+/** The record of a domain that went on elsewhere: there it has the primary alone, and copies that were equal are so no more. */
+export function movedAway(record: DomainRecord, at: string): DomainRecord {
+  const disks = record.disks.map((disk) =>
+    disk.primary.current && disk.mirror.current
+      ? { ...disk, mirror: { ...disk.mirror, current: false, consistentAsOf: at }, track: null, atStop: null }
+      : disk,
+  );
+  return { ...record, disks };
+}
+
 /**
  * Whether the hook saw this start, and it is the first since the record was written or read: in an earlier one the guest may have
  * written, and the primary's fingerprint is not sure to tell. A power cut can take a file's time back, and leave what was written.

@@ -7,6 +7,7 @@ import { answering, diskSeen, failed, full, graph, job, look, mirrorImage, newIm
 type Row = [sentence: string, disk: DiskParts, state: DiskState, domain?: Parameters<typeof look>[1]];
 
 const exposed: DiskParts = { record: record.onlyPrimary, graph: graph.exposed };
+const primaryGone = { path: '/primary/vda', deleted: true, why: 'it was deleted' };
 const onMirror: DiskParts = { record: record.onlyMirror, graph: graph.mirror };
 
 describe('stateOf', () => {
@@ -17,6 +18,7 @@ describe('stateOf', () => {
     ['a pair whose primary failed', { health: { primary: failed, mirror: unknown } }, 'exposed'],
     ['a pair that failed on nobody knows which side', { ioFailed: true }, 'exposed', { run: 'io-error' }],
     ['a pair of which both copies failed', { health: { primary: failed, mirror: failed } }, 'broken'],
+    ["a pair whose primary's file is gone and whose mirror failed", { ioFailed: true, primaryGone, health: { primary: unknown, mirror: failed } }, 'broken', { run: 'io-error' }],
     ['a pair with a full primary', { ioFailed: true, health: { primary: full, mirror: unknown } }, 'waiting', { run: 'io-error' }],
     ['the primary alone', exposed, 'exposed'],
     ['the primary alone, from the first day', { ...exposed, record: { ...record.onlyPrimary, exposedSince: null } }, 'waiting'],

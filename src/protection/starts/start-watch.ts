@@ -1,11 +1,8 @@
 import { errorText } from '../../errors.ts';
-import { domainRunState } from '../../libvirt/constants.ts';
+import { domainRunState, shutoffReason } from '../../libvirt/constants.ts';
 import { isLibvirtError, libvirtErrorCode } from '../../libvirt/errors.ts';
 import type { LibvirtSession } from '../../libvirt/session.ts';
 import type { Log } from '../../log.ts';
-
-/** libvirt's reason of a domain that is shut off because its start failed (VIR_DOMAIN_SHUTOFF_FAILED in libvirt-domain.h). */
-const shutoffFailed = 6;
 
 const pollMs = 500;
 
@@ -91,7 +88,7 @@ export class StartWatch {
   async #isFailed(uuid: string): Promise<boolean> {
     try {
       const { state, reason } = await this.#parts.session.client.state({ name: '', uuid, id: -1 }, stateDeadlineMs);
-      return state === domainRunState.shutoff && reason === shutoffFailed;
+      return state === domainRunState.shutoff && reason === shutoffReason.failed;
     } catch (error) {
       if (isLibvirtError(error, libvirtErrorCode.noDomain)) this.settle(uuid);
       return false;

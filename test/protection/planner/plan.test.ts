@@ -113,6 +113,8 @@ describe('plan', () => {
       ['is not composed again after a crash', { ...gone, primaryGone: null, graph: graph.parkedPair }, `requireAnswer park track dropQuorum record defineSource ${resumed} closePrimary`, { run: 'surgery', surgeryMarked: true }],
       ['is left for the mirror, if that answers', gone, `requireAnswer ${paused} track dropQuorum record defineSource ${resumed} closePrimary`],
       ['is kept, and its mirror asked, when that fails', { ...gone, health: { primary: unknown, mirror: failed } }, 'probe'],
+      ['keeps its guest waiting for a mirror that fails: what is written to it is lost when QEMU ends', { ...gone, ioFailed: true, mayRetry: false, health: { primary: unknown, mirror: failed } }, 'removePark', ioError],
+      ['is left as soon as that mirror answers', { ...gone, ioFailed: true, health: { primary: unknown, mirror: answering } }, 'markSurgery park track dropQuorum record defineSource unpark resume unmarkSurgery closePrimary', ioError],
       ['is not asked after an I/O error: the mirror is', { ...gone, ioFailed: true }, 'probe', ioError],
       ['is not put on the park to be armed', { ...nearlyDone, primaryGone: deleted }, 'removePark'],
     ]);
