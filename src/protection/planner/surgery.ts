@@ -151,7 +151,8 @@ export function failOver(o: Observation, disk: PresentDisk, primary: PrimaryNode
     record: {
       ...record,
       primary: stale(record.primary, o.now),
-      track: { bitmap, base: 'whole' },
+      // What lies at the path of a file that was lost is not what the mirror's bitmap began with: no delta will do.
+      track: { bitmap, base: disk.primaryGone === null ? 'whole' : 'copying' },
       layerNames: primary === null ? record.layerNames : layerNames(primary),
       intent: { kind: 'protect' },
       exposedSince: record.exposedSince ?? o.now,

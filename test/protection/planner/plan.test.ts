@@ -118,6 +118,10 @@ describe('plan', () => {
       ['is not asked after an I/O error: the mirror is', { ...gone, ioFailed: true }, 'probe', ioError],
       ['is not put on the park to be armed', { ...nearlyDone, primaryGone: deleted }, 'removePark'],
     ]);
+
+    it('gets everything when it comes back: its path may lead to anything', () => {
+      assert.equal(recorded(gone).track?.base, 'copying');
+    });
   });
 
   describe('a stale mirror', () => {
