@@ -13,6 +13,8 @@ export class DiskMemory {
   copyFailed: string | null = null;
   /** Since the guest last ran the disk was moved off the nodes whose I/O had stopped it. */
   ioErrorIsPast = false;
+  /** The I/O that stopped the guest found no space. */
+  noSpace = false;
   /** The record's, if the guest may not have written since QEMU booted; used up by the first try. */
   atStop: AtStop | null = null;
   primaryGone: GoneFile | null = null;
@@ -58,7 +60,7 @@ export class DiskMemory {
 
   learn(side: Side, health: Health): void {
     this.health[side] = health;
-    if (health.is !== 'unknown') this.reachable[side] = health.is === 'answering';
+    if (health.is !== 'unknown') this.reachable[side] = health.is === 'answering' || health.noSpace;
   }
 
   /** The disk's record with what is known of its copies' being reachable. */

@@ -42,13 +42,19 @@ export class DomainMemory {
   learn(event: QmpEvent, disks: DiskObservation[], lost: (dev: string, side: Side, why: string) => void): void {
     if (event.event === 'RESUME') {
       this.#failing.clear();
-      for (const memory of this.all()) memory.ioErrorIsPast = false;
+      for (const memory of this.all()) {
+        memory.ioErrorIsPast = false;
+        memory.noSpace = false;
+      }
     }
     if (event.event === 'SHUTDOWN' && event.data['guest'] === true) this.#shutdownAtMs = Date.now();
     // libvirt makes a reboot of a power-off: the same QEMU goes on.
     if (event.event === 'RESET' || event.event === 'RESUME') this.#shutdownAtMs = null;
     const stopped = event.event === 'BLOCK_IO_ERROR' ? stoppedDisk(event, disks) : null;
-    if (stopped !== null) this.#failing.add(stopped);
+    if (stopped !== null) {
+      this.#failing.add(stopped);
+      this.of(stopped).noSpace = event.data['nospace'] === true;
+    }
     for (const disk of disks) this.#learnOfDisk(event, disk, lost);
   }
 
@@ -59,7 +65,8 @@ export class DomainMemory {
     if (event.event === 'RESET' && isPair && memory.health.primary.is !== 'failed') memory.health.mirror = resetDamage;
     const damage = damageReport(event, disk);
     if (damage !== null) {
-      if (memory.health[damage.side].is !== 'failed') lost(dev, damage.side, damage.health.why);
+      const isFull = damage.side === 'primary' && damage.health.noSpace;
+      if (memory.health[damage.side].is !== 'failed' && !isFull) lost(dev, damage.side, damage.health.why);
       memory.learn(damage.side, damage.health);
     }
     const job = jobReport(event, disk);

@@ -44,6 +44,8 @@ export interface DiskObservation {
   xmlBehind: boolean;
   /** The guest is stopped because I/O on this disk failed. */
   ioFailed: boolean;
+  /** It failed for want of space on the storage. */
+  noSpace: boolean;
   health: Record<Side, Health>;
   primaryGone: GoneFile | null;
   /** How the domain last stopped with both copies current, if the guest may not have written since. */

@@ -57,6 +57,7 @@ export async function observe(
           run === 'io-error' &&
           !memory.ioErrorIsPast &&
           (domainMemory.failing.size > 0 ? domainMemory.failing.has(dev) : graph !== null && graph.ioStatus !== 'ok'),
+        noSpace: memory.noSpace,
         health: memory.health,
         primaryGone: memory.primaryGone,
         atStop: memory.atStop,

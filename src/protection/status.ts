@@ -49,6 +49,11 @@ export function stateOf(o: Observation, disk: DiskObservation, trouble: string |
     }
   }
   const onMirror = graph.layout !== 'primary' || (liveImage !== null && sameStorage(liveImage, record.mirror.image));
+  if (disk.ioFailed && disk.noSpace)
+    return {
+      state: 'waiting',
+      reason: `the storage of the ${onMirror ? 'mirror' : 'primary'}, the only current copy, is full: make room, and the guest goes on by itself within half a minute`,
+    };
   if (disk.ioFailed)
     return {
       state: 'broken',

@@ -22,6 +22,8 @@ export interface NbdOptions {
   listen: { socket: string } | { port: number };
   /** Where it runs: with a namespace it ends even if its parent is killed while it hangs. */
   namespace?: MountNamespace;
+  /** How writes fail that are made to; default EIO. */
+  writeError?: 'EIO' | 'ENOSPC';
   /** Every write takes this much longer. */
   writeDelayMs?: number;
   /** Every read takes this much longer. */
@@ -96,9 +98,9 @@ export class NbdServer {
   }
 
   #behaviour(): string[] {
-    const { writeDelayMs, readDelayMs, volatileCache = false } = this.#options;
-    const broken = (operation: string, trigger: string): string[] => [
-      `error-${operation}=EIO`,
+    const { writeDelayMs, readDelayMs, volatileCache = false, writeError = 'EIO' } = this.#options;
+    const broken = (operation: string, trigger: string, error = 'EIO'): string[] => [
+      `error-${operation}=${error}`,
       `error-${operation}-rate=100%`,
       `error-${operation}-file=${trigger}`,
     ];
@@ -110,7 +112,7 @@ export class NbdServer {
       this.file,
       ...(volatileCache ? ['cache=writeback', 'cache-min-block-size=4096'] : []),
       ...['pread', 'extents', 'cache'].flatMap((operation) => broken(operation, this.#failReads)),
-      ...['pwrite', 'trim', 'zero'].flatMap((operation) => broken(operation, this.#failWrites)),
+      ...['pwrite', 'trim', 'zero'].flatMap((operation) => broken(operation, this.#failWrites, writeError)),
       ...(writeDelayMs === undefined ? [] : [`wdelay=${writeDelayMs}ms`]),
       ...(readDelayMs === undefined ? [] : [`rdelay=${readDelayMs}ms`]),
     ];

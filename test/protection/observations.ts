@@ -117,6 +117,7 @@ export function diskSeen(parts: DiskParts = {}): DiskObservation {
     obstacle: null,
     xmlBehind: false,
     ioFailed: false,
+    noSpace: false,
     health: { primary: unknown, mirror: unknown },
     primaryGone: null,
     atStop: null,

@@ -421,6 +421,7 @@ export class SimulatedDomain {
       obstacle: null,
       xmlBehind: persistent !== undefined && sameStorage(persistent, other.image),
       ioFailed: this.paused === 'io-error' && graph !== null && graph.ioStatus !== 'ok' && !memory.movedOn,
+      noSpace: false,
       health: { ...memory.health },
       primaryGone: null,
       atStop: memory.atStop,

@@ -25,6 +25,7 @@ describe('stateOf', () => {
     ['a sync that runs', { ...exposed, graph: { ...graph.exposed, mirrorOpen: true, syncJob: job({}) } }, 'syncing'],
     ['an open mirror that failed', { ...exposed, graph: { ...graph.exposed, mirrorOpen: true }, health: { primary: unknown, mirror: failed } }, 'exposed'],
     ['the primary alone, on request', { ...exposed, record: { ...record.onlyPrimary, intent: { kind: 'hold' } } }, 'held'],
+    ['the only copy, full', { ...exposed, ioFailed: true, noSpace: true }, 'waiting', { run: 'io-error' }],
     ['the only copy failed', { ...exposed, ioFailed: true, health: { primary: failed, mirror: unknown } }, 'broken', { run: 'io-error' }],
     ['a start without the stop policy', { ...exposed, obstacle: 'it lacks the stop policy' }, 'waiting'],
     ["a stranger's block job", { ...exposed, graph: { ...graph.exposed, otherJob: job({ device: 'pull-vda' }) } }, 'waiting'],
