@@ -20,6 +20,9 @@ describe('after a stop', function () {
   let mirror: NbdServer;
 
   before(async () => {
+    const { lab, agent } = scene;
+    await agent.mustCdp('install-hook', '--dir', lab.libvirtd.hooksDir, '--config', agent.configPath);
+    lab.libvirtd.reload();
     mirror = await scene.lab.nbd({ name: 'web1-mirror', sizeBytes: diskBytes });
     const image = await scene.lab.image('web1.raw', 'raw', diskBytes);
     primary = image.file;
