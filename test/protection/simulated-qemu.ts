@@ -155,9 +155,12 @@ export class SimulatedQemu {
     this.nodes.set(name, { kind, below, copy, broken: false, dirty: false, bitmaps: new Map() });
   }
 
+  /** What was written is flushed, as far as that goes (QEMU, block.c: bdrv_close). */
   delete(name: string): void {
-    if (!this.nodes.has(name)) return;
+    const node = this.nodes.get(name);
+    if (node === undefined) return;
     if (this.parents(name).length > 0) throw new Refused(`${name} is in use by ${this.parents(name).join()}`);
+    if (node.dirty && !node.broken) node.copy?.flush();
     this.nodes.delete(name);
   }
 
