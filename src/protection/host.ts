@@ -48,6 +48,9 @@ export interface HostParts {
   afterStep: (step: Step) => void;
 }
 
+/** What a hook holds up is waited for: a call that is given up keeps libvirt's worker busy all the same. */
+const heldUpMs = 24 * 60 * 60_000;
+
 /** How long a request waits for a libvirt that is not connected. */
 const reachMs = 5_000;
 
@@ -114,7 +117,7 @@ export class Host {
   /** Reads the records, listens to libvirt, and looks at every domain whenever libvirt is reached. */
   async start(): Promise<void> {
     for (const record of await this.#shared.store.all()) {
-      this.#add(sinceStart(record, await lastStart(this.config().store, record.uuid)));
+      this.#add(sinceStart(record, await lastStart(this.config().store, record.uuid))).loseSight();
     }
     this.#guard.recordsChanged();
     const { events } = this.session;
@@ -137,6 +140,9 @@ export class Host {
     });
     await events.onDeviceRemoved(({ domain }) => this.#protectors.get(domain.uuid)?.forgetXml());
     await events.onDeviceAdded(({ domain }) => this.#protectors.get(domain.uuid)?.forgetXml());
+    this.session.onDisconnected(() => {
+      for (const protector of this.#protectors.values()) protector.loseSight();
+    });
     this.session.onConnected(() => void this.#lookAtAll());
   }
 
@@ -289,36 +295,30 @@ export class Host {
     }
   }
 
-  /** After a time without libvirt anything may have happened. */
+  /**
+   * After a time without libvirt anything may have happened. What is protected is looked up one by one: a domain that somebody's
+   * hook holds up holds up the list of all.
+   */
   async #lookAtAll(): Promise<void> {
+    const known = [...this.#protectors.values()];
+    for (const protector of known) this.#inBackground(protector.record, this.#lookAt(protector));
     try {
-      const all = await this.session.client.listDomains({ all: true });
-      const running = all.filter(({ id }) => id >= 0);
-      for (const [uuid, protector] of this.#protectors) {
-        if (!running.some((ref) => ref.uuid === uuid)) {
-          const { live } = protector;
-          const migrated = await this.#hasMigrated(all.find((ref) => ref.uuid === uuid));
-          // It may have been started meanwhile.
-          if (protector.live === live) protector.detach({ migrated });
-        }
-        if (!all.some((ref) => ref.uuid === uuid)) this.#inBackground(protector.record, this.#follow(protector.record));
-      }
-      for (const ref of all) {
+      for (const ref of await this.session.client.listDomains({ all: true }, heldUpMs)) {
+        if (known.some(({ record }) => record.uuid === ref.uuid)) continue;
         const followed = ref.id >= 0 ? this.#attach(ref) : this.#follow(ref);
         this.#inBackground(
           ref,
           followed.then(() => this.#seen(ref)),
         );
       }
-      for (const { record } of this.protectors()) this.#settleRestore(record);
     } catch (error) {
       this.log.warn('the domains could not be listed', { error: errorText(error) });
     }
   }
 
   /** libvirt knows it for as long as it runs itself, of a domain that it still has. */
-  async #hasMigrated(ref: DomainRef | undefined): Promise<boolean> {
-    if (ref === undefined) return false;
+  async #hasMigrated(ref: DomainRef | null): Promise<boolean> {
+    if (ref === null) return false;
     try {
       const { state, reason } = await this.session.client.state(ref);
       return state === domainRunState.shutoff && reason === shutoffReason.migrated;
@@ -331,6 +331,29 @@ export class Host {
   #settleRestore({ uuid, name }: { uuid: string; name: string }): void {
     const protector = this.#protectors.get(uuid);
     if (protector !== undefined) this.#inBackground({ name }, settleRestore(this.session.client, protector));
+  }
+
+  async #lookAt(protector: Protector): Promise<void> {
+    const { record, live } = protector;
+    const ref = await this.#lookUp(record.uuid);
+    if (ref === null || ref.id < 0) {
+      const migrated = await this.#hasMigrated(ref);
+      // An event may have told of a start or a stop meanwhile.
+      if (protector.live === live) protector.detach({ migrated });
+    }
+    this.#settleRestore(record);
+    if (ref === null) return this.#follow(record);
+    await (ref.id >= 0 ? this.#attach(ref) : this.#follow(ref));
+    this.#seen(ref);
+  }
+
+  async #lookUp(uuid: string): Promise<DomainRef | null> {
+    try {
+      return await this.session.client.lookupByUuid(uuid, heldUpMs);
+    } catch (error) {
+      if (isLibvirtError(error, libvirtErrorCode.noDomain)) return null;
+      throw error;
+    }
   }
 
   async #attach(ref: DomainRef, booted = false): Promise<void> {

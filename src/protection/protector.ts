@@ -94,6 +94,8 @@ export class Protector {
   readonly #memory = new DomainMemory();
   readonly #files = new PrimaryFiles();
   #looksSoon = 0;
+  /** The recorded states are those of a look since the agent, its connection to libvirt, or this run or stop of the domain began. */
+  #inSight = true;
   #gone = false;
   /** What the domain's definition says otherwise than its record, by disk. */
   #remarks: ReadonlyMap<string, string> = new Map();
@@ -139,6 +141,7 @@ export class Protector {
   async attach(live: LiveDomain, { start, booted }: { start: string | null; booted: boolean }): Promise<void> {
     this.#live = live;
     this.#last = null;
+    this.#inSight = false;
     this.#memory.begin();
     if (!booted) this.#files.suspect();
     live.monitor.onEvent((event) => this.#heard(event));
@@ -169,6 +172,7 @@ export class Protector {
     const { clean, pairs } = this.#memory.stopped(this.#last?.disks ?? []);
     this.#live = null;
     this.#last = null;
+    this.#inSight = false;
     this.#shared.watchFiles(this.record.uuid, []);
     clearTimeout(this.#timer);
     void this.#enqueue(async () => {
@@ -176,10 +180,16 @@ export class Protector {
       if (migrated) await this.#leave(stoppedAt);
       else await this.#rememberStop(pairs, clean, stoppedAtMs);
       await this.#showStates(() => ({ state: 'stopped', reason: this.#stoppedReason() }), stoppedAt);
+      this.#inSight = this.#live === null;
       await this.#keeper.catchUp();
     }).catch((error: unknown) => {
       this.#log.error('the stop could not be recorded', { error: errorText(error) });
     });
+  }
+
+  /** Until the next look nobody knows what has happened to the domain since the last one. */
+  loseSight(): void {
+    this.#inSight = false;
   }
 
   /** Asks for a look at the domain, now or after what is under way. */
@@ -255,11 +265,11 @@ export class Protector {
   /** `blind`: why nobody can look at the domain now; what was seen before is then no news. */
   status(blind: string | null = null): DomainStatus {
     const running = this.#live !== null;
-    const unseen = blind ?? (running && this.#last === null ? 'it was not looked at yet' : null);
+    const unseen = blind ?? (this.#inSight || this.#last !== null ? null : 'it was not looked at yet');
     const disks = this.record.disks.map((record) => {
       const seen = this.#last?.disks.find((disk) => disk.record.dev === record.dev);
       const memory = this.memoryOf(record.dev);
-      if (unseen !== null) return unseenStatus(record, memory, unseen);
+      if (unseen !== null || !this.#inSight) return unseenStatus(record, memory, unseen);
       return running && seen !== undefined ? diskStatus({ ...seen, record }, memory) : recordedStatus(record, memory);
     });
     const also = (dev: string): string | undefined => (this.#gone ? goneRemark(this.record) : this.#remarks.get(dev));
@@ -405,6 +415,7 @@ export class Protector {
       if (view.state === 'protected') this.memoryOf(disk.dev).succeeded();
       return view;
     });
+    this.#inSight = true;
     if (changed || !live.statusShown) await this.#showToLibvirt(live, this.status().disks);
     this.#shared.shown(this);
   }

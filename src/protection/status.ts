@@ -153,11 +153,14 @@ export function recordedStatus(record: DiskRecord, memory: DiskMemory): DiskStat
   };
 }
 
-/** A disk that nobody can look at is never called better than `waiting`, whatever it was when it was last seen. */
-export function unseenStatus(record: DiskRecord, memory: DiskMemory, why: string): DiskStatus {
+/**
+ * A disk of which nobody knows how it is now is never called better than `waiting`, whatever it was when it was last seen. `why`: what
+ * keeps anybody from looking; null while what was seen is acted on.
+ */
+export function unseenStatus(record: DiskRecord, memory: DiskMemory, why: string | null): DiskStatus {
   const last = recordedStatus(record, memory);
-  if (last.state === 'stopped') return last;
-  return { ...last, state: worst([last.state, 'waiting']), reason: `${why}; it was last seen ${last.state}` };
+  const reason = why === null ? null : `${why}; it was last seen ${last.state}`;
+  return { ...last, state: worst([last.state, 'waiting']), reason };
 }
 
 /** What else there is to say of a disk, after why its state is not better. */
