@@ -1,5 +1,6 @@
 import type { Action, ActionArguments, AgentApi } from '../control/api.ts';
 import { CdpError, UsageError } from '../errors.ts';
+import { LibvirtError } from '../libvirt/errors.ts';
 import type { Host } from '../protection/host.ts';
 import type { DomainStatus } from '../protection/model.ts';
 import { failover, hold, rebuild, release, resync } from '../protection/requests/moves.ts';
@@ -42,6 +43,7 @@ function onProtected<Args>(
 ): (host: Host, name: string, args: Args) => Promise<Outcome> {
   return async (host, name, args) => {
     const protector = await protectorNamed(host, name);
+    await host.looked(protector.record.uuid);
     await move(protector, args, host);
     return { protector, message: message(protector.record.name), warnings: [] };
   };
@@ -58,7 +60,7 @@ export function agentApi(host: Host, policies: PolicyFolder, rules: RuleKeeper):
     act: async (name, action, args) => {
       await host.reached();
       if (action === 'unprotect') await requireNoRule(host, policies, name);
-      const { protector, message, warnings } = await carriers[action](host, name, args);
+      const { protector, message, warnings } = await carriers[action](host, name, args).catch(tellLibvirts);
       return { message, warnings, status: protector.record.disks.length > 0 ? protector.status() : null };
     },
     policies: () => ({ folder: policies.folder, files: policies.files, refusals: rules.refusals }),
@@ -66,6 +68,12 @@ export function agentApi(host: Host, policies: PolicyFolder, rules: RuleKeeper):
     eventsSince: (since) => host.events.since(since),
     followEvents: (listener) => host.events.follow(listener),
   };
+}
+
+/** What libvirt refuses it says in words for users. */
+function tellLibvirts(error: unknown): never {
+  if (!(error instanceof LibvirtError)) throw error;
+  throw new CdpError({ code: 'libvirt-refused', message: `libvirt refused: ${error.text}`, cause: error });
 }
 
 function blindness(host: Host): string | null {

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Config } from '../config/config.ts';
 import { DECLARATION_URI, policies, type Declaration } from '../domain/declaration.ts';
 import { parseDomain } from '../domain/domain.ts';
@@ -72,6 +73,8 @@ export class Host {
   readonly definitions: Definitions;
   readonly #seen: (ref: DomainRef) => void;
   readonly #protectors = new Map<string, Protector>();
+  /** Of domains that are being looked at because the agent or libvirt is new. */
+  readonly #looks = new Map<string, Promise<void>>();
   readonly #starts: StartWatch;
   readonly #guard: StartGuard;
   readonly #files = new FileWatch((uuid) => this.#protectors.get(uuid)?.suspectFiles());
@@ -169,6 +172,12 @@ export class Host {
       };
     });
     await connected.finally(() => stop());
+  }
+
+  /** Waits a moment for the first look at a domain, before which nobody knows whether it runs. */
+  async looked(uuid: string): Promise<void> {
+    const look = this.#looks.get(uuid)?.catch(() => undefined);
+    if (look !== undefined) await Promise.race([look, sleep(reachMs, undefined, { ref: false })]);
   }
 
   /** A domain by name, UUID or id, as in virsh. @throws CdpError `no-such-domain` */
@@ -301,7 +310,12 @@ export class Host {
    */
   async #lookAtAll(): Promise<void> {
     const known = [...this.#protectors.values()];
-    for (const protector of known) this.#inBackground(protector.record, this.#lookAt(protector));
+    for (const protector of known) {
+      const { uuid } = protector.record;
+      const look = this.#lookAt(protector).finally(() => this.#looks.delete(uuid));
+      this.#looks.set(uuid, look);
+      this.#inBackground(protector.record, look);
+    }
     try {
       for (const ref of await this.session.client.listDomains({ all: true }, heldUpMs)) {
         if (known.some(({ record }) => record.uuid === ref.uuid)) continue;
