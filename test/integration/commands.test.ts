@@ -193,7 +193,7 @@ describe('the commands', function () {
       '--create',
     );
     assert.equal(code, exitCodes.done, stderr);
-    assert.match(`${stdout}${stderr}`, /next start/);
+    assert.match(`${stdout}${stderr}`, /Type: virsh shutdown web7, then virsh start web7/);
     const waiting = await waitState(agent, 'web7', 'waiting');
     assert.match(waiting.reason ?? '', /error_policy/);
     assert.deepEqual(await policies('--inactive'), ['stop', 'stop']);
