@@ -2,9 +2,18 @@ import type { Image } from '../domain/image.ts';
 import { CdpError, UsageError } from '../errors.ts';
 import { imageName, sameStorage } from '../storage/image.ts';
 import { resolveImage } from '../storage/tools.ts';
-import type { Host } from './host.ts';
+import type { LibvirtSession } from '../libvirt/session.ts';
+import type { Definitions } from './definitions/definitions.ts';
+import type { Protector } from './protector.ts';
 
 const resolveDeadlineMs = 30_000;
+
+/** Whoever knows all domains of this host. */
+export interface Domains {
+  readonly session: LibvirtSession;
+  readonly definitions: Definitions;
+  protectors(): Protector[];
+}
 
 /** A disk, by its domain's UUID and its target. */
 export interface DiskOf {
@@ -26,7 +35,7 @@ interface ImageUse extends DiskOf {
  * has left behind does not count.
  */
 export async function refuseImageInUse(
-  host: Host,
+  host: Domains,
   disk: DiskOf,
   image: Image,
   primary: Image,
@@ -52,7 +61,7 @@ export async function refuseImageInUse(
 }
 
 /** Why a disk can't have a declared mirror, as a sentence; null if it can. The disk's own record does not count. */
-export async function whyContested(host: Host, disk: DiskOf, mirror: Image, primary: Image): Promise<string | null> {
+export async function whyContested(host: Domains, disk: DiskOf, mirror: Image, primary: Image): Promise<string | null> {
   const name = imageName(mirror);
   const [image, own] = await Promise.all([followLinks(mirror), followLinks(primary)]);
   if (sameStorage(image, own))
@@ -65,11 +74,11 @@ export async function whyContested(host: Host, disk: DiskOf, mirror: Image, prim
   return `the declared mirror '${name}' is ${user.what} of ${user.domain} already; ${way}`;
 }
 
-async function userOf(host: Host, image: Image, counts: (use: ImageUse) => boolean): Promise<ImageUse | null> {
+async function userOf(host: Domains, image: Image, counts: (use: ImageUse) => boolean): Promise<ImageUse | null> {
   return (await imageUsers(host)).find((use) => counts(use) && sameStorage(use.image, image)) ?? null;
 }
 
-async function imageUsers(host: Host): Promise<ImageUse[]> {
+async function imageUsers(host: Domains): Promise<ImageUse[]> {
   const users = host.protectors().flatMap(({ record: { uuid, name, disks }, gone }) =>
     disks.flatMap(({ dev, primary, mirror, contested }): ImageUse[] => {
       const disk = { uuid, dev, domain: name, gone };

@@ -1,19 +1,25 @@
 import type { DeclaredDisk } from '../../domain/declaration.ts';
 import { errorText } from '../../errors.ts';
 import { imageName, sameStorage } from '../../storage/image.ts';
-import type { Host } from '../host.ts';
-import { whyContested } from '../image-users.ts';
+import type { Log } from '../../log.ts';
+import { whyContested, type Domains } from '../image-users.ts';
 import { withDisk } from '../planner/plan.ts';
 import type { Followed, Protector } from '../protector.ts';
 import { newDiskRecord, type DiskRecord, type DomainRecord } from '../record.ts';
 import type { Note } from './compare.ts';
 import type { Definition } from './definitions.ts';
 
+interface Surroundings extends Domains {
+  readonly log: Log;
+  /** Work that finds out whether an image is free and takes it: one at a time on this host. */
+  claiming<T>(work: () => Promise<T>): Promise<T>;
+}
+
 /**
  * Lets a domain's record and what libvirt has of the domain agree again, whoever changed that: names and the policy follow the
  * definition, disks that it declares besides begin a record, and what it no longer says but must is put back.
  */
-export async function followDefinition(host: Host, protector: Protector): Promise<void> {
+export async function followDefinition(host: Surroundings, protector: Protector): Promise<void> {
   await protector.follow(async (before, save) => {
     const definition = await host.definitions.read(before.uuid);
     if (definition === null) return null;
@@ -38,7 +44,7 @@ export async function followDefinition(host: Host, protector: Protector): Promis
 
 /** A declaration that came with the domain's XML (an import, Terraform, virsh edit) begins a record: mirror not current. */
 async function adopt(
-  host: Host,
+  host: Surroundings,
   { ref, domain }: Definition,
   before: DomainRecord,
   added: DeclaredDisk[],
@@ -71,7 +77,12 @@ async function adopt(
 }
 
 /** A mirror belongs to one disk: to the one that had it first. */
-async function judge(host: Host, { uuid, disks }: DomainRecord, disk: DiskRecord, notes: Note[]): Promise<DiskRecord> {
+async function judge(
+  host: Surroundings,
+  { uuid, disks }: DomainRecord,
+  disk: DiskRecord,
+  notes: Note[],
+): Promise<DiskRecord> {
   const { dev, mirror, primary } = disk;
   const sibling = disks.find((other) => other.dev !== dev && sameStorage(other.mirror.image, mirror.image));
   const contested =
@@ -84,9 +95,9 @@ async function judge(host: Host, { uuid, disks }: DomainRecord, disk: DiskRecord
 }
 
 async function restore(
-  host: Host,
+  host: Surroundings,
   definition: Definition,
-  restoration: Parameters<Host['definitions']['restore']>[1],
+  restoration: Parameters<Surroundings['definitions']['restore']>[1],
 ): Promise<Note> {
   const detail = { what: restoration.what };
   try {
