@@ -8,7 +8,7 @@ export function wayToStopPolicy(domain: string, dev: string, defined: DomainDisk
   const withoutReboot = `virt-cdp protect ${domain} --disk ${dev} --stop-policy-by save-restore`;
   if (defined === undefined) {
     return (
-      `It is transient, and must be persistent first. Type: virsh dumpxml --security-info ${domain} >${domain}.xml, ` +
+      `It is transient: create it again with that in the disk's <driver>, or make it persistent first. Type: virsh dumpxml --security-info ${domain} >${domain}.xml, ` +
       `virsh define ${domain}.xml, then ${withoutReboot}`
     );
   }
