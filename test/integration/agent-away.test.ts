@@ -88,7 +88,7 @@ describe('an agent that was away', function () {
     const answers = await whileAway(deeds, 'protected');
     assert.deepEqual(await roots(guest), ['cdp-vda'], 'it was not protected yet');
     const told = await eventsAfter(before);
-    assert.ok(told.includes('resync-started'), `nothing was copied: ${told.join()}`);
+    assert.ok(told.includes('resync-finished'), `nothing was copied: ${told.join()}`);
     assert.equal(told.filter((event) => event === 'armed').length, 1, told.join());
     const lastStale = answers.findLastIndex((disk) => !disk.mirror.current);
     const firstCurrent = answers.findIndex((disk) => disk.mirror.current);
@@ -260,7 +260,7 @@ describe('an agent that was away', function () {
       'on the overlay',
       ({ primary: { source } }) => source === lab.path('while-protected'),
     );
-    assert.ok(!(await eventsAfter(before)).includes('resync-started'));
+    assert.ok(!(await eventsAfter(before)).includes('resync-finished'));
     await assertWell(overlay);
 
     mirror.failAll();
@@ -276,6 +276,6 @@ describe('an agent that was away', function () {
   async function comesBackToStaleOverlay(deeds: () => Promise<unknown>): Promise<void> {
     const before = await lastEvent();
     await whileAway(deeds, 'protected');
-    assert.ok((await eventsAfter(before)).includes('resync-started'), 'nothing was copied');
+    assert.ok((await eventsAfter(before)).includes('resync-finished'), 'nothing was copied');
   }
 });

@@ -104,12 +104,12 @@ describe('behind our back, while it runs,', function () {
     await lab.virsh('reboot', 'web1');
     await guest.witness.waitReady(patienceMs, boots + 1);
     await nothingLost();
-    const syncs = (await events(agent, 'web1', 'resync-started')).length;
+    const syncs = (await events(agent, 'web1', 'resync-finished')).length;
     process.kill(guest.qemuPid, 'SIGKILL');
     await waitState(agent, 'web1', 'stopped');
     await guest.start();
     await nothingLost();
-    assert.equal((await events(agent, 'web1', 'resync-started')).length, syncs + 1, 'nothing was copied');
+    assert.equal((await events(agent, 'web1', 'resync-finished')).length, syncs + 1, 'nothing was copied');
   });
 
   /** How the protected domain gets into a state, and how out of one that would last; a sync ends by itself. */

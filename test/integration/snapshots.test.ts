@@ -92,7 +92,7 @@ describe('a snapshot', function () {
     await goesOn(guest, 20);
     await waitState(agent, 'web1', 'protected');
     const told = (await events(agent, 'web1')).filter(({ seq }) => seq > before).map(({ event }) => event);
-    assert.ok(told.includes('resync-started'), told.join());
+    assert.ok(told.includes('resync-finished'), told.join());
     await goesOn(guest, 20);
     await guest.shutdown();
     // What the guest was told before it went back is no more: what counts is that both copies have the same past.

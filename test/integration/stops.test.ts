@@ -35,9 +35,9 @@ describe('after a stop', function () {
     await goesOn(guest, 20);
   });
 
-  /** How often a full sync began so far. */
+  /** How often a sync ended so far. */
   async function syncs(): Promise<number> {
-    return (await events(scene.agent, 'web1', 'resync-started')).length;
+    return (await events(scene.agent, 'web1', 'resync-finished')).length;
   }
 
   async function startAgain(): Promise<void> {
@@ -140,6 +140,7 @@ describe('after a stop', function () {
 
     await guest.start();
     await waitState(agent, 'web1', 'protected');
+    await goesOn(guest, 20);
     await endWell(guest, [primary, mirror.file]);
   });
 });
