@@ -58,6 +58,14 @@ export function withErrorPolicy(xml: string, dev: string, { errorPolicy, readErr
 }
 
 /**
+ * The XML in which failed I/O on any of these disks pauses the domain; see hasStopPolicy.
+ * @throws as withErrorPolicy.
+ */
+export function withStopPolicy(xml: string, devs: string[]): string {
+  return devs.reduce((text, dev) => withErrorPolicy(text, dev, { errorPolicy: 'stop', readErrorPolicy: 'stop' }), xml);
+}
+
+/**
  * The XML without the metadata of that namespace.
  * @throws UsageError `xml-invalid`.
  */

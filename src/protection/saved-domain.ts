@@ -1,5 +1,4 @@
-import type { ErrorPolicies } from '../domain/declaration.ts';
-import { withErrorPolicy } from '../domain/edit.ts';
+import { withErrorPolicy, withStopPolicy } from '../domain/edit.ts';
 import type { LibvirtClient } from '../libvirt/client.ts';
 import { LibvirtError } from '../libvirt/errors.ts';
 import type { DomainRef } from '../libvirt/types.ts';
@@ -8,8 +7,6 @@ import type { OwedRestore } from './record.ts';
 
 /** A save writes all of a guest's memory, a restore reads it: that long may they take, and nothing else waits for them. */
 export const wholeMemoryDeadlineMs = 3_600_000;
-
-const stopPolicy: ErrorPolicies = { errorPolicy: 'stop', readErrorPolicy: 'stop' };
 
 /**
  * Brings a domain back that was saved for the stop policy, if its agent did not get to the end of it. A domain that is still being
@@ -53,7 +50,10 @@ export async function bringBack(
   const { disks } = owed;
   try {
     const saved = await client.managedSaveXml(ref, { secure: true });
-    const withPolicy = disks.reduce((xml, { dev }) => withErrorPolicy(xml, dev, stopPolicy), saved);
+    const withPolicy = withStopPolicy(
+      saved,
+      disks.map(({ dev }) => dev),
+    );
     const asItWas = disks.reduce((xml, disk) => withErrorPolicy(xml, disk.dev, disk), saved);
     const refusal = await startWith(client, ref, withPolicy);
     if (refusal !== null && !(await isActive(client, ref))) {

@@ -1,6 +1,6 @@
 import type { Declaration, DeclaredDisk } from '../../domain/declaration.ts';
 import { hasStopPolicy, type Domain, type DomainDisk } from '../../domain/domain.ts';
-import { withDiskImage, withErrorPolicy } from '../../domain/edit.ts';
+import { withDiskImage, withStopPolicy } from '../../domain/edit.ts';
 import type { Image } from '../../domain/image.ts';
 import { imageName, sameStorage } from '../../storage/image.ts';
 import type { EventName } from '../model.ts';
@@ -176,9 +176,9 @@ function restorationOf(
         }
       : null,
     edit: (xml) => {
-      const stopping = policyless.reduce(
-        (text, { disk }) => withErrorPolicy(text, disk.dev, { errorPolicy: 'stop', readErrorPolicy: 'stop' }),
+      const stopping = withStopPolicy(
         xml,
+        policyless.map(({ disk }) => disk.dev),
       );
       return behind.reduce((text, { disk }) => withDiskImage(text, disk.dev, startImage(disk)), stopping);
     },

@@ -1,7 +1,7 @@
 import { imageFromDiskXml } from '../../domain/disk-image.ts';
 import { policies, type DeclaredDisk, type Policy } from '../../domain/declaration.ts';
 import { hasStopPolicy, type Domain, type DomainDisk } from '../../domain/domain.ts';
-import { withErrorPolicy } from '../../domain/edit.ts';
+import { withStopPolicy } from '../../domain/edit.ts';
 import type { Image } from '../../domain/image.ts';
 import { CdpError, RefusedError, UsageError } from '../../errors.ts';
 import type { DomainRef } from '../../libvirt/types.ts';
@@ -148,7 +148,7 @@ async function writeDeclared(
 ): Promise<void> {
   const others = domain.declaration?.disks.filter(({ dev }) => dev !== declared.dev) ?? [];
   await host.definitions.write(ref, { policy, disks: [...others, declared] }, (xml) =>
-    withErrorPolicy(xml, declared.dev, { errorPolicy: 'stop', readErrorPolicy: 'stop' }),
+    withStopPolicy(xml, [declared.dev]),
   );
 }
 

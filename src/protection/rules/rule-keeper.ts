@@ -1,5 +1,5 @@
 import { hasStopPolicy, type Domain, type DomainDisk } from '../../domain/domain.ts';
-import { withErrorPolicy } from '../../domain/edit.ts';
+import { withStopPolicy } from '../../domain/edit.ts';
 import type { Image } from '../../domain/image.ts';
 import { CdpError, errorText } from '../../errors.ts';
 import { isLibvirtError, libvirtErrorCode } from '../../libvirt/errors.ts';
@@ -164,8 +164,8 @@ export class RuleKeeper {
   async #defineStopPolicy(definition: Definition, disks: DomainDisk[]): Promise<void> {
     const without = disks.filter((disk) => disk.unsupported === null && !hasStopPolicy(disk));
     if (without.length === 0) return;
-    const stop = { errorPolicy: 'stop', readErrorPolicy: 'stop' };
-    const edit = (before: string): string => without.reduce((xml, { dev }) => withErrorPolicy(xml, dev, stop), before);
+    const devs = without.map(({ dev }) => dev);
+    const edit = (xml: string): string => withStopPolicy(xml, devs);
     await this.#host.definitions.restore(definition, { what: [], declaration: null, edit });
   }
 
