@@ -32,6 +32,12 @@ export class RefusedError extends CdpError {}
 
 export class UsageError extends CdpError {}
 
+/** As `errorText`, and what to do about it, in one line. */
+export function errorAndHint(error: unknown): string {
+  const hint = error instanceof CdpError && error.hint !== undefined ? `; ${error.hint}` : '';
+  return `${errorText(error)}${hint}`;
+}
+
 /** The text of whatever was thrown, with the texts of its causes. */
 export function errorText(error: unknown): string {
   if (!(error instanceof Error)) return String(error);

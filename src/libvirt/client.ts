@@ -103,6 +103,16 @@ export class LibvirtClient {
     return this.#caller.call(procedures.lookupByUuid, uuid, deadlineMs);
   }
 
+  /** Null if libvirt knows no such domain. */
+  async findByUuid(uuid: string, deadlineMs?: number): Promise<DomainRef | null> {
+    try {
+      return await this.lookupByUuid(uuid, deadlineMs);
+    } catch (error) {
+      if (isLibvirtError(error, libvirtErrorCode.noDomain)) return null;
+      throw error;
+    }
+  }
+
   lookupById(id: number, deadlineMs?: number): Promise<DomainRef> {
     return this.#caller.call(procedures.lookupById, id, deadlineMs);
   }

@@ -234,8 +234,8 @@ export class Host {
   /** Begins to protect what was declared, if the domain runs. */
   async begin(ref: DomainRef): Promise<void> {
     if (this.#protectors.get(ref.uuid)?.live != null) return;
-    const running = (await this.session.client.listDomains()).find(({ uuid }) => uuid === ref.uuid);
-    if (running !== undefined) await this.#attach(running);
+    const now = await this.session.client.findByUuid(ref.uuid);
+    if (now !== null && now.id >= 0) await this.#attach(now);
   }
 
   /** From memory alone: libvirt holds the domain locked while it waits for this. */
@@ -349,7 +349,7 @@ export class Host {
 
   async #lookAt(protector: Protector): Promise<void> {
     const { record, live } = protector;
-    const ref = await this.#lookUp(record.uuid);
+    const ref = await this.session.client.findByUuid(record.uuid, heldUpMs);
     if (ref === null || ref.id < 0) {
       const migrated = await this.#hasMigrated(ref);
       // An event may have told of a start or a stop meanwhile.
@@ -359,15 +359,6 @@ export class Host {
     if (ref === null) return this.#follow(record);
     await (ref.id >= 0 ? this.#attach(ref) : this.#follow(ref));
     this.#seen(ref);
-  }
-
-  async #lookUp(uuid: string): Promise<DomainRef | null> {
-    try {
-      return await this.session.client.lookupByUuid(uuid, heldUpMs);
-    } catch (error) {
-      if (isLibvirtError(error, libvirtErrorCode.noDomain)) return null;
-      throw error;
-    }
   }
 
   async #attach(ref: DomainRef, booted = false): Promise<void> {

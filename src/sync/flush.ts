@@ -1,7 +1,7 @@
 import { QmpError } from '../qmp/errors.ts';
 import { jobEndAfter } from '../qmp/jobs.ts';
 import type { Monitor } from '../qmp/monitor.ts';
-import { cancelSync } from './jobs.ts';
+import { cancelSync, findJob } from './jobs.ts';
 
 const flushDeadlineMs = 30_000;
 
@@ -15,14 +15,10 @@ export async function flushNode(monitor: Monitor, job: string, nothing: string, 
   try {
     await runFlush(monitor, job, nothing, node);
   } catch (error) {
-    if (!(error instanceof QmpError && (await isLeft(monitor, job)))) throw error;
+    if (!(error instanceof QmpError && (await findJob(monitor, job)) !== undefined)) throw error;
     await cancelSync(monitor, job);
     await runFlush(monitor, job, nothing, node);
   }
-}
-
-async function isLeft(monitor: Monitor, job: string): Promise<boolean> {
-  return (await monitor.execute('query-block-jobs', {})).some(({ device }) => device === job);
 }
 
 async function runFlush(monitor: Monitor, job: string, nothing: string, node: string): Promise<void> {

@@ -66,13 +66,14 @@ export async function endFullSync(monitor: Monitor, job: string): Promise<void> 
 
 /** Gives up a sync, if there is one; what it copied so far is of no use by itself. */
 export async function cancelSync(monitor: Monitor, job: string): Promise<void> {
-  const running = await find(monitor, job);
-  if (running !== undefined && running.status !== 'concluded') {
+  const found = await findJob(monitor, job);
+  if (found === undefined) return;
+  if (found.status !== 'concluded') {
     await jobEndAfter(monitor, job, jobEndDeadlineMs, () =>
       monitor.execute('block-job-cancel', { device: job, force: true }),
     );
   }
-  if ((await find(monitor, job)) !== undefined) await dismissSync(monitor, job);
+  if ((await findJob(monitor, job)) !== undefined) await dismissSync(monitor, job);
 }
 
 /** Starts to copy the blocks that `bitmap` names; those that were copied leave it if the whole pass succeeds. */
@@ -101,6 +102,6 @@ export async function finishDelta(monitor: Monitor, path: SyncPath, bitmap: stri
   if (!end.ok) throw new Error(`the last delta of ${path.job} failed: ${end.error}`);
 }
 
-async function find(monitor: Monitor, job: string): Promise<BlockJob | undefined> {
+export async function findJob(monitor: Monitor, job: string): Promise<BlockJob | undefined> {
   return (await monitor.execute('query-block-jobs', {})).find(({ device }) => device === job);
 }

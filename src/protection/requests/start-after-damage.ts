@@ -1,4 +1,4 @@
-import { CdpError, errorText } from '../../errors.ts';
+import { errorAndHint } from '../../errors.ts';
 import { lastStart } from '../../store/start-marker.ts';
 import { imageName, sameStorage } from '../../storage/image.ts';
 import { probeImage } from '../../storage/tools.ts';
@@ -41,8 +41,7 @@ export async function startAfterDamage(protector: Protector, failed: FailedStart
   try {
     await start(protector, {}, host);
   } catch (error) {
-    const hint = error instanceof CdpError && error.hint !== undefined ? `; ${error.hint}` : '';
-    await refuse(`nor can it be started from the mirror: ${errorText(error)}${hint}`);
+    await refuse(`nor can it be started from the mirror: ${errorAndHint(error)}`);
   }
 }
 

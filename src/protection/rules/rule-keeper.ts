@@ -1,8 +1,7 @@
 import { hasStopPolicy, type Domain, type DomainDisk } from '../../domain/domain.ts';
 import { withStopPolicy } from '../../domain/edit.ts';
 import type { Image } from '../../domain/image.ts';
-import { CdpError, errorText } from '../../errors.ts';
-import { isLibvirtError, libvirtErrorCode } from '../../libvirt/errors.ts';
+import { CdpError, errorAndHint } from '../../errors.ts';
 import type { DomainRef } from '../../libvirt/types.ts';
 import { sameStorage } from '../../storage/image.ts';
 import { resolveImage } from '../../storage/tools.ts';
@@ -145,7 +144,7 @@ export class RuleKeeper {
       try {
         await work();
       } catch (error) {
-        refusals.push({ domain: ref.name, disk, file: rule.file, why: explained(error) });
+        refusals.push({ domain: ref.name, disk, file: rule.file, why: errorAndHint(error) });
       }
     };
     await attempt(null, async () => {
@@ -237,19 +236,9 @@ export class RuleKeeper {
           sameStorage(one.primary.image, primary) &&
           sameStorage(one.mirror.image, mirror),
       );
-      if (disk !== undefined && !(await this.#exists(uuid))) return { protector, disk };
+      if (disk !== undefined && (await this.#host.session.client.findByUuid(uuid)) === null) return { protector, disk };
     }
     return null;
-  }
-
-  async #exists(uuid: string): Promise<boolean> {
-    try {
-      await this.#host.session.client.lookupByUuid(uuid);
-      return true;
-    } catch (error) {
-      if (isLibvirtError(error, libvirtErrorCode.noDomain)) return false;
-      throw error;
-    }
   }
 }
 
@@ -264,9 +253,4 @@ async function forget({ protector, disk: { dev } }: Predecessor): Promise<void> 
     const disks = record.disks.filter((one) => one.dev !== dev);
     return Promise.resolve({ record: { ...record, disks }, result: undefined });
   });
-}
-
-function explained(error: unknown): string {
-  const hint = error instanceof CdpError && error.hint !== undefined ? `; ${error.hint}` : '';
-  return `${errorText(error)}${hint}`;
 }
