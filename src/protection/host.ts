@@ -223,10 +223,10 @@ export class Host {
   /** Protects these disks from now on; the record is durable before anything is done to the domain. */
   async declare(ref: DomainRef, policy: Declaration['policy'], disks: DiskRecord[]): Promise<Protector> {
     const protector = await this.#protectorFor(ref);
-    await protector.change((record) => {
+    await protector.amend((record) => {
       const others = record.disks.filter((disk) => !disks.some(({ dev }) => dev === disk.dev));
       for (const { dev, mirror } of disks) protector.note('declared', dev, { mirror: imageName(mirror.image), policy });
-      return Promise.resolve({ record: { ...record, policy, disks: [...others, ...disks] }, result: undefined });
+      return { ...record, policy, disks: [...others, ...disks] };
     });
     return protector;
   }

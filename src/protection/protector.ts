@@ -210,6 +210,11 @@ export class Protector {
     });
   }
 
+  /** As `change`, for what needs no waiting and answers nothing. */
+  async amend(change: (record: DomainRecord) => DomainRecord): Promise<void> {
+    await this.change((record) => Promise.resolve({ record: change(record), result: undefined }));
+  }
+
   /**
    * Lets the record follow what libvirt has of the domain, in the queue. `look` takes the record and answers what is to be said of
    * it from now on, null if libvirt knows no such domain; what it saves is durable.

@@ -30,7 +30,7 @@ describe('an agent that was away', function () {
   before(async function () {
     this.timeout(150_000);
     const { lab, agent } = scene;
-    await agent.mustCdp('install-hook', '--dir', lab.libvirtd.hooksDir, '--config', agent.configPath);
+    await agent.installHook();
     gate = join(lab.root, 'gate');
     isHeld = join(lab.root, 'is-held');
     await must('mkfifo', gate);

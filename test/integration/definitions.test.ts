@@ -16,7 +16,7 @@ describe('a definition', function () {
 
   before(async () => {
     const { lab, agent } = scene;
-    await agent.mustCdp('install-hook', '--dir', lab.libvirtd.hooksDir, '--config', agent.configPath);
+    await agent.installHook();
     lab.libvirtd.reload();
   });
 

@@ -56,7 +56,7 @@ describe("libvirt's hook", function () {
 
   before(async () => {
     const { lab, agent } = scene;
-    await agent.mustCdp('install-hook', '--dir', lab.libvirtd.hooksDir, '--config', agent.configPath);
+    await agent.installHook();
     gate = join(lab.root, 'gate');
     isHeld = join(lab.root, 'is-held');
     await must('mkfifo', gate);

@@ -37,7 +37,7 @@ describe('a hung domain', function () {
   before(async function () {
     this.timeout(patienceMs);
     const { lab, agent } = scene;
-    await agent.mustCdp('install-hook', '--dir', lab.libvirtd.hooksDir, '--config', agent.configPath);
+    await agent.installHook();
     lab.libvirtd.reload();
     [hung, stuck, web, late] = await Promise.all([
       protectedGuest('hung'),

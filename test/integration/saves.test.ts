@@ -16,7 +16,7 @@ describe('a domain that is saved', function () {
   before(async function () {
     this.timeout(150_000);
     const { lab, agent } = scene;
-    await agent.mustCdp('install-hook', '--dir', lab.libvirtd.hooksDir, '--config', agent.configPath);
+    await agent.installHook();
     lab.libvirtd.reload();
     const image = await lab.image('web1.raw');
     primary = image.file;

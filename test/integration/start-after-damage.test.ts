@@ -13,7 +13,7 @@ describe('a start that libvirt can not make', function () {
 
   before(async () => {
     const { lab, agent } = scene;
-    await agent.mustCdp('install-hook', '--dir', lab.libvirtd.hooksDir, '--config', agent.configPath);
+    await agent.installHook();
     lab.libvirtd.reload();
   });
 

@@ -46,7 +46,7 @@ describe('a start', function () {
 
   before(async () => {
     const { lab, agent } = scene;
-    const told = await agent.mustCdp('install-hook', '--dir', lab.libvirtd.hooksDir, '--config', agent.configPath);
+    const told = await agent.installHook();
     assert.match(told, /SIGHUP|HUP/, 'libvirt has to be told of its first hook');
     lab.libvirtd.reload();
 

@@ -71,7 +71,7 @@ describe('a domain that runs without the stop policy', function () {
 
   before(async () => {
     const { lab, agent } = scene;
-    await agent.mustCdp('install-hook', '--dir', lab.libvirtd.hooksDir, '--config', agent.configPath);
+    await agent.installHook();
     lab.libvirtd.reload();
   });
 

@@ -21,7 +21,7 @@ describe('after a stop', function () {
 
   before(async () => {
     const { lab, agent } = scene;
-    await agent.mustCdp('install-hook', '--dir', lab.libvirtd.hooksDir, '--config', agent.configPath);
+    await agent.installHook();
     lab.libvirtd.reload();
     mirror = await scene.lab.nbd({ name: 'web1-mirror', sizeBytes: diskBytes });
     const image = await scene.lab.image('web1.raw', 'raw', diskBytes);

@@ -95,6 +95,11 @@ export class Agent {
     return stdout;
   }
 
+  /** Makes the laboratory's libvirtd call this agent's hook. @returns what the command said */
+  async installHook(): Promise<string> {
+    return this.mustCdp('install-hook', '--dir', this.#libvirtd.hooksDir, '--config', this.configPath);
+  }
+
   async status(domain: string): Promise<DomainStatus> {
     const [status] = JSON.parse(await this.mustCdp('status', domain, '--json')) as DomainStatus[];
     if (status === undefined) throw new Error(`virt-cdp status ${domain} --json: an empty array`);

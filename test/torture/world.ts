@@ -86,7 +86,7 @@ export class World {
       const agent = await lab.agent({
         config: { resync: { max_bytes_per_s: 16 << 20 }, mirror: { timeout_ms: 2000 } },
       });
-      await agent.mustCdp('install-hook', '--dir', lab.libvirtd.hooksDir, '--config', agent.configPath);
+      await agent.installHook();
       lab.libvirtd.reload();
       await waitForLibvirt(agent);
       const world = new World(lab, agent);

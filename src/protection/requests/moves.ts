@@ -226,7 +226,7 @@ async function intend(
   dev: string | undefined,
   intentOf: (disk: DiskRecord, record: DomainRecord) => Intent,
 ): Promise<void> {
-  await protector.change((record) => {
+  await protector.amend((record) => {
     if (dev !== undefined && !record.disks.some((disk) => disk.dev === dev)) {
       throw new UsageError({
         code: 'disk-not-protected',
@@ -237,7 +237,7 @@ async function intend(
     const disks = record.disks.map((disk) =>
       dev === undefined || disk.dev === dev ? withIntent(disk, intentOf(disk, record)) : disk,
     );
-    return Promise.resolve({ record: { ...record, disks }, result: undefined });
+    return { ...record, disks };
   });
 }
 

@@ -49,7 +49,7 @@ export async function startAfterDamage(protector: Protector, failed: FailedStart
 async function forgetStart(protector: Protector, failed: FailedStart, host: Host): Promise<void> {
   const mark = await lastStart(host.config().store, failed.uuid);
   if (!(await failed.stillSo())) return;
-  await protector.change((record) => Promise.resolve({ record: { ...record, lastStart: mark }, result: undefined }));
+  await protector.amend((record) => ({ ...record, lastStart: mark }));
 }
 
 /**
@@ -77,12 +77,12 @@ async function damagesOf(protector: Protector, host: Host): Promise<Damage[]> {
 
 /** So that the status says it too, until the domain runs. */
 async function explain(protector: Protector, damages: Damage[], reason: string): Promise<void> {
-  await protector.change((record) => {
+  await protector.amend((record) => {
     const disks = record.disks.map((disk) =>
       disk.state === 'stopped' && damages.some(({ dev }) => dev === disk.dev)
         ? { ...protector.memoryOf(disk.dev).reached(disk), reason }
         : disk,
     );
-    return Promise.resolve({ record: { ...record, disks }, result: undefined });
+    return { ...record, disks };
   });
 }

@@ -37,17 +37,12 @@ export async function start(
     for (const disk of record.disks)
       refuseOtherImage(record.name, disk, chosen.get(disk.dev) ?? 'primary', definedOf(disk.dev));
   }
-  await protector.change((latest) =>
-    Promise.resolve({
-      record: {
-        ...latest,
-        disks: latest.disks.map((disk) =>
-          onlyCurrent(protector.memoryOf(disk.dev).reached(disk), chosen.get(disk.dev) ?? 'primary'),
-        ),
-      },
-      result: undefined,
-    }),
-  );
+  await protector.amend((latest) => ({
+    ...latest,
+    disks: latest.disks.map((disk) =>
+      onlyCurrent(protector.memoryOf(disk.dev).reached(disk), chosen.get(disk.dev) ?? 'primary'),
+    ),
+  }));
   const before = await client.domainXml(ref, { inactive: true, secure: true });
   const xml = record.disks.reduce((text, disk) => {
     const { image } = disk[chosen.get(disk.dev) ?? 'primary'];

@@ -7,7 +7,7 @@ export async function unprotect(
   protector: Protector,
   { disk, keep }: { disk?: string | undefined; keep?: 'mirror' | undefined },
 ): Promise<void> {
-  await protector.change((record) => {
+  await protector.amend((record) => {
     const chosen = record.disks.filter(({ dev }) => disk === undefined || dev === disk);
     if (chosen.length === 0) {
       throw new UsageError({
@@ -34,7 +34,7 @@ export async function unprotect(
     const disks = record.disks.map((one) =>
       chosen.includes(one) ? { ...one, intent: { kind: 'remove' as const } } : one,
     );
-    return Promise.resolve({ record: { ...record, disks }, result: undefined });
+    return { ...record, disks };
   });
   if (protector.live === null) await protector.forgetRemoved();
 }

@@ -249,8 +249,8 @@ function chosenDisks({ disks }: PolicyRule, domain: Domain): DomainDisk[] {
 }
 
 async function forget({ protector, disk: { dev } }: Predecessor): Promise<void> {
-  await protector.change((record) => {
+  await protector.amend((record) => {
     const disks = record.disks.filter((one) => one.dev !== dev);
-    return Promise.resolve({ record: { ...record, disks }, result: undefined });
+    return { ...record, disks };
   });
 }
