@@ -3,8 +3,8 @@
  * found again by them after a crash of the agent.
  */
 export interface DiskNames {
-  /** The quorum node: the two-copy writer. */
-  quorum: string;
+  /** The two-copy writer, a quorum node. */
+  pair: string;
   /** The mirror's topmost node, as large as the disk. */
   mirror: string;
   mirrorStorage: string;
@@ -21,7 +21,7 @@ export interface DiskNames {
 export function diskNames(dev: string): DiskNames {
   const prefix = `cdp-${dev}`;
   return {
-    quorum: prefix,
+    pair: prefix,
     mirror: `${prefix}-mirror`,
     mirrorStorage: `${prefix}-mirror-storage`,
     park: `${prefix}-park`,
@@ -48,7 +48,7 @@ export function trackedSize(name: string): number | null {
   return size === undefined ? null : Number(size);
 }
 
-/** Bitmaps on the quorum node: what was written since, so that a copy that loses unflushed writes can be mended. */
+/** Bitmaps on the two-copy writer: what was written since, so that a copy that loses unflushed writes can be mended. */
 export const epochPrefix = 'cdp-epoch-';
 
 export function epochName(startedAtMs: number): string {

@@ -89,10 +89,10 @@ export async function setRoot(monitor: Monitor, qdev: string, from: string, node
  * first child's old data without an error. Reads come from the primary, and from the mirror where that fails.
  */
 export async function compose(monitor: Monitor, dev: string, primaryTop: string): Promise<void> {
-  const { quorum, mirror } = diskNames(dev);
+  const { pair, mirror } = diskNames(dev);
   await addNode(monitor, {
     driver: 'quorum',
-    'node-name': quorum,
+    'node-name': pair,
     children: [primaryTop, mirror],
     'vote-threshold': 2,
     'read-pattern': 'fifo',

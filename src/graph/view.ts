@@ -7,7 +7,7 @@ import { NodeGraph } from './node-graph.ts';
 export type Layout =
   /** libvirt's own node, with or without a job's filter on it. */
   | 'primary'
-  /** The quorum over both copies. */
+  /** The two-copy writer over both copies. */
   | 'pair'
   /** The mirror's node. */
   | 'mirror'
@@ -36,8 +36,8 @@ export interface DiskGraph {
   primary: PrimaryNodes | null;
   /** The mirror's own node is open. */
   mirrorOpen: boolean;
-  /** The quorum node exists, under the device or not. */
-  quorum: { primaryChild: string; epochs: string[] } | null;
+  /** The two-copy writer exists, under the device or not. */
+  pair: { primaryChild: string; epochs: string[] } | null;
   parkReady: boolean;
   /** Layers over the mirror's node under libvirt's names, topmost first, with the filter of a job that runs on them. */
   layers: string[];
@@ -49,7 +49,7 @@ export interface DiskGraph {
 }
 
 export interface PrimaryNodes {
-  /** What a device or the quorum is given as its child. */
+  /** What a device or the two-copy writer is given as its child. */
   top: string;
   /** The first node below filters: bitmaps live here. */
   data: string;
@@ -125,9 +125,9 @@ function graphView(
       return device ? viewDisk(nodeGraph, jobs, device, dev, sourceIndex) : null;
     },
     orphans: (dev) => {
-      const { quorum, syncJob, mirror, park, nothing } = diskNames(dev);
+      const { pair, syncJob, mirror, park, nothing } = diskNames(dev);
       const layers = nodeGraph.has(mirror) ? nodeGraph.topsAbove(mirror) : [];
-      const tops = [...layers, syncJob, quorum, mirror, park, nothing].filter((name) => nodeGraph.has(name));
+      const tops = [...layers, syncJob, pair, mirror, park, nothing].filter((name) => nodeGraph.has(name));
       return [...new Set(tops.flatMap((name) => nodeGraph.below(name)))];
     },
   };
@@ -148,8 +148,8 @@ function viewDisk(
   );
   const libvirtDescent = libvirtTop === undefined ? [] : graph.descent(graph.topAbove(libvirtTop));
   const layers = libvirtDescent.slice(0, Math.max(0, libvirtDescent.indexOf(names.mirror)));
-  const layout = layoutOf(graph, root, names.quorum, names.mirror, names.park);
-  const primaryChild = graph.children(names.quorum).find((child) => child !== names.mirror);
+  const layout = layoutOf(graph, root, names.pair, names.mirror, names.park);
+  const primaryChild = graph.children(names.pair).find((child) => child !== names.mirror);
   const primaryTop =
     primaryChild ??
     (layout === 'primary'
@@ -167,10 +167,10 @@ function viewDisk(
     layout,
     primary,
     mirrorOpen: graph.has(names.mirror),
-    quorum:
+    pair:
       primaryChild === undefined
         ? null
-        : { primaryChild, epochs: graph.bitmaps(names.quorum, epochPrefix).map(({ name }) => name) },
+        : { primaryChild, epochs: graph.bitmaps(names.pair, epochPrefix).map(({ name }) => name) },
     parkReady: graph.has(names.park),
     layers,
     tracking: [
@@ -186,10 +186,10 @@ function viewDisk(
   };
 }
 
-function layoutOf(graph: NodeGraph, root: string, quorum: string, mirror: string, park: string): Layout {
+function layoutOf(graph: NodeGraph, root: string, pair: string, mirror: string, park: string): Layout {
   if (root === park) return 'parked';
   const [top] = graph.descent(root).filter((name) => !graph.isFilter(name));
-  if (top === quorum) return 'pair';
+  if (top === pair) return 'pair';
   if (top === mirror) return 'mirror';
   return graph.descent(root).includes(mirror) ? 'layered' : 'primary';
 }

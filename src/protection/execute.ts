@@ -127,12 +127,12 @@ const executors: Executors = {
     if (found?.text !== expected) throw new Error(`'${imageName(image)}' was changed while the domain was stopped`);
   },
   compose: ({ live }, { dev, primaryTop }) => compose(live.monitor, dev, primaryTop),
-  dropQuorum: ({ live }, { dev }) => closeNodes(live.monitor, [diskNames(dev).quorum]),
+  dropPair: ({ live }, { dev }) => closeNodes(live.monitor, [diskNames(dev).pair]),
   addEpoch: async ({ live, memoryOf }, { dev }) => {
-    await addBitmap(live.monitor, diskNames(dev).quorum, epochName(Date.now()), []);
+    await addBitmap(live.monitor, diskNames(dev).pair, epochName(Date.now()), []);
     memoryOf(dev).reachable = { primary: true, mirror: true };
   },
-  dropEpoch: ({ live }, { dev, bitmap }) => removeBitmap(live.monitor, diskNames(dev).quorum, bitmap),
+  dropEpoch: ({ live }, { dev, bitmap }) => removeBitmap(live.monitor, diskNames(dev).pair, bitmap),
   track: ({ live }, { node, bitmap, merged }) => addBitmap(live.monitor, node, bitmap, merged),
   untrack: ({ live }, { node, bitmap }) => removeBitmap(live.monitor, node, bitmap),
   startFullSync: ({ live, maxBytesPerS }, { dev, from, to }) =>

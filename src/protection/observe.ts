@@ -49,7 +49,7 @@ export async function observe(
       return {
         record: disk,
         graph,
-        orphans: isOffItsQuorum(graph) ? view.orphans(dev) : [],
+        orphans: isOffItsPair(graph) ? view.orphans(dev) : [],
         liveImage: liveDisk?.image ?? null,
         obstacle: liveDisk === undefined ? null : (disk.contested ?? obstacleOf(record.name, liveDisk, defined)),
         xmlBehind: namesOther(disk, defined),
@@ -64,8 +64,8 @@ export async function observe(
         copyFailed: memory.copyFailed,
         mayRetry: memory.retryInMs === 0,
         deltaPasses: memory.deltaPasses,
-        epochs: graph?.quorum
-          ? await viewEpochs(live.monitor, graph, graph.quorum.epochs, memory)
+        epochs: graph?.pair
+          ? await viewEpochs(live.monitor, graph, graph.pair.epochs, memory)
           : { rotate: false, flushed: [] },
       };
     }),
@@ -82,8 +82,8 @@ export async function observe(
 }
 
 /** No surgery ends so: the disk was unplugged, and may have been plugged in again, before anybody looked. */
-function isOffItsQuorum(graph: DiskGraph | null): boolean {
-  return graph === null || (graph.layout === 'primary' && graph.quorum !== null);
+function isOffItsPair(graph: DiskGraph | null): boolean {
+  return graph === null || (graph.layout === 'primary' && graph.pair !== null);
 }
 
 /** libvirt tells nobody of an external snapshot; but then the disk's topmost image has another node than its XML said. */

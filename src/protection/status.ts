@@ -21,7 +21,7 @@ export interface StateView {
   reason: string | null;
 }
 
-/** Never better than the truth: `protected` needs the quorum under the device and nothing known against either copy. */
+/** Never better than the truth: `protected` needs the two-copy writer under the device and nothing known against either copy. */
 export function stateOf(o: Observation, disk: DiskObservation, trouble: string | null): StateView {
   const { graph, record, liveImage } = disk;
   if (graph === null) return { state: 'waiting', reason: 'the disk is not in the running domain' };

@@ -30,8 +30,8 @@ export interface StepArguments {
   /** Closes what an unplugged disk left behind. */
   closeOrphans: { dev: string; nodes: string[] };
   compose: { dev: string; primaryTop: string };
-  dropQuorum: { dev: string };
-  /** Begins an epoch on the quorum node. */
+  dropPair: { dev: string };
+  /** Begins an epoch on the two-copy writer. */
   addEpoch: { dev: string };
   dropEpoch: { dev: string; bitmap: string };
   /** Begins to record what is written to a current copy, with what was recorded before. */

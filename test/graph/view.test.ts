@@ -41,9 +41,9 @@ describe('viewGraph', () => {
   });
 
   it('sees a plain disk', async () => {
-    const { layout, primary, mirrorOpen, quorum, parkReady, layers, tracking, syncJob, otherJob } = await disk('plain');
+    const { layout, primary, mirrorOpen, pair, parkReady, layers, tracking, syncJob, otherJob } = await disk('plain');
     assert.deepEqual(
-      [layout, mirrorOpen, quorum, parkReady, layers, tracking, syncJob, otherJob],
+      [layout, mirrorOpen, pair, parkReady, layers, tracking, syncJob, otherJob],
       ['primary', false, null, false, [], [], null, null],
     );
     assert.deepEqual([primary?.top, primary?.data, primary?.chain], ['libvirt-1-format', 'libvirt-1-format', chain]);
@@ -82,27 +82,27 @@ describe('viewGraph', () => {
   });
 
   it('sees a pair, and its epochs', async () => {
-    const { layout, root, primary, mirrorOpen, quorum, parkReady } = await disk('pair');
+    const { layout, root, primary, mirrorOpen, pair, parkReady } = await disk('pair');
     assert.deepEqual(
       [layout, root, primary?.top, primary?.chain, mirrorOpen, parkReady],
       ['pair', 'cdp-vda', 'libvirt-1-format', chain, true, true],
     );
-    assert.deepEqual(quorum, { primaryChild: 'libvirt-1-format', epochs: ['cdp-epoch-1000'] });
+    assert.deepEqual(pair, { primaryChild: 'libvirt-1-format', epochs: ['cdp-epoch-1000'] });
   });
 
   it('sees a parked disk, and the pair that waits beside it', async () => {
-    const { layout, root, quorum, primary } = await disk('parked');
+    const { layout, root, pair, primary } = await disk('parked');
     assert.deepEqual(
-      [layout, root, quorum?.primaryChild, primary?.top],
+      [layout, root, pair?.primaryChild, primary?.top],
       ['parked', 'cdp-vda-park', 'libvirt-1-format', 'libvirt-1-format'],
     );
   });
 
   it("sees a stranger's backup between the quorum and the primary", async () => {
-    const { layout, quorum, primary, otherJob, syncJob } = await disk('pair-with-backup');
+    const { layout, pair, primary, otherJob, syncJob } = await disk('pair-with-backup');
     assert.equal(layout, 'pair');
-    assert.match(quorum?.primaryChild ?? '', /^#block/);
-    assert.deepEqual([primary?.top, primary?.data], [quorum?.primaryChild, 'libvirt-1-format']);
+    assert.match(pair?.primaryChild ?? '', /^#block/);
+    assert.deepEqual([primary?.top, primary?.data], [pair?.primaryChild, 'libvirt-1-format']);
     assert.deepEqual([otherJob?.device, syncJob], ['backup-vda-libvirt-1-format', null]);
   });
 

@@ -56,7 +56,7 @@ const plain: DiskGraph = {
   layout: 'primary',
   primary: primaryNodes,
   mirrorOpen: false,
-  quorum: null,
+  pair: null,
   parkReady: false,
   layers: [],
   tracking: [],
@@ -64,14 +64,14 @@ const plain: DiskGraph = {
   otherJob: null,
 };
 
-const quorum = { primaryChild: 'libvirt-1-format', epochs: ['cdp-epoch-1'] };
+const pair = { primaryChild: 'libvirt-1-format', epochs: ['cdp-epoch-1'] };
 
 /** What lies under the device. */
 export const graph = {
   plain,
   onOther: { ...plain, primary: { ...primaryNodes, images: ['/new/vda', '/new/vda'] } },
   exposed: { ...plain, parkReady: true, tracking: [{ name: 'cdp-track-1', on: 'primary', dirtyBytes: 0 }] },
-  pair: { ...plain, layout: 'pair', root: 'cdp-vda', mirrorOpen: true, quorum, parkReady: true },
+  pair: { ...plain, layout: 'pair', root: 'cdp-vda', mirrorOpen: true, pair, parkReady: true },
   mirror: {
     ...plain,
     layout: 'mirror',
@@ -91,7 +91,7 @@ export const graph = {
     layers: ['libvirt-1-format', 'libvirt-1-storage'],
   },
   parked: { ...plain, layout: 'parked', root: 'cdp-vda-park', mirrorOpen: true, parkReady: true },
-  parkedPair: { ...plain, layout: 'parked', root: 'cdp-vda-park', mirrorOpen: true, quorum, parkReady: true },
+  parkedPair: { ...plain, layout: 'parked', root: 'cdp-vda-park', mirrorOpen: true, pair, parkReady: true },
 } satisfies Record<string, DiskGraph & { layout: Layout }>;
 
 export const job = (part: Partial<NonNullable<DiskGraph['syncJob']>>): NonNullable<DiskGraph['syncJob']> => ({

@@ -218,7 +218,7 @@ export class SimulatedDomain {
       for (const { block } of guest.pending) guest.dropped.add(block);
       guest.pending = [];
       const { health } = this.memoryOf(dev);
-      if (this.qemu?.nodes.has(diskNames(dev).quorum) === true && health.primary.is !== 'failed')
+      if (this.qemu?.nodes.has(diskNames(dev).pair) === true && health.primary.is !== 'failed')
         health.mirror = { is: 'failed', why: 'the guest was reset', noSpace: false };
     }
   }
@@ -434,8 +434,8 @@ export class SimulatedDomain {
 
   /** As observe.ts does it, with `agedEpochs` in the place of a clock. */
   #epochs(dev: string, graph: DiskGraph | null, memory: SimulatedMemory): DiskObservation['epochs'] {
-    if (graph?.quorum == null) return { rotate: false, flushed: [] };
-    const ordered = [...graph.quorum.epochs].sort((a, b) => epochStart(a) - epochStart(b));
+    if (graph?.pair == null) return { rotate: false, flushed: [] };
+    const ordered = [...graph.pair.epochs].sort((a, b) => epochStart(a) - epochStart(b));
     const newest = ordered.at(-1);
     if (newest === undefined) return { rotate: true, flushed: [] };
     if (ordered.length === 1) return { rotate: this.agedEpochs.has(newest), flushed: [] };
@@ -450,7 +450,7 @@ export class SimulatedDomain {
     for (const { dev } of this.record.disks) {
       if (node === diskNames(dev).mirror)
         this.memoryOf(dev).health.mirror = { is: 'failed', why: 'write: EIO', noSpace: false };
-      else if (this.qemu?.nodes.get(diskNames(dev).quorum)?.below.includes(node) === true)
+      else if (this.qemu?.nodes.get(diskNames(dev).pair)?.below.includes(node) === true)
         this.memoryOf(dev).health.primary = { is: 'failed', why: 'write: EIO', noSpace: false };
     }
   }

@@ -34,7 +34,7 @@ const executors: Executors = {
       const { root, failedOn, failureSeen, ioStatus } = qemuOf(domain).device(dev);
       if (ioStatus === 'failed') domain.memoryOf(dev).answerIsUsedUp();
       assert.notEqual(root, diskNames(dev).park, `the guest is resumed with ${dev} on the park`);
-      if (root !== diskNames(dev).quorum || failedOn !== qemuOf(domain).node(root)) continue;
+      if (root !== diskNames(dev).pair || failedOn !== qemuOf(domain).node(root)) continue;
       assert.ok(!failureSeen, `the guest is resumed on the failed pair of ${dev}`);
       throw new Failed(`the pair of ${dev} failed since the look`);
     }
@@ -96,13 +96,12 @@ const executors: Executors = {
       throw new Failed('the primary was changed while the domain was stopped');
   },
   compose: (domain, { dev, primaryTop }) => {
-    const { quorum, mirror } = diskNames(dev);
-    qemuOf(domain).add(quorum, 'quorum', { below: [primaryTop, mirror] });
+    const { pair, mirror } = diskNames(dev);
+    qemuOf(domain).add(pair, 'quorum', { below: [primaryTop, mirror] });
   },
-  dropQuorum: (domain, { dev }) => qemuOf(domain).delete(diskNames(dev).quorum),
-  addEpoch: (domain, { dev }) =>
-    qemuOf(domain).addBitmap(diskNames(dev).quorum, epochName(Date.parse(domain.now())), []),
-  dropEpoch: (domain, { dev, bitmap }) => qemuOf(domain).removeBitmap(diskNames(dev).quorum, bitmap),
+  dropPair: (domain, { dev }) => qemuOf(domain).delete(diskNames(dev).pair),
+  addEpoch: (domain, { dev }) => qemuOf(domain).addBitmap(diskNames(dev).pair, epochName(Date.parse(domain.now())), []),
+  dropEpoch: (domain, { dev, bitmap }) => qemuOf(domain).removeBitmap(diskNames(dev).pair, bitmap),
   track: (domain, { node, bitmap, merged }) => {
     const qemu = qemuOf(domain);
     qemu.addBitmap(

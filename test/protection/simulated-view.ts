@@ -14,7 +14,7 @@ export function graphOf(qemu: SimulatedQemu, dev: string, index: number | undefi
   ];
   const libvirtTop = `libvirt-${index}-format`;
   const layout = layoutOf(qemu, device.root, descent(device.root), names);
-  const quorum = qemu.nodes.get(names.quorum);
+  const pair = qemu.nodes.get(names.pair);
   const topAbove = (name: string): string => {
     const filter = [...qemu.nodes].find(([, { kind, below }]) => kind === 'filter' && below.includes(name));
     return filter === undefined ? name : topAbove(filter[0]);
@@ -22,7 +22,7 @@ export function graphOf(qemu: SimulatedQemu, dev: string, index: number | undefi
   const known = qemu.nodes.has(libvirtTop) ? descent(topAbove(libvirtTop)) : [];
   const layers = known.slice(0, Math.max(0, known.indexOf(names.mirror)));
   const top =
-    quorum?.below[0] ??
+    pair?.below[0] ??
     (layout === 'primary'
       ? descent(device.root).find((name) => name !== names.syncJob)
       : known.length > 0 && layers.length === 0
@@ -68,12 +68,12 @@ export function graphOf(qemu: SimulatedQemu, dev: string, index: number | undefi
     layout,
     primary,
     mirrorOpen: qemu.nodes.has(names.mirror),
-    quorum:
-      quorum === undefined
+    pair:
+      pair === undefined
         ? null
         : {
-            primaryChild: quorum.below[0] ?? '',
-            epochs: [...quorum.bitmaps.keys()].filter((name) => name.startsWith(epochPrefix)),
+            primaryChild: pair.below[0] ?? '',
+            epochs: [...pair.bitmaps.keys()].filter((name) => name.startsWith(epochPrefix)),
           },
     parkReady: qemu.nodes.has(names.park),
     layers,
@@ -85,12 +85,12 @@ export function graphOf(qemu: SimulatedQemu, dev: string, index: number | undefi
 
 /** As GraphView.orphans has it, of a disk that no longer has its device, or a new one. */
 export function orphansOf(qemu: SimulatedQemu, dev: string, graph: DiskGraph | null): string[] {
-  if (graph !== null && !(graph.layout === 'primary' && graph.quorum !== null)) return [];
-  const { syncJob, quorum, mirror, park, nothing } = diskNames(dev);
+  if (graph !== null && !(graph.layout === 'primary' && graph.pair !== null)) return [];
+  const { syncJob, pair, mirror, park, nothing } = diskNames(dev);
   const below = (name: string): string[] => [name, ...qemu.node(name).below.flatMap(below)];
   const above = (name: string): string[] =>
     [...qemu.nodes].flatMap(([parent, node]) => (node.below.includes(name) ? [...above(parent), parent] : []));
-  const tops = [...above(mirror), syncJob, quorum, park, nothing, mirror].filter((name) => qemu.nodes.has(name));
+  const tops = [...above(mirror), syncJob, pair, park, nothing, mirror].filter((name) => qemu.nodes.has(name));
   return [...new Set(tops.flatMap(below))];
 }
 
@@ -102,7 +102,7 @@ function layoutOf(
 ): DiskGraph['layout'] {
   if (root === names.park) return 'parked';
   const top = descent.find((name) => qemu.node(name).kind !== 'filter');
-  if (top === names.quorum) return 'pair';
+  if (top === names.pair) return 'pair';
   if (top === names.mirror) return 'mirror';
   return descent.includes(names.mirror) ? 'layered' : 'primary';
 }

@@ -66,7 +66,7 @@ function planAbsent(o: Observation, { record }: DiskObservation): DiskPlan {
   });
 }
 
-/** The quorum is under the device, or was about to be. */
+/** The two-copy writer is under the device, or was about to be. */
 function planPair(o: Observation, disk: PresentDisk): DiskPlan {
   const { graph, record } = disk;
   const { primary } = graph;
@@ -313,7 +313,7 @@ function planParked(o: Observation, disk: PresentDisk): DiskPlan {
   const { primary } = graph;
   if (graph.syncJob !== null && !strictlyParked(o, disk)) return steps({ step: 'cancelSync', dev: record.dev });
   const to = rebuiltOnto(disk);
-  if (graph.quorum !== null)
+  if (graph.pair !== null)
     return planPair(o, to === null ? disk : { ...disk, record: onNewPrimary(record, to), xmlBehind: true });
   if (!record.primary.current && record.intent.kind === 'rebuild' && !record.intent.original) {
     if (primary !== null && to !== null) return surgery(adoptRebuilt(o, disk, primary, to));

@@ -39,7 +39,7 @@ export type PresentDisk = DiskObservation & { graph: DiskGraph };
 export function arm(disk: PresentDisk, primary: PrimaryNodes, bitmap: string): Surgery {
   const { graph, record } = disk;
   const { dev } = record;
-  const { mirror, quorum } = diskNames(dev);
+  const { mirror, pair } = diskNames(dev);
   const fromPrimary = record.primary.current;
   const from = fromPrimary ? primary.data : mirror;
   const to = fromPrimary ? mirror : primary.top;
@@ -56,7 +56,7 @@ export function arm(disk: PresentDisk, primary: PrimaryNodes, bitmap: string): S
     record: bothCurrent(record),
     recorded: true,
     ...(!fromPrimary && { persist: record.primary.image }),
-    root: quorum,
+    root: pair,
     after: [
       { step: 'untrack', node: from, bitmap: passBitmap(bitmap) },
       { step: 'untrack', node: from, bitmap },
@@ -80,7 +80,7 @@ export function armIdentical(disk: PresentDisk, primary: PrimaryNodes, fingerpri
     ],
     record: bothCurrent(record),
     recorded: true,
-    root: diskNames(dev).quorum,
+    root: diskNames(dev).pair,
     after: [{ step: 'note', event: 'armed', disk: dev, detail: { copied: 0 } }],
   };
 }
@@ -96,11 +96,11 @@ export function finishArming(disk: PresentDisk): Surgery {
   const { dev } = record;
   return {
     ...surgeryOn(disk),
-    parked: graph.quorum?.epochs.length === 0 ? [{ step: 'addEpoch', dev }] : [],
+    parked: graph.pair?.epochs.length === 0 ? [{ step: 'addEpoch', dev }] : [],
     record: bothCurrent(record),
     recorded: true,
     ...((xmlBehind || !record.primary.current) && { persist: record.primary.image }),
-    root: diskNames(dev).quorum,
+    root: diskNames(dev).pair,
     after: [{ step: 'note', event: 'armed', disk: dev, detail: {} }],
   };
 }
@@ -120,7 +120,7 @@ export function degrade(
     before: park(graph, dev),
     parked: [
       { step: 'track', dev, node: primary.data, bitmap, merged: written(disk, 'primary', primary.data) },
-      ...(graph.quorum === null ? [] : [{ step: 'dropQuorum', dev } as const]),
+      ...(graph.pair === null ? [] : [{ step: 'dropPair', dev } as const]),
     ],
     record: {
       ...record,
@@ -146,7 +146,7 @@ export function failOver(o: Observation, disk: PresentDisk, primary: PrimaryNode
     before: [...park(graph, dev), ...(gone === null ? [] : [{ step: 'standIn', dev, path: gone } as const])],
     parked: [
       { step: 'track', dev, node: mirror, bitmap, merged: written(disk, 'mirror', mirror) },
-      ...(graph.quorum === null ? [] : [{ step: 'dropQuorum', dev } as const]),
+      ...(graph.pair === null ? [] : [{ step: 'dropPair', dev } as const]),
     ],
     record: {
       ...record,
@@ -232,7 +232,7 @@ export function adoptRebuilt(o: Observation, disk: PresentDisk, primary: Primary
     record: bothCurrent(rebuilt),
     recorded: true,
     persist: to,
-    root: diskNames(dev).quorum,
+    root: diskNames(dev).pair,
     after: [
       { step: 'note', event: 'rebuild-finished', disk: dev, detail: {} },
       { step: 'note', event: 'armed', disk: dev, detail: {} },
@@ -306,7 +306,7 @@ export function passBitmap(bitmap: string): string {
 
 /** All that the other copy may lack: the epochs, or what a surgery that was broken off has made of them. */
 function written({ record, graph }: PresentDisk, side: Side, node: string): BitmapName[] {
-  const epochs = (graph.quorum?.epochs ?? []).map((name) => ({ node: diskNames(record.dev).quorum, name }));
+  const epochs = (graph.pair?.epochs ?? []).map((name) => ({ node: diskNames(record.dev).pair, name }));
   return [...epochs, ...graph.tracking.flatMap(({ on, name }) => (on === side ? { node, name } : []))];
 }
 

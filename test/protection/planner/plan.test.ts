@@ -60,8 +60,8 @@ describe('plan', () => {
   describe('the safe order of durable writes', () => {
     table([
       ['to arm: flush, pause, park, last delta, flush, compose, record, unpark, resume', nearlyDone, `flush ${paused} finishDelta flush compose addEpoch record ${resumed} ${armed}`],
-      ['to degrade: park, bitmap, drop, record, unpark, resume; the mirror is closed when the guest runs', { ioFailed: true, health: { primary: unknown, mirror: failed } }, `markSurgery park track dropQuorum record ${resumed} closeMirror`, ioError],
-      ['to fail over: park, bitmap, drop, record, XML, unpark, resume; the primary is closed when the guest runs', { ioFailed: true, health: { primary: failed, mirror: unknown } }, `markSurgery park track dropQuorum record defineSource ${resumed} closePrimary`, ioError],
+      ['to degrade: park, bitmap, drop, record, unpark, resume; the mirror is closed when the guest runs', { ioFailed: true, health: { primary: unknown, mirror: failed } }, `markSurgery park track dropPair record ${resumed} closeMirror`, ioError],
+      ['to fail over: park, bitmap, drop, record, XML, unpark, resume; the primary is closed when the guest runs', { ioFailed: true, health: { primary: failed, mirror: unknown } }, `markSurgery park track dropPair record defineSource ${resumed} closePrimary`, ioError],
       ['to move back onto a new primary: the pivot is made on the park, and the next look goes on', { ...withIntent(onMirror, rebuildToNew), graph: { ...graph.layered, otherJob: job({ ready: true }) } }, `${paused} pivot`],
       ['to adopt a new primary: compose, record, XML, unpark, resume', { ...withIntent(onMirror, rebuildToNew), graph: graph.parked, liveImage: newImage }, `park compose addEpoch record defineSource ${resumed} note note`, { run: 'surgery', surgeryMarked: true }],
     ]);
@@ -109,12 +109,12 @@ describe('plan', () => {
     const deleted = { path: '/primary/vda', deleted: true, why: 'it was deleted' };
     table([
       ['is to be left, and that is recorded', { primaryGone: deleted }, 'record'],
-      ['that was deleted has a stand-in while it is left', { ...gone, primaryGone: deleted }, `requireAnswer standIn ${paused} track dropQuorum record defineSource ${resumed} removeStandIn closePrimary`],
-      ['is not composed again after a crash', { ...gone, primaryGone: null, graph: graph.parkedPair }, `requireAnswer park track dropQuorum record defineSource ${resumed} closePrimary`, { run: 'surgery', surgeryMarked: true }],
-      ['is left for the mirror, if that answers', gone, `requireAnswer ${paused} track dropQuorum record defineSource ${resumed} closePrimary`],
+      ['that was deleted has a stand-in while it is left', { ...gone, primaryGone: deleted }, `requireAnswer standIn ${paused} track dropPair record defineSource ${resumed} removeStandIn closePrimary`],
+      ['is not composed again after a crash', { ...gone, primaryGone: null, graph: graph.parkedPair }, `requireAnswer park track dropPair record defineSource ${resumed} closePrimary`, { run: 'surgery', surgeryMarked: true }],
+      ['is left for the mirror, if that answers', gone, `requireAnswer ${paused} track dropPair record defineSource ${resumed} closePrimary`],
       ['is kept, and its mirror asked, when that fails', { ...gone, health: { primary: unknown, mirror: failed } }, 'probe'],
       ['keeps its guest waiting for a mirror that fails: what is written to it is lost when QEMU ends', { ...gone, ioFailed: true, mayRetry: false, health: { primary: unknown, mirror: failed } }, 'removePark', ioError],
-      ['is left as soon as that mirror answers', { ...gone, ioFailed: true, health: { primary: unknown, mirror: answering } }, 'markSurgery park track dropQuorum record defineSource unpark resume unmarkSurgery closePrimary', ioError],
+      ['is left as soon as that mirror answers', { ...gone, ioFailed: true, health: { primary: unknown, mirror: answering } }, 'markSurgery park track dropPair record defineSource unpark resume unmarkSurgery closePrimary', ioError],
       ['is not asked after an I/O error: the mirror is', { ...gone, ioFailed: true }, 'probe', ioError],
       ['is not put on the park to be armed', { ...nearlyDone, primaryGone: deleted }, 'removePark'],
     ]);
@@ -164,16 +164,16 @@ describe('plan', () => {
       ['loses bitmaps that a crash left', { graph: { ...graph.pair, tracking: [{ name: 'cdp-track-1', on: 'primary', dirtyBytes: 0 }] } }, 'untrack'],
       ['puts the XML right', { xmlBehind: true }, 'defineSource'],
       ['is asked about an I/O error that nobody owns', { ioFailed: true }, 'probe probe', ioError],
-      ['never goes on after an error that both copies survive: the mirror may have lost writes', { ioFailed: true, health: { primary: answering, mirror: answering } }, `markSurgery park track dropQuorum record ${resumed} closeMirror`, ioError],
+      ['never goes on after an error that both copies survive: the mirror may have lost writes', { ioFailed: true, health: { primary: answering, mirror: answering } }, `markSurgery park track dropPair record ${resumed} closeMirror`, ioError],
       ['waits while both copies fail', { ioFailed: true, health: { primary: failed, mirror: failed } }, 'probe probe', ioError],
       ['waits for room on a full primary', { ioFailed: true, health: { primary: full, mirror: unknown } }, 'removePark', ioError],
-      ['is left for the mirror only if that answers', withIntent({}, { kind: 'failover' }), `requireAnswer ${paused} track dropQuorum record defineSource ${resumed} closePrimary`],
-      ['is held on request', withIntent({}, { kind: 'hold' }), `requireAnswer ${paused} track dropQuorum record ${resumed} closeMirror`],
-      ['is taken apart for a full resync', withIntent({}, { kind: 'resync' }), `requireAnswer ${paused} track dropQuorum record ${resumed} closeMirror`],
-      ['is taken apart to be forgotten', withIntent({}, { kind: 'remove' }), `requireAnswer ${paused} track dropQuorum record ${resumed} closeMirror`],
-      ['stays suspended when its user suspended it; the next look takes the mark away', withIntent({}, { kind: 'hold' }), 'requireAnswer markSurgery park track dropQuorum record unpark closeMirror', { run: 'suspended' }],
-      ['is left at once when an I/O has just shown which copy is well', { ioFailed: true, health: { primary: failed, mirror: unknown } }, `markSurgery park track dropQuorum record defineSource ${resumed} closePrimary`, ioError],
-      ['is left only if the other copy answers when the damage was found otherwise', { health: { primary: failed, mirror: unknown } }, `requireAnswer ${paused} track dropQuorum record defineSource ${resumed} closePrimary`],
+      ['is left for the mirror only if that answers', withIntent({}, { kind: 'failover' }), `requireAnswer ${paused} track dropPair record defineSource ${resumed} closePrimary`],
+      ['is held on request', withIntent({}, { kind: 'hold' }), `requireAnswer ${paused} track dropPair record ${resumed} closeMirror`],
+      ['is taken apart for a full resync', withIntent({}, { kind: 'resync' }), `requireAnswer ${paused} track dropPair record ${resumed} closeMirror`],
+      ['is taken apart to be forgotten', withIntent({}, { kind: 'remove' }), `requireAnswer ${paused} track dropPair record ${resumed} closeMirror`],
+      ['stays suspended when its user suspended it; the next look takes the mark away', withIntent({}, { kind: 'hold' }), 'requireAnswer markSurgery park track dropPair record unpark closeMirror', { run: 'suspended' }],
+      ['is left at once when an I/O has just shown which copy is well', { ioFailed: true, health: { primary: failed, mirror: unknown } }, `markSurgery park track dropPair record defineSource ${resumed} closePrimary`, ioError],
+      ['is left only if the other copy answers when the damage was found otherwise', { health: { primary: failed, mirror: unknown } }, `requireAnswer ${paused} track dropPair record defineSource ${resumed} closePrimary`],
       ['is not touched during a migration or a save', withIntent({}, { kind: 'hold' }), '', { run: 'hands-off' }],
     ]);
   });
@@ -183,10 +183,10 @@ describe('plan', () => {
     const waiting: DiskParts = { record: record.onlyPrimary, graph: { ...graph.exposed, layout: 'parked', root: 'cdp-vda-park' }, ioFailed: true };
     const strict = { run: 'io-error', policy: 'strict' } as const;
     table([
-      ['a guest that lost its mirror stays parked', lost, 'markSurgery park track dropQuorum record', strict],
+      ['a guest that lost its mirror stays parked', lost, 'markSurgery park track dropPair record', strict],
       ['its mirror is opened meanwhile', waiting, 'openMirror', strict],
       ['it goes on when both copies are equal again', { ...waiting, health: { primary: unknown, mirror: answering }, graph: { ...graph.exposed, layout: 'parked', root: 'cdp-vda-park', mirrorOpen: true, tracking: pass('primary', 0) } }, `flush park finishDelta flush compose addEpoch record ${resumed} ${armed}`, { ...strict, surgeryMarked: true }],
-      ['a lost primary is failed over all the same', { ioFailed: true, health: { primary: failed, mirror: unknown } }, `markSurgery park track dropQuorum record defineSource ${resumed} closePrimary`, strict],
+      ['a lost primary is failed over all the same', { ioFailed: true, health: { primary: failed, mirror: unknown } }, `markSurgery park track dropPair record defineSource ${resumed} closePrimary`, strict],
     ]);
   });
 
@@ -225,7 +225,7 @@ describe('plan', () => {
       ['needs nothing then', { graph: null, record: unplugged }, ''],
       ['ends the pause of a guest that waited for it', { graph: null, record: unplugged, ioFailed: true }, 'resume', ioError],
       ['is forgotten when that is asked for', withIntent({ graph: null }, { kind: 'remove' }), 'forget'],
-      ['leaves nothing open when it was plugged in again before anybody looked', { graph: { ...graph.plain, quorum: graph.pair.quorum }, orphans: ['cdp-vda', 'libvirt-1-format'] }, 'closeOrphans'],
+      ['leaves nothing open when it was plugged in again before anybody looked', { graph: { ...graph.plain, pair: graph.pair.pair }, orphans: ['cdp-vda', 'libvirt-1-format'] }, 'closeOrphans'],
       ['is synced when it is plugged in again', { graph: graph.plain, record: unplugged }, 'record'],
       ['never becomes the source of a sync as another disk', { graph: { ...graph.plain, primary: { ...primaryNodes, images: ['/new/vda'] } }, record: unplugged, liveImage: newImage }, ''],
     ]);
@@ -293,7 +293,7 @@ describe('plan', () => {
     table([
       ['after compose: the pair is recorded and given to the guest', { graph: graph.parkedPair, record: record.onlyPrimary }, `park record ${resumed} note`, crashed],
       ['after compose, and with a wish to be held: first as above', withIntent({ graph: graph.parkedPair, record: record.onlyPrimary }, { kind: 'hold' }), `park record ${resumed} note`, crashed],
-      ['after compose, when the mirror is lost as well', { graph: graph.parkedPair, record: record.onlyMirror, health: { primary: unknown, mirror: failed } }, `requireAnswer park track dropQuorum record defineSource ${resumed} closeMirror`, crashed],
+      ['after compose, when the mirror is lost as well', { graph: graph.parkedPair, record: record.onlyMirror, health: { primary: unknown, mirror: failed } }, `requireAnswer park track dropPair record defineSource ${resumed} closeMirror`, crashed],
       ['before compose: the primary is given back', { ...nearlyDone, graph: { ...graph.exposed, layout: 'parked', root: 'cdp-vda-park' } }, `park ${resumed}`, crashed],
       ['of a failover, before the record', { graph: { ...graph.parked, tracking: [{ name: 'cdp-track-1', on: 'mirror', dirtyBytes: 0 }] } }, `park track record defineSource ${resumed} closePrimary`, crashed],
       ['of a failover, after the record: the XML follows before the guest runs', { ...onMirror, graph: { ...graph.parked, primary: null }, xmlBehind: true }, `park defineSource ${resumed}`, crashed],
@@ -319,8 +319,8 @@ describe('plan', () => {
     const second = (parts: DiskParts): DiskParts => ({ ...parts, record: { ...(parts.record ?? record.both), dev: 'vdb' } });
     const lost: DiskParts = { ioFailed: true, health: { primary: unknown, mirror: failed } };
     table([
-      ['are operated on in one pause, with one record', [lost, second(lost)], `markSurgery park park track dropQuorum track dropQuorum record unpark unpark resume unmarkSurgery closeMirror closeMirror`, ioError],
-      ['do not go on while the other pair failed and nobody knows which copy', [lost, second({ ioFailed: true })], 'markSurgery park track dropQuorum record unpark', ioError],
+      ['are operated on in one pause, with one record', [lost, second(lost)], `markSurgery park park track dropPair track dropPair record unpark unpark resume unmarkSurgery closeMirror closeMirror`, ioError],
+      ['do not go on while the other pair failed and nobody knows which copy', [lost, second({ ioFailed: true })], 'markSurgery park track dropPair record unpark', ioError],
       ['do not go on while the other is parked', [nearlyDone, second({ record: record.onlyPrimary, graph: { ...graph.exposed, layout: 'parked', root: 'cdp-vda-park' } })], `flush markSurgery pause park park finishDelta flush compose addEpoch record unpark unpark resume unmarkSurgery ${armed}`],
     ]);
   });
