@@ -12,12 +12,13 @@ export async function tellLoss(
   atStake: (disk: DiskStatus, status: DomainStatus) => readonly Side[],
 ): Promise<void> {
   const status = await context.client.domain(domain);
-  for (const disk of status.disks) {
-    for (const line of atStake(disk, status).flatMap((side) => lossText(disk, side))) {
-      context.out.warn(`${status.domain} ${line}`);
-    }
-  }
+  const lines = status.disks.flatMap((disk) => atStake(disk, status).flatMap((side) => lossText(disk, side)));
+  if (lines.length > 0 && status.disks.length > 1) lines.push(differentTimes);
+  for (const line of lines) context.out.warn(`${status.domain} ${line}`);
 }
+
+const differentTimes =
+  'would run on disks of different times: what spans several of them (LVM, RAID, data and their log) may not fit together';
 
 function lossText(disk: DiskStatus, side: Side): string[] {
   const copy = disk[side];

@@ -3,6 +3,7 @@ import { DECLARATION_URI, declarationFromElement, type Declaration, type ErrorPo
 import { readDiskImage } from './disk-image.ts';
 import type { Image } from './image.ts';
 import { STATUS_URI, statusFromElement, type LiveStatus } from './live-status.ts';
+import { obstacleTo } from './protectable.ts';
 import { attributeOf, childOf, childrenOf, readXml, type XmlElement } from './xml.ts';
 
 /** What virt-cdp wants to know of a libvirt domain, live or persistent. */
@@ -38,6 +39,8 @@ export interface DomainDisk extends ErrorPolicies {
   volume: { pool: string; name: string } | null;
   /** Why it can't be protected, as a sentence; null if it can. */
   unsupported: string | null;
+  /** What to do about that. */
+  unsupportedHint: string | null;
   /** E.g. `virtio-disk0`; null in a persistent XML. */
   alias: string | null;
   /** N of libvirt's node names libvirt-N-format and libvirt-N-storage; null unless the domain runs. */
@@ -99,6 +102,7 @@ function readDisk(element: XmlElement, devices: XmlElement): DomainDisk {
   const target = childOf(element, 'target');
   const driver = childOf(element, 'driver');
   const outcome = readDiskImage(element);
+  const obstacle = obstacleTo(element, devices, 'unsupported' in outcome ? outcome.unsupported : null);
   return {
     dev: attributeOf(target, 'dev') ?? '',
     bus: attributeOf(target, 'bus') ?? '',
@@ -108,7 +112,8 @@ function readDisk(element: XmlElement, devices: XmlElement): DomainDisk {
     transient: childOf(element, 'transient') !== null,
     image: 'image' in outcome ? outcome.image : null,
     volume: readVolume(element),
-    unsupported: whyUnsupported(element, devices, 'unsupported' in outcome ? outcome.unsupported : null),
+    unsupported: obstacle?.why ?? null,
+    unsupportedHint: obstacle?.hint ?? null,
     errorPolicy: attributeOf(driver, 'error_policy'),
     readErrorPolicy: attributeOf(driver, 'rerror_policy'),
     alias: attributeOf(childOf(element, 'alias'), 'name'),
@@ -120,43 +125,6 @@ function readVolume(disk: XmlElement): DomainDisk['volume'] {
   const source = childOf(disk, 'source');
   const [pool, name] = [attributeOf(source, 'pool'), attributeOf(source, 'volume')];
   return attributeOf(disk, 'type') === 'volume' && pool !== null && name !== null ? { pool, name } : null;
-}
-
-/** The devices under which the block graph was changed in trials; the others' device models may not bear it. */
-const supportedBuses = ['virtio', 'scsi'];
-
-function whyUnsupported(disk: XmlElement, devices: XmlElement, sourceProblem: string | null): string | null {
-  const dev = attributeOf(childOf(disk, 'target'), 'dev') ?? 'it';
-  const device = attributeOf(disk, 'device') ?? 'disk';
-  const bus = attributeOf(childOf(disk, 'target'), 'bus') ?? '';
-  if (device !== 'disk') return `${dev} is a ${device}, and only ordinary disks can be protected`;
-  if (childOf(disk, 'readonly') !== null) return `${dev} is read-only: there are no writes to protect`;
-  if (childOf(disk, 'shareable') !== null) return `${dev} is shareable: other domains' writes would miss the mirror`;
-  if (childOf(disk, 'transient') !== null) return `${dev} is transient: its writes are meant to be dropped`;
-  if (!supportedBuses.includes(bus)) return `${dev} is on the bus '${bus}', and only virtio and scsi are supported`;
-  if (sourceProblem !== null) return `${dev} can't be protected: ${sourceProblem}`;
-  const driver = childOf(disk, 'driver');
-  if (driver !== null && childOf(driver, 'iothreads') !== null) {
-    return `${dev} is served by several iothreads, under which QEMU can't change the block graph safely`;
-  }
-  if (bus === 'scsi' && hasIothread(scsiController(disk, devices))) {
-    return `${dev} is on a virtio-scsi controller with an iothread, under which QEMU can't change the block graph`;
-  }
-  if (attributeOf(driver, 'copy_on_read') === 'on') {
-    return `${dev} copies on read, through a node that libvirt's own jobs ask for and a failover takes away`;
-  }
-  return null;
-}
-
-function scsiController(disk: XmlElement, devices: XmlElement): XmlElement | null {
-  const index = attributeOf(childOf(disk, 'address'), 'controller') ?? '0';
-  const controllers = childrenOf(devices, 'controller').filter((other) => attributeOf(other, 'type') === 'scsi');
-  return controllers.find((other) => (attributeOf(other, 'index') ?? '0') === index) ?? null;
-}
-
-function hasIothread(controller: XmlElement | null): boolean {
-  const driver = controller === null ? null : childOf(controller, 'driver');
-  return driver !== null && (driver.attributes.has('iothread') || childOf(driver, 'iothreads') !== null);
 }
 
 function integer(text: string | null): number | null {

@@ -287,7 +287,8 @@ describe('virt-cdp', () => {
         both[1]!,
         /^web1 vdb: the mirror nbd:\/\/storage\/web1 is STALE, not a whole copy; a guest may not even boot from it$/,
       );
-      assert.match((await run(...failover, '--disk', 'vdb')).stderr, /^web1 vdb: .*\n$/);
+      assert.match(both[2]!, /^web1 would run on disks of different times: /);
+      assert.match((await run(...failover, '--disk', 'vdb')).stderr, /^web1 vdb: .*\nweb1 would run on disks .*\n$/);
       agent.statuses.set(
         'web1',
         domainWith({ running: false, disks: [diskWith({ ...exposed, state: 'stopped', runningOn: 'none' })] }),

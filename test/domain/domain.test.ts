@@ -23,6 +23,7 @@ describe('parseDomain', () => {
         transient: false,
         image: { source: { kind: 'file', path: '/var/lib/libvirt/images/web1.qcow2' }, format: 'qcow2' },
         unsupported: null,
+        unsupportedHint: null,
         volume: null,
         errorPolicy: null,
         readErrorPolicy: null,
@@ -37,7 +38,8 @@ describe('parseDomain', () => {
         shareable: false,
         transient: false,
         image: null,
-        unsupported: 'sda is a cdrom, and only ordinary disks can be protected',
+        unsupported: 'sda is a cdrom: there are no writes to protect',
+        unsupportedHint: "protect the domain's other disks; virsh domblklist names them",
         volume: null,
         errorPolicy: null,
         readErrorPolicy: null,
@@ -87,33 +89,39 @@ describe('parseDomain', () => {
     assert.match(sdb.unsupported ?? '', /virtio-scsi controller with an iothread/);
   });
 
-  const odd: Record<string, RegExp | null> = {
+  /** By target: why it can't be protected, and what the hint names. */
+  const odd: Record<string, [why: RegExp, hint: RegExp] | null> = {
     vda: null,
-    vdb: /read-only/,
-    vdc: /shareable/,
-    vdd: /transient/,
-    vde: /disk type 'volume' is not supported/,
-    vdf: /disk type 'dir' is not supported/,
-    vdg: /disk type 'nvme' is not supported/,
-    vdh: /disk type 'vhostuser' is not supported/,
-    vdi: /encrypted/,
-    vdj: /encrypted/,
-    vdk: /format is 'vmdk'/,
-    vdl: /slice/,
-    hda: /on the bus 'ide'/,
-    sda: /is a lun/,
-    fda: /is a floppy/,
+    vdb: [/is read-only/, /other disks/],
+    vdc: [/is shareable/, /<shareable\/>/],
+    vdd: [/is transient/, /<transient\/>/],
+    vde: [/disk type 'volume' is not supported/, /files, block devices/],
+    vdf: [/disk type 'dir' is not supported/, /files, block devices/],
+    vdg: [/is an NVMe controller that is taken from the host/, /type='block'/],
+    vdh: [/served by another process \(type='vhostuser'\)/, /file, a block device or an NBD export/],
+    vdi: [/encrypted/, /./],
+    vdj: [/encrypted/, /./],
+    vdk: [/format is 'vmdk'/, /raw and qcow2/],
+    vdl: [/slice/, /./],
+    hda: [/on the bus 'ide'/, /bus='virtio'/],
+    sda: [/is a lun that is passed through/, /device='disk'/],
+    sdb: [/is a cdrom/, /other disks/],
+    fda: [/is a floppy/, /other disks/],
   };
-  it('says of each odd disk why it can not be protected', () => {
+  it('says of each odd disk why it can not be protected, and what to do', () => {
     const { disks } = parseDomain(domainXml('odd-disks.xml'));
     assert.deepEqual(
       disks.map(({ dev }) => dev),
       Object.keys(odd),
     );
-    for (const { dev, unsupported } of disks) {
+    for (const { dev, unsupported, unsupportedHint } of disks) {
       const says = odd[dev];
-      if (says === null || says === undefined) assert.equal(unsupported, null);
-      else assert.match(unsupported ?? '', says, dev);
+      if (says == null) assert.deepEqual([unsupported, unsupportedHint], [null, null]);
+      else {
+        assert.match(unsupported ?? '', says[0], dev);
+        assert.ok(unsupported?.startsWith(`${dev} `), unsupported ?? '');
+        assert.match(unsupportedHint ?? '', says[1], dev);
+      }
     }
   });
 
@@ -149,6 +157,7 @@ describe('parseDomain', () => {
     [disk("<source file='/a' fdgroup='f'/>", '', 'file'), /descriptor/],
     [disk("<source file='/a'><dataStore type='file'/></source>", '', 'file'), /another file/],
     [disk("<source file='a'/>", '', 'file'), /not an absolute path/],
+    [disk("<source dev='/dev/vhost-vdpa-0'/>", undefined, 'vhostvdpa'), /served by hardware/],
     [disk("<source file='/a&#10;b'/>", '', 'file'), /control characters/],
     [disk("<source file=''/>", '', 'file'), /no source/],
     [disk('<source/>', '', 'file'), /no source/],

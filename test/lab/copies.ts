@@ -61,6 +61,23 @@ export async function outOfOrder(first: Image, second: Image): Promise<number[]>
   return blocks;
 }
 
+/**
+ * The record of a copy that was written last: of guests with `witness.ordered=1` its number tells how far the copy goes.
+ * @throws Error when there is none.
+ */
+export async function highestRecord(image: Image): Promise<WitnessRecord> {
+  let highest: WitnessRecord | undefined;
+  await withRaw(image, async (raw) => {
+    const { size } = await raw.stat();
+    for (let block = 0; block < size / recordSize; block++) {
+      const found = await recordAt(raw, block);
+      if (typeof found === 'object' && (highest === undefined || compareRecords(found, highest) > 0)) highest = found;
+    }
+  });
+  if (highest === undefined) throw new Error(`${fileName(image)} holds no record`);
+  return highest;
+}
+
 /** Whether two images have the same content, and where they differ first. Zeros and holes are the same. */
 export async function compareCopies(a: Image, b: Image): Promise<{ identical: boolean; detail: string }> {
   const formats = [...formatOption('-f', a), ...formatOption('-F', b)];

@@ -182,6 +182,7 @@ function protectableImage(disk: DomainDisk): Image {
     throw new CdpError({
       code: 'disk-unsupported',
       message: `the disk ${disk.dev} can't be protected: ${disk.unsupported ?? 'it has no image'}`,
+      hint: disk.unsupportedHint ?? 'give it one with virsh edit',
     });
   }
   return disk.image;

@@ -321,6 +321,7 @@ describe('plan', () => {
     table([
       ['are operated on in one pause, with one record', [lost, second(lost)], `markSurgery park park track dropPair track dropPair record unpark unpark resume unmarkSurgery closeMirror closeMirror`, ioError],
       ['do not go on while the other pair failed and nobody knows which copy', [lost, second({ ioFailed: true })], 'markSurgery park track dropPair record unpark', ioError],
+      ['are armed in one pause when both are ready', [nearlyDone, second(nearlyDone)], `flush flush markSurgery pause park park finishDelta flush compose addEpoch finishDelta flush compose addEpoch record unpark unpark resume unmarkSurgery ${armed} ${armed}`],
       ['do not go on while the other is parked', [nearlyDone, second({ record: record.onlyPrimary, graph: { ...graph.exposed, layout: 'parked', root: 'cdp-vda-park' } })], `flush markSurgery pause park park finishDelta flush compose addEpoch record unpark unpark resume unmarkSurgery ${armed}`],
     ]);
   });
