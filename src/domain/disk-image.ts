@@ -1,6 +1,8 @@
 import { UsageError } from '../errors.ts';
 import type { BlockSource, FileSource, Image, NbdSource, Source, SourceKind } from './image.ts';
-import { hostProblem, imageFormats, isPort, nbdDefaultPort, pathProblem, textProblem } from './image.ts';
+import { imageFormats, isPort, nbdDefaultPort, textProblem } from './image.ts';
+import { printIscsi, printRbd, readIscsi, readRbd } from './network-disk.ts';
+import { pathFrom, serverName, Unsupported } from './source-parts.ts';
 import { attributeOf, childOf, childrenOf, printXml, readXml, type XmlElement } from './xml.ts';
 
 /** How one kind of source stands in libvirt's `<disk>` (docs/formatdomain: "Hard drives, floppy disks, CDROMs"). */
@@ -9,10 +11,8 @@ interface DiskForm<S extends Source> {
   type: 'file' | 'block' | 'network';
   print(source: S): string;
   /** @throws Unsupported with a sentence that says why not. */
-  read(source: XmlElement): S;
+  read(source: XmlElement, disk: XmlElement): S;
 }
-
-class Unsupported extends Error {}
 
 const diskForms: { [K in SourceKind]: DiskForm<Extract<Source, { kind: K }>> } = {
   file: {
@@ -26,6 +26,8 @@ const diskForms: { [K in SourceKind]: DiskForm<Extract<Source, { kind: K }>> } =
     read: (source): BlockSource => ({ kind: 'block', path: pathFrom(source, 'dev') }),
   },
   nbd: { type: 'network', print: printNbd, read: readNbd },
+  iscsi: { type: 'network', print: printIscsi, read: readIscsi },
+  rbd: { type: 'network', print: printRbd, read: readRbd },
 };
 
 /** The `type` attribute and the `<source>` element of a `<disk>` that lies there. */
@@ -64,7 +66,7 @@ export function imageFromDisk(disk: XmlElement): Image {
   throw new UsageError({
     code: 'disk-unsupported',
     message: `the disk can't be used: ${outcome.unsupported}`,
-    hint: 'use a raw or qcow2 image on a file, a block device or an NBD export',
+    hint: 'use a raw or qcow2 image on a file, a block device, an NBD export, an iSCSI LUN or a Ceph RBD image',
   });
 }
 
@@ -96,7 +98,6 @@ function readFormat(disk: XmlElement): Image['format'] {
 /** Things in a `<source>` without which the image would be another one, or could not be opened. */
 const refusedSourceParts: Record<string, string> = {
   encryption: 'it is encrypted by libvirt',
-  auth: 'it needs a login, which is not supported yet',
   slices: 'it is a slice of a larger image',
   dataStore: 'its qcow2 image keeps its data in another file',
   reservations: 'it uses persistent reservations',
@@ -121,19 +122,11 @@ function readSource(disk: XmlElement): Source {
     const what = type === 'network' ? `the network protocol '${kind}'` : `the disk type '${type}'`;
     throw new Unsupported(`${what} is not supported`);
   }
-  return diskForms[kind].read(source);
+  return diskForms[kind].read(source, disk);
 }
 
 function isKind(kind: string): kind is SourceKind {
   return Object.hasOwn(diskForms, kind);
-}
-
-function pathFrom(source: XmlElement, attribute: string): string {
-  const path = attributeOf(source, attribute);
-  if (path === null || path === '') throw new Unsupported('it has no source');
-  const problem = pathProblem(path);
-  if (problem !== null) throw new Unsupported(`its path '${path}' is unusable: ${problem}`);
-  return path;
 }
 
 function printNbd({ server, exportName }: NbdSource): string {
@@ -146,6 +139,7 @@ function printNbd({ server, exportName }: NbdSource): string {
 }
 
 function readNbd(source: XmlElement): NbdSource {
+  if (childOf(source, 'auth') !== null) throw new Unsupported('it needs a login, which NBD has not');
   if ((attributeOf(source, 'tls') ?? 'no') !== 'no') throw new Unsupported('it is reached by TLS');
   const exportName = attributeOf(source, 'name') ?? '';
   const problem = textProblem(exportName);
@@ -160,9 +154,7 @@ function readNbdServer(host: XmlElement): NbdSource['server'] {
   const transport = attributeOf(host, 'transport') ?? 'tcp';
   if (transport === 'unix') return { socket: pathFrom(host, 'socket') };
   if (transport !== 'tcp') throw new Unsupported(`the NBD transport '${transport}' is not supported`);
-  const name = attributeOf(host, 'name') ?? '';
-  const problem = hostProblem(name);
-  if (problem !== null) throw new Unsupported(`its NBD server '${name}' is unusable: ${problem}`);
+  const name = serverName(host);
   const port = Number(attributeOf(host, 'port') ?? nbdDefaultPort);
   if (!isPort(port)) throw new Unsupported("its NBD server's port is not between 1 and 65535");
   return { host: name, port };

@@ -11,7 +11,7 @@ export const imageFormats = ['raw', 'qcow2'] as const;
 
 export type ImageFormat = (typeof imageFormats)[number];
 
-export type Source = FileSource | BlockSource | NbdSource;
+export type Source = FileSource | BlockSource | NbdSource | IscsiSource | RbdSource;
 
 export type SourceKind = Source['kind'];
 
@@ -37,6 +37,51 @@ export interface NbdSource {
   exportName: string;
 }
 
+/** A LUN of an iSCSI target, reached by QEMU's own initiator. */
+export interface IscsiSource {
+  kind: 'iscsi';
+  /** The portal. */
+  host: string;
+  port: number;
+  /** The target's name, e.g. `iqn.2026-01.org.example:web1`. */
+  target: string;
+  lun: number;
+  /** The name under which the initiator presents itself; null for QEMU's own. */
+  initiator: string | null;
+  /** CHAP. */
+  login: Login | null;
+}
+
+/** An image of a Ceph pool. */
+export interface RbdSource {
+  kind: 'rbd';
+  pool: string;
+  /** Null for the pool's default namespace. */
+  namespace: string | null;
+  image: string;
+  /** The monitors; none if the client's configuration names them. A port is null for Ceph's own choice. */
+  hosts: { host: string; port: number | null }[];
+  /** The client's configuration file, by absolute path; null for librbd's default. */
+  config: string | null;
+  /** cephx, with the name after `client.` */
+  login: Login | null;
+}
+
+/** Who logs in, and where libvirt keeps the password. */
+export interface Login {
+  username: string;
+  secret: SecretName;
+}
+
+/** What a libvirt secret is for; a usage is unique among those of one type. */
+export type SecretType = 'volume' | 'ceph' | 'iscsi' | 'tls';
+
+/** A secret of libvirt's store, as a `<secret>` element names it. The value is in libvirt's keeping alone. */
+export type SecretName = { uuid: string } | { usage: string };
+
+/** iSCSI's port at IANA, and libvirt's default. */
+export const iscsiDefaultPort = 3260;
+
 /** NBD's port at IANA, and libvirt's and QEMU's default. */
 export const nbdDefaultPort = 10809;
 
@@ -60,6 +105,26 @@ export function hostProblem(host: string): string | null {
   return /^[A-Za-z0-9._-]+$/.test(host) || /^[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*$/.test(host)
     ? null
     : 'it is neither a host name nor an IP address';
+}
+
+/** Why a string can't be an iSCSI name (RFC 3720, 3.2.6: iqn., eui. or naa.), as the end of a sentence; null if it can. */
+export function iscsiNameProblem(name: string): string | null {
+  if (Buffer.byteLength(name) > 223) return 'it is longer than 223 bytes';
+  return /^(?:iqn\.\d{4}-\d{2}\.|eui\.|naa\.)[^\s/?#\p{C}]+$/u.test(name)
+    ? null
+    : "it does not begin with 'iqn.YYYY-MM.', 'eui.' or 'naa.'";
+}
+
+/** Why a string can't name a Ceph pool, namespace or image, as the end of a sentence; null if it can. */
+export function rbdNameProblem(name: string): string | null {
+  if (name === '') return 'it is empty';
+  // '@' would name a snapshot.
+  return /[/@]/.test(name) ? "it has a '/' or an '@'" : textProblem(name);
+}
+
+/** SAM's largest LUN in the simple forms that libiscsi speaks. */
+export function isLun(lun: number): boolean {
+  return Number.isInteger(lun) && lun >= 0 && lun <= 16383;
 }
 
 export function isPort(port: number): boolean {

@@ -18,9 +18,11 @@ import { QmpError } from '../qmp/errors.ts';
 import { blockdevLayers } from '../storage/blockdev.ts';
 import { imageName } from '../storage/image.ts';
 import { fingerprint } from '../storage/fingerprint.ts';
+import { withSecrets } from '../graph/secrets.ts';
 import { putStandIn, removeStandIn } from '../health/stand-in.ts';
+import type { ImageOpener } from '../storage/opener.ts';
 import { requireMirrorSize } from '../storage/mirror-size.ts';
-import { imageSize, probeImage } from '../storage/tools.ts';
+import { imageSize, probeImage, type LookOptions } from '../storage/tools.ts';
 import { requireNoWrites } from '../sync/untouched.ts';
 import { flushNode } from '../sync/flush.ts';
 import {
@@ -52,6 +54,7 @@ export interface Workbench {
   /** 0 is unlimited. */
   maxBytesPerS: number;
   probeDeadlineMs: number;
+  opener: ImageOpener;
 }
 
 /** A step that could not be carried out; the next look at the domain decides how to go on. */
@@ -92,7 +95,7 @@ const executors: Executors = {
   openMirror: async (bench, { dev, image, sizeBytes }) => {
     const { mirror, mirrorStorage } = diskNames(dev);
     await requireToAnswer(bench, image);
-    requireMirrorSize(image, await imageSize(image, { deadlineMs: bench.probeDeadlineMs }), sizeBytes);
+    requireMirrorSize(image, await imageSize(image, lookOptions(bench)), sizeBytes);
     const shown = image.format === 'raw' ? { sizeBytes } : {};
     await openImage(bench, image, { storageNode: mirrorStorage, formatNode: mirror, ...shown });
     bench.memoryOf(dev).opened('mirror');
@@ -212,33 +215,37 @@ export async function execute(step: Step, bench: Workbench): Promise<void> {
 }
 
 /** Why a copy does not answer; null if it does. */
-async function ask(
-  { memoryOf, probeDeadlineMs }: Workbench,
-  dev: string,
-  side: Side,
-  image: Image,
-): Promise<string | null> {
-  const answer = await probeImage(image, { deadlineMs: probeDeadlineMs });
-  memoryOf(dev).learn(side, answer.ok ? { is: 'answering' } : { is: 'failed', why: answer.reason, noSpace: false });
+async function ask(bench: Workbench, dev: string, side: Side, image: Image): Promise<string | null> {
+  const answer = await probeImage(image, lookOptions(bench));
+  bench
+    .memoryOf(dev)
+    .learn(side, answer.ok ? { is: 'answering' } : { is: 'failed', why: answer.reason, noSpace: false });
   return answer.ok ? null : `the ${side} does not answer: ${answer.reason}`;
 }
 
 /** Another process asks the storage first: a QEMU that opens one which hangs would hang with it. */
-async function requireToAnswer({ probeDeadlineMs }: Workbench, image: Image): Promise<void> {
-  const answer = await probeImage(image, { deadlineMs: probeDeadlineMs });
+async function requireToAnswer(bench: Workbench, image: Image): Promise<void> {
+  const answer = await probeImage(image, lookOptions(bench));
   if (!answer.ok) throw new Error(`'${imageName(image)}' does not answer: ${answer.reason}`);
 }
 
 /** Opens an image past the page cache; a file system that has no O_DIRECT (tmpfs of older kernels) gets it otherwise. */
 async function openImage(
-  { live }: Workbench,
+  { live, opener }: Workbench,
   image: Image,
   names: { storageNode: string; formatNode: string; sizeBytes?: number },
 ): Promise<void> {
-  try {
-    await openNodes(live.monitor, blockdevLayers(image, names));
-  } catch (error) {
-    if (!(error instanceof QmpError && error.description.includes('O_DIRECT'))) throw error;
-    await openNodes(live.monitor, blockdevLayers(image, { ...names, direct: false }));
-  }
+  const { access, secrets } = await opener.prepare(image, names.storageNode);
+  await withSecrets(live.monitor, secrets, async () => {
+    try {
+      await openNodes(live.monitor, blockdevLayers(image, access, names));
+    } catch (error) {
+      if (!(error instanceof QmpError && error.description.includes('O_DIRECT'))) throw error;
+      await openNodes(live.monitor, blockdevLayers(image, access, { ...names, direct: false }));
+    }
+  });
+}
+
+function lookOptions({ probeDeadlineMs, opener }: Workbench): LookOptions {
+  return { deadlineMs: probeDeadlineMs, opener };
 }

@@ -24,6 +24,8 @@ import type { EventLog } from '../store/event-log.ts';
 import type { RecordStore } from '../store/record-store.ts';
 import { lastStart } from '../store/start-marker.ts';
 import { imageName } from '../storage/image.ts';
+import { ImageOpener } from '../storage/opener.ts';
+import { readLibvirtSecret } from '../storage/secrets.ts';
 import type { HookAnswer } from './starts/hook-answer.ts';
 import { StartGuard } from './starts/start-guard.ts';
 import { StartWatch, type FailedStart } from './starts/start-watch.ts';
@@ -70,6 +72,7 @@ export class Host {
   readonly config: () => Config;
   readonly #shared: Shared;
   readonly log: Log;
+  readonly opener: ImageOpener;
   readonly definitions: Definitions;
   readonly #seen: (ref: DomainRef) => void;
   readonly #protectors = new Map<string, Protector>();
@@ -89,6 +92,10 @@ export class Host {
     this.#seen = seen;
     this.log = log;
     this.definitions = new Definitions(session);
+    this.opener = new ImageOpener({
+      readSecret: (secret) => readLibvirtSecret(session.client, secret),
+      timeoutMs: () => config().mirror.timeoutMs,
+    });
     this.#starts = new StartWatch({
       session,
       log,
@@ -109,6 +116,7 @@ export class Host {
       log,
       maxBytesPerS: () => config().resync.maxBytesPerS,
       probeDeadlineMs: () => config().mirror.timeoutMs,
+      opener: this.opener,
       afterStep,
       recordChanged: () => this.#recordChanged(),
       shown,
@@ -260,6 +268,7 @@ export class Host {
     await Promise.all([...this.#protectors.values()].map((protector) => protector.close()));
     await this.#files.close();
     await this.#guard.close();
+    this.opener.close();
   }
 
   #add(record: DomainRecord): Protector {

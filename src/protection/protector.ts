@@ -4,6 +4,7 @@ import type { QmpEvent } from '../qmp/monitor.ts';
 import type { EventLog } from '../store/event-log.ts';
 import type { RecordStore } from '../store/record-store.ts';
 import { fingerprint } from '../storage/fingerprint.ts';
+import type { ImageOpener } from '../storage/opener.ts';
 import { Announcer } from './announcer.ts';
 import type { Note } from './definitions/compare.ts';
 import type { DiskMemory } from './disk-memory.ts';
@@ -44,6 +45,7 @@ export interface Shared {
   /** Bytes per second of a sync; 0 is unlimited. */
   maxBytesPerS: () => number;
   probeDeadlineMs: () => number;
+  opener: ImageOpener;
   /** A domain's record changed, not necessarily in a pause. */
   recordChanged: () => void;
   /** A domain's states were looked at and shown. */
@@ -385,6 +387,7 @@ export class Protector {
       note: (event, disk, detail) => this.note(event, disk, detail),
       maxBytesPerS: this.#shared.maxBytesPerS(),
       probeDeadlineMs: this.#shared.probeDeadlineMs(),
+      opener: this.#shared.opener,
     };
   }
 

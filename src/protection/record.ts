@@ -3,6 +3,13 @@ import { policies, type DeclaredDisk } from '../domain/declaration.ts';
 import { imageFormats, type Image } from '../domain/image.ts';
 import { diskStates } from './model.ts';
 
+const loginSchema = z
+  .strictObject({
+    username: z.string(),
+    secret: z.union([z.strictObject({ uuid: z.string() }), z.strictObject({ usage: z.string() })]),
+  })
+  .nullable();
+
 const sourceSchema = z.discriminatedUnion('kind', [
   z.strictObject({ kind: z.literal('file'), path: z.string() }),
   z.strictObject({ kind: z.literal('block'), path: z.string() }),
@@ -10,6 +17,24 @@ const sourceSchema = z.discriminatedUnion('kind', [
     kind: z.literal('nbd'),
     server: z.union([z.strictObject({ host: z.string(), port: z.int() }), z.strictObject({ socket: z.string() })]),
     exportName: z.string(),
+  }),
+  z.strictObject({
+    kind: z.literal('iscsi'),
+    host: z.string(),
+    port: z.int(),
+    target: z.string(),
+    lun: z.int(),
+    initiator: z.string().nullable(),
+    login: loginSchema,
+  }),
+  z.strictObject({
+    kind: z.literal('rbd'),
+    pool: z.string(),
+    namespace: z.string().nullable(),
+    image: z.string(),
+    hosts: z.array(z.strictObject({ host: z.string(), port: z.int().nullable() })),
+    config: z.string().nullable(),
+    login: loginSchema,
   }),
 ]);
 

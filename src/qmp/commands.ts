@@ -44,6 +44,9 @@ export interface QmpCommands {
   'block-job-cancel': Call<{ device: string; force: boolean }>;
   'job-dismiss': Call<{ id: string }>;
   'block-job-set-speed': Call<{ device: string; speed: number }>;
+  'qom-get': Call<{ path: string; property: string }>;
+  'object-add': Call<{ 'qom-type': 'secret'; id: string } & Record<string, string>>;
+  'object-del': Call<{ id: string }>;
   'qom-set': Call<{ path: string; property: 'drive'; value: string }>;
   'human-monitor-command': Call<{ 'command-line': string }, string>;
 }

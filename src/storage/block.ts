@@ -8,5 +8,6 @@ export const blockKind: StorageKind<BlockSource> = {
   name: ({ path }) => (isDevicePath(path) ? path : uriOfPath('host_device', path)),
   key: ({ path }) => pathKey(path),
   protocol: ({ path }) => ({ driver: 'host_device', filename: path, aio: 'threads' }),
+  secrets: () => ({}),
   creatablePath: () => null,
 };

@@ -1,7 +1,7 @@
 import type { Image } from '../domain/image.ts';
 import { CdpError } from '../errors.ts';
 import { kindOf } from './image.ts';
-import type { ProtocolOptions } from './kind.ts';
+import type { Access, ProtocolOptions } from './kind.ts';
 
 /** What every layer has (BlockdevOptions in QEMU's qapi/block-core.json). A type, since no interface fits an index signature. */
 type LayerOptions = {
@@ -34,7 +34,7 @@ export interface LayerNames {
  * auto-read-only is off, so that an image that can't be written fails at once, and no backing file is ever opened, so that
  * an image's header names no further file.
  */
-export function blockdevLayers(image: Image, names: LayerNames): BlockdevOptions[] {
+export function blockdevLayers(image: Image, access: Access, names: LayerNames): BlockdevOptions[] {
   const { storageNode, formatNode, sizeBytes } = names;
   if (sizeBytes !== undefined && (!Number.isSafeInteger(sizeBytes) || sizeBytes <= 0 || sizeBytes % 512 !== 0)) {
     throw new CdpError({
@@ -55,7 +55,7 @@ export function blockdevLayers(image: Image, names: LayerNames): BlockdevOptions
     file,
     ...(sizeBytes !== undefined && { size: sizeBytes }),
   });
-  const storage: BlockdevOptions = { ...kindOf(image.source).protocol(image.source), ...options(storageNode) };
+  const storage: BlockdevOptions = { ...kindOf(image.source).protocol(image.source, access), ...options(storageNode) };
   if (image.format === 'raw') return [storage, raw(storageNode)];
   // The qcow2 driver can't show a part of an image; a raw layer on top can.
   const qcow2Node = sizeBytes === undefined ? formatNode : `${formatNode}-qcow2`;
@@ -67,8 +67,8 @@ export function blockdevLayers(image: Image, names: LayerNames): BlockdevOptions
  * The image as a json: filename, for qemu-img and qemu-io: no character of a path has a meaning there.
  * Pages are not cached unless `direct` is false.
  */
-export function imageOptions(image: Image, options: { direct?: boolean } = {}): string {
+export function imageOptions(image: Image, access: Access, options: { direct?: boolean } = {}): string {
   const cache = { direct: options.direct ?? true, 'no-flush': false };
-  const protocol = { ...kindOf(image.source).protocol(image.source), cache };
+  const protocol = { ...kindOf(image.source).protocol(image.source, access), cache };
   return `json:${JSON.stringify({ driver: image.format, file: protocol, cache })}`;
 }

@@ -7,6 +7,7 @@ export const fileKind: StorageKind<FileSource> = {
   name: ({ path }) => (isDevicePath(path) ? uriOfPath('file', path) : path),
   key: ({ path }) => pathKey(path),
   protocol: ({ path }) => ({ driver: 'file', filename: path, aio: 'threads' }),
+  secrets: () => ({}),
   creatablePath: ({ path }) => path,
 };
 

@@ -2,7 +2,9 @@ import type { Image, ImageFormat, Source, SourceKind } from '../domain/image.ts'
 import { blockKind } from './block.ts';
 import { fileKind, isDevicePath, usablePath } from './file.ts';
 import { badUri, type StorageKind } from './kind.ts';
+import { iscsiKind } from './iscsi.ts';
 import { nbdKind } from './nbd.ts';
+import { rbdKind } from './rbd.ts';
 
 /** The types of src/domain/image.ts, for those that only deal with storage. */
 export type { BlockSource, FileSource, Image, ImageFormat, NbdSource, Source, SourceKind } from '../domain/image.ts';
@@ -11,6 +13,8 @@ const kinds: { [K in SourceKind]: StorageKind<Extract<Source, { kind: K }>> } = 
   file: fileKind,
   block: blockKind,
   nbd: nbdKind,
+  iscsi: iscsiKind,
+  rbd: rbdKind,
 };
 
 /** The module for a source of any kind. */
@@ -42,7 +46,7 @@ function parseSource(uri: string): Source {
   return parse(uri);
 }
 
-/** As the user names it, in status, records and events: parseImageUri gives the same source for it. */
+/** As the user names it, in status, records and events: parseImageUri gives a source of the same storage for it. */
 export function imageName(image: Image): string {
   return kindOf(image.source).name(image.source);
 }

@@ -1,5 +1,20 @@
+import { isIPv6 } from 'node:net';
 import { UsageError } from '../errors.ts';
 import type { Source } from '../domain/image.ts';
+import type { NeededSecret } from './secrets.ts';
+
+/** How an image is opened, beyond what it is. */
+export interface Access {
+  /** Begins the IDs of the QEMU objects that hold its secrets. */
+  objects: string;
+  /** For how long a request may go unanswered, in milliseconds, as far as the protocol's driver can be told. */
+  timeoutMs: number;
+}
+
+/** The ID of the object with an image's secret for this purpose. */
+export function secretId({ objects }: Access, purpose: string): string {
+  return `${objects}-${purpose}`;
+}
 
 /**
  * What a kind of storage is, one module a kind. Its form in libvirt's `<disk>` is in src/domain/disk-image.ts, which the
@@ -8,12 +23,14 @@ import type { Source } from '../domain/image.ts';
 export interface StorageKind<S extends Source> {
   /** URI schemes, in lower case without the colon, and how to read each. */
   schemes: Record<string, (uri: string) => S>;
-  /** As the user names it; reading it again gives the same source. */
+  /** As the user names it; reading it again gives a source of the same key, without what a URI can't say. */
   name(source: S): string;
   /** The same for two sources that, by their text, are the same bytes. */
   key(source: S): string;
+  /** The secrets without which it can't be opened, by what they are for. */
+  secrets(source: S): Record<string, NeededSecret>;
   /** What `blockdev-add` and a json: filename want of the protocol's driver, without names and caching. */
-  protocol(source: S): ProtocolOptions;
+  protocol(source: S, access: Access): ProtocolOptions;
   /** The path at which qemu-img can create such an image; null if storage of this kind is made elsewhere. */
   creatablePath(source: S): string | null;
 }
@@ -26,6 +43,28 @@ export type ProtocolOptions =
       server: { type: 'inet'; host: string; port: string } | { type: 'unix'; path: string };
       export: string;
       'reconnect-delay': number;
+    }
+  | {
+      driver: 'iscsi';
+      transport: 'tcp';
+      portal: string;
+      target: string;
+      lun: number;
+      timeout: number;
+      user?: string;
+      'password-secret'?: string;
+      'initiator-name'?: string;
+    }
+  | {
+      driver: 'rbd';
+      pool: string;
+      namespace?: string;
+      image: string;
+      conf?: string;
+      server?: { host: string; port: string }[];
+      user?: string;
+      'auth-client-required'?: ('cephx' | 'none')[];
+      'key-secret'?: string;
     };
 
 export function badUri(uri: string, why: string, hint: string): UsageError {
@@ -44,4 +83,10 @@ export function decoded(uri: string, text: string): string {
 /** Percent-encodes all but slashes. */
 export function encodedPath(path: string): string {
   return path.split('/').map(encodeURIComponent).join('/');
+}
+
+/** One text for all ways to write an address, and for all of the loopback's. */
+export function canonicalHost(host: string): string {
+  const name = isIPv6(host) ? new URL(`http://[${host}]`).hostname : host.toLowerCase();
+  return name === '[::1]' || name.startsWith('127.') ? 'localhost' : name;
 }

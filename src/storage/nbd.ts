@@ -1,7 +1,7 @@
 import { isIPv6 } from 'node:net';
 import { hostProblem, isPort, nbdDefaultPort, pathProblem, textProblem, type NbdSource } from '../domain/image.ts';
 import { pathKey } from './file.ts';
-import { badUri, decoded, encodedPath, type StorageKind } from './kind.ts';
+import { badUri, canonicalHost, decoded, encodedPath, type StorageKind } from './kind.ts';
 
 /** URIs as in the NBD project's doc/uri.md. */
 export const nbdKind: StorageKind<NbdSource> = {
@@ -21,6 +21,7 @@ export const nbdKind: StorageKind<NbdSource> = {
     // A client that reconnects by itself would hide that the server lost acknowledged writes.
     'reconnect-delay': 0,
   }),
+  secrets: () => ({}),
   creatablePath: () => null,
 };
 
@@ -78,9 +79,4 @@ function printUri({ server, exportName }: NbdSource): string {
   const host = server.host.includes(':') ? `[${server.host}]` : server.host;
   const port = server.port === nbdDefaultPort ? '' : `:${server.port}`;
   return `nbd://${host}${port}/${path}`;
-}
-
-function canonicalHost(host: string): string {
-  const name = isIPv6(host) ? new URL(`http://[${host}]`).hostname : host.toLowerCase();
-  return name === '[::1]' || name.startsWith('127.') ? 'localhost' : name;
 }

@@ -1,4 +1,5 @@
-import { spawn } from 'node:child_process';
+import { spawn, type ChildProcessByStdio } from 'node:child_process';
+import type { Readable } from 'node:stream';
 import { CdpError } from '../errors.ts';
 
 export interface ToolOutcome {
@@ -14,16 +15,20 @@ const maxOutputBytes = 1024 * 1024;
 
 /**
  * Runs a program that touches storage. It answers within the deadline even if the program sits in the kernel and can't
- * be killed (a hung NFS server): such a process is left behind, and no thread of this one with it.
+ * be killed (a hung NFS server): such a process is left behind, and no thread of this one with it. `thirdFd` becomes its descriptor 3.
  * @throws CdpError `tool-missing` if the program is not installed.
  */
-export function runTool(program: string, args: string[], options: { deadlineMs: number }): Promise<ToolOutcome> {
+export function runTool(
+  program: string,
+  args: string[],
+  options: { deadlineMs: number; thirdFd?: number },
+): Promise<ToolOutcome> {
   return new Promise((resolve, reject) => {
     const child = spawn(program, args, {
       cwd: '/',
       env: { PATH: process.env['PATH'] ?? '/usr/sbin:/usr/bin:/sbin:/bin', LC_ALL: 'C' },
-      stdio: ['ignore', 'pipe', 'pipe'],
-    });
+      stdio: ['ignore', 'pipe', 'pipe', ...(options.thirdFd === undefined ? [] : [options.thirdFd])],
+    }) as ChildProcessByStdio<null, Readable, Readable>;
     const output = { stdout: '', stderr: '' };
     for (const stream of ['stdout', 'stderr'] as const) {
       child[stream].setEncoding('utf8').on('data', (text: string) => {

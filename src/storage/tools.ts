@@ -1,13 +1,19 @@
 import { z } from 'zod';
 import type { Image, Source } from '../domain/image.ts';
 import { CdpError } from '../errors.ts';
-import { imageOptions } from './blockdev.ts';
+import { ImageTool } from './image-tool.ts';
 import { imageName, kindOf } from './image.ts';
+import type { ImageOpener } from './opener.ts';
+import { isSecretProblem } from './secrets.ts';
 import { runTool, type ToolOutcome } from './run-tool.ts';
 
 export interface Deadline {
   /** How long all of it may take, in milliseconds. */
   deadlineMs: number;
+}
+
+export interface LookOptions extends Deadline {
+  opener: ImageOpener;
 }
 
 export interface Measured {
@@ -34,16 +40,18 @@ const imageInfo = z.object({
 
 /**
  * Looks at an image from outside, also while a domain has it open.
- * @throws CdpError `mirror-missing` if there is no such file, `storage-timeout`, `image-unusable`, `tool-missing`.
+ * @throws CdpError `mirror-missing` if there is no such image, `storage-timeout`, `image-unusable`, `tool-missing`, and as
+ *   ImageOpener.prepare.
  */
-export async function measureImage(image: Image, { deadlineMs }: Deadline): Promise<Measured> {
+export async function measureImage(image: Image, { deadlineMs, opener }: LookOptions): Promise<Measured> {
   const left = budget(deadlineMs);
-  const { info, direct } = await readInfo(image, left, deadlineMs);
+  const tool = await ImageTool.for(image, opener);
+  const { info, direct } = await readInfo(tool, left, deadlineMs);
   // Before the search for data, which takes what time there is.
-  const detectedFormat = image.format === 'raw' ? await detectFormat(image, left, deadlineMs) : image.format;
+  const detectedFormat = image.format === 'raw' ? await detectFormat(tool, left, deadlineMs) : image.format;
   return {
     virtualSizeBytes: info['virtual-size'],
-    holdsData: await holdsData(image, info['virtual-size'], direct, left, deadlineMs),
+    holdsData: await holdsData(tool, info['virtual-size'], direct, left, deadlineMs),
     detectedFormat,
     backing: info['backing-filename'] !== undefined || info['format-specific']?.data?.['data-file'] !== undefined,
     direct,
@@ -54,27 +62,29 @@ export async function measureImage(image: Image, { deadlineMs }: Deadline): Prom
  * The size of the disk that an image is, in bytes, also while a domain has it open.
  * @throws CdpError as measureImage.
  */
-export async function imageSize(image: Image, { deadlineMs }: Deadline): Promise<number> {
-  return (await readInfo(image, budget(deadlineMs), deadlineMs)).info['virtual-size'];
+export async function imageSize(image: Image, { deadlineMs, opener }: LookOptions): Promise<number> {
+  const left = budget(deadlineMs);
+  const tool = await ImageTool.for(image, opener);
+  return (await readInfo(tool, left, deadlineMs)).info['virtual-size'];
 }
 
 /** `direct`: it can be opened past the page cache. */
 async function readInfo(
-  image: Image,
+  tool: ImageTool,
   left: () => number,
   deadlineMs: number,
 ): Promise<{ info: z.infer<typeof imageInfo>; direct: boolean }> {
   let direct = true;
-  let outcome = await imageInfoOf(imageOptions(image), left());
+  let outcome = await infoOf(tool, tool.filename(), left());
   if (refusesDirect(outcome)) {
     direct = false;
-    outcome = await imageInfoOf(imageOptions(image, { direct }), left());
+    outcome = await infoOf(tool, tool.filename({ direct }), left());
   }
-  return { info: parseInfo(image, 'measured', outcome, deadlineMs), direct };
+  return { info: parseInfo(tool.image, 'measured', outcome, deadlineMs), direct };
 }
 
-function imageInfoOf(filename: string, deadlineMs: number): Promise<ToolOutcome> {
-  return runTool('qemu-img', ['info', '--force-share', '--output=json', filename], { deadlineMs });
+function infoOf(tool: ImageTool, filename: string, deadlineMs: number): Promise<ToolOutcome> {
+  return tool.qemuImg('info', ['--force-share', '--output=json', filename], deadlineMs);
 }
 
 function parseInfo(image: Image, verb: string, outcome: ToolOutcome, deadlineMs: number): z.infer<typeof imageInfo> {
@@ -83,9 +93,10 @@ function parseInfo(image: Image, verb: string, outcome: ToolOutcome, deadlineMs:
 }
 
 /** Without a format's name QEMU looks at the header. A guest may have written anything there, so no answer is one too. */
-async function detectFormat(image: Image, left: () => number, deadlineMs: number): Promise<string | null> {
-  const unnamed = JSON.stringify({ file: kindOf(image.source).protocol(image.source) });
-  const outcome = await imageInfoOf(`json:${unnamed}`, left());
+async function detectFormat(tool: ImageTool, left: () => number, deadlineMs: number): Promise<string | null> {
+  const { image, access } = tool;
+  const unnamed = JSON.stringify({ file: kindOf(image.source).protocol(image.source, access) });
+  const outcome = await infoOf(tool, `json:${unnamed}`, left());
   if (outcome.status === 0) return parseInfo(image, 'measured', outcome, deadlineMs).format;
   if (outcome.deadlinePassed) throw failure(image, 'measured', outcome, deadlineMs);
   return null;
@@ -93,7 +104,7 @@ async function detectFormat(image: Image, left: () => number, deadlineMs: number
 
 /** The first MiB, where labels, partition tables and file systems begin, has to answer in time; the rest may take longer. */
 async function holdsData(
-  image: Image,
+  tool: ImageTool,
   sizeBytes: number,
   direct: boolean,
   left: () => number,
@@ -101,14 +112,14 @@ async function holdsData(
 ): Promise<boolean> {
   for (const bytes of [Math.min(sizeBytes, 1024 * 1024), sizeBytes]) {
     if (bytes === 0) return false;
-    const whole = JSON.parse(imageOptions(image, { direct }).slice('json:'.length)) as object;
+    const whole = JSON.parse(tool.filename({ direct }).slice('json:'.length)) as object;
     const start = `json:${JSON.stringify({ driver: 'raw', size: bytes, file: whole })}`;
     const zeros = `json:${JSON.stringify({ driver: 'null-co', size: bytes, 'read-zeroes': true })}`;
-    const outcome = await runTool('qemu-img', ['compare', '--force-share', start, zeros], { deadlineMs: left() });
+    const outcome = await tool.qemuImg('compare', ['--force-share', start, zeros], left());
     // qemu-img compare: 0 identical, 1 different, more is an error.
     if (outcome.status === 1) return true;
     if (outcome.deadlinePassed && bytes === sizeBytes && sizeBytes > 1024 * 1024) return true;
-    if (outcome.status !== 0) throw failure(image, 'read', outcome, deadlineMs);
+    if (outcome.status !== 0) throw failure(tool.image, 'read', outcome, deadlineMs);
   }
   return false;
 }
@@ -122,12 +133,20 @@ export type ProbeAnswer = { ok: true } | { ok: false; reason: string; late: bool
  * that probes again and again must not do so faster than its probes end.
  * @throws CdpError `tool-missing`.
  */
-export async function probeImage(image: Image, { deadlineMs }: Deadline): Promise<ProbeAnswer> {
+export async function probeImage(image: Image, { deadlineMs, opener }: LookOptions): Promise<ProbeAnswer> {
   const left = budget(deadlineMs);
+  let tool: ImageTool;
+  try {
+    tool = await ImageTool.for(image, opener);
+  } catch (error) {
+    // Nobody can open it: a guest that waits for the other copy must not wait for this one's secret.
+    if (error instanceof CdpError && isSecretProblem(error)) return { ok: false, reason: error.message, late: false };
+    throw error;
+  }
   const read = (filename: string): Promise<ToolOutcome> =>
-    runTool('qemu-io', ['--read-only', '--force-share', '--cmd', 'read 0 4096', filename], { deadlineMs: left() });
-  let outcome = await read(imageOptions(image));
-  if (refusesDirect(outcome)) outcome = await read(imageOptions(image, { direct: false }));
+    tool.qemuIo(['--read-only', '--force-share', '--cmd', 'read 0 4096', filename], left());
+  let outcome = await read(tool.filename());
+  if (refusesDirect(outcome)) outcome = await read(tool.filename({ direct: false }));
   if (outcome.status === 0) return { ok: true };
   return { ok: false, reason: reasonOf(outcome, deadlineMs), late: outcome.deadlinePassed };
 }
@@ -197,6 +216,9 @@ async function resolveSource(source: Source, resolved: (path: string) => Promise
     case 'file':
     case 'block':
       return { ...source, path: await resolved(source.path) };
+    case 'iscsi':
+    case 'rbd':
+      return source;
     case 'nbd':
       return 'socket' in source.server
         ? { ...source, server: { socket: await resolved(source.server.socket) } }

@@ -133,10 +133,17 @@ describe('parseDomain', () => {
       source: { kind: 'nbd', server: { socket: '/run/nbd.sock' }, exportName: '' },
       format: 'qcow2',
     });
+    const hosts = ['mon1', 'mon2'].map((host) => ({ host, port: 6789 }));
+    assert.deepEqual(disks.get('vde')?.image?.source, {
+      ...{ kind: 'rbd', pool: 'pool', namespace: null, image: 'image', hosts, config: null },
+      login: { username: 'libvirt', secret: { usage: 'ceph' } },
+    });
+    assert.deepEqual(disks.get('vdf')?.image?.source, {
+      ...{ kind: 'iscsi', host: '10.0.0.9', port: 3260, target: 'iqn.2026-01.org.example:web1', lun: 1 },
+      ...{ initiator: null, login: null },
+    });
     for (const [dev, says] of [
       ['vdc', /TLS/],
-      ['vde', /'rbd'/],
-      ['vdf', /'iscsi'/],
       ['vdg', /TLS/],
     ] as const) {
       assert.match(disks.get(dev)?.unsupported ?? '', says);
@@ -152,6 +159,26 @@ describe('parseDomain', () => {
     [disk("<source protocol='nbd'><host name='h'/><host name='i'/></source>"), /several NBD servers/],
     [disk("<source protocol='nbd'><host name='h' transport='vsock'/></source>"), /transport 'vsock'/],
     [disk("<source protocol='nbd'><host name='h' port='x'/></source>"), /port/],
+    [disk("<source protocol='nbd'><host name='h'/><auth username='u'/></source>"), /needs a login/],
+    [disk("<source protocol='iscsi' name='iqn.2026-01.x:y/1'/>"), /portal is not named/],
+    [disk("<source protocol='iscsi' name='iqn.2026-01.x:y/1'><host name='h'/><host name='i'/></source>"), /several/],
+    [disk("<source protocol='iscsi' name='iqn.2026-01.x:y/1/2'><host name='h'/></source>"), /LUN '1\/2'/],
+    [disk("<source protocol='iscsi' name='y/1'><host name='h'/></source>"), /iSCSI name 'y'/],
+    [
+      disk("<source protocol='iscsi' name='iqn.2026-01.x:y'><host name='h'/><auth username='u'/></source>"),
+      /no <secret type='iscsi'>/,
+    ],
+    [
+      disk(
+        "<source protocol='iscsi' name='iqn.2026-01.x:y'><host name='h'/>" +
+          "<auth username='u'><secret type='ceph' usage='s'/></auth></source>",
+      ),
+      /no <secret type='iscsi'>/,
+    ],
+    [disk("<source protocol='rbd' name='image'/>"), /not pool\/image/],
+    [disk("<source protocol='rbd' name='pool/image@snap'/>"), /not pool\/image/],
+    [disk("<source protocol='rbd' name='pool/image'><snapshot name='s'/></source>"), /snapshot/],
+    [disk("<source protocol='rbd' name='p/i'><auth username='u'><secret type='ceph'/></auth></source>"), /one of uuid/],
     [disk("<source protocol='constructor'/>"), /protocol 'constructor'/],
     [disk("<source protocol='file' file='/a'/>"), /protocol 'file'/],
     [disk("<source file='/a' fdgroup='f'/>", '', 'file'), /descriptor/],

@@ -8,6 +8,7 @@ import { blockdevLayers, imageOptions } from '../../src/storage/blockdev.ts';
 import { parseImageUri } from '../../src/storage/image.ts';
 
 const names = { storageNode: 'cdp-vda-mirror-storage', formatNode: 'cdp-vda-mirror' };
+const access = { objects: 'cdp-vda-mirror-storage', timeoutMs: 5_000 };
 
 describe('blockdevLayers', () => {
   it('puts raw over a file, unprobed and past the page cache', () => {
@@ -17,7 +18,7 @@ describe('blockdevLayers', () => {
       discard: 'unmap',
       cache: { direct: true, 'no-flush': false },
     };
-    assert.deepEqual(blockdevLayers(parseImageUri('/a.img'), names), [
+    assert.deepEqual(blockdevLayers(parseImageUri('/a.img'), access, names), [
       { driver: 'file', filename: '/a.img', aio: 'threads', 'node-name': 'cdp-vda-mirror-storage', ...common },
       { driver: 'raw', file: 'cdp-vda-mirror-storage', 'node-name': 'cdp-vda-mirror', ...common },
     ]);
@@ -29,10 +30,15 @@ describe('blockdevLayers', () => {
     ['/a.qcow2', undefined, ['file cdp-vda-mirror-storage', 'qcow2 cdp-vda-mirror']],
     ['/a.qcow2', 1024, ['file cdp-vda-mirror-storage', 'qcow2 cdp-vda-mirror-qcow2', 'raw cdp-vda-mirror 1024']],
     ['nbd://h/e', 1024, ['nbd cdp-vda-mirror-storage', 'raw cdp-vda-mirror 1024']],
+    ['iscsi://h/iqn.2026-01.org.example:a/1', 1024, ['iscsi cdp-vda-mirror-storage', 'raw cdp-vda-mirror 1024']],
+    ['rbd:vms/a', undefined, ['rbd cdp-vda-mirror-storage', 'raw cdp-vda-mirror']],
   ];
   for (const [uri, sizeBytes, layers] of shapes) {
     it(`makes ${layers.join(', ')} of ${uri}`, () => {
-      const made = blockdevLayers(parseImageUri(uri), { ...names, ...(sizeBytes !== undefined && { sizeBytes }) });
+      const made = blockdevLayers(parseImageUri(uri), access, {
+        ...names,
+        ...(sizeBytes !== undefined && { sizeBytes }),
+      });
       const described = made.map((layer) =>
         [layer.driver, layer['node-name'], ...('size' in layer ? [String(layer.size)] : [])].join(' '),
       );
@@ -41,16 +47,39 @@ describe('blockdevLayers', () => {
   }
 
   it('never opens a backing file, and never lets an NBD client reconnect by itself', () => {
-    assert.ok(blockdevLayers(parseImageUri('/a.qcow2'), names).some((layer) => 'backing' in layer));
+    assert.ok(blockdevLayers(parseImageUri('/a.qcow2'), access, names).some((layer) => 'backing' in layer));
     assert.ok(
-      blockdevLayers(parseImageUri('nbd://h'), names).some(
+      blockdevLayers(parseImageUri('nbd://h'), access, names).some(
         (layer) => 'export' in layer && layer['reconnect-delay'] === 0,
       ),
     );
   });
 
+  it('names the objects with the secrets of a login, and never lets an iSCSI request wait for ever', () => {
+    const [storage] = blockdevLayers(parseImageUri('iscsi://cdp@h/iqn.2026-01.org.example:a/1'), access, names);
+    const {
+      portal,
+      target,
+      lun,
+      timeout,
+      user,
+      'password-secret': secret,
+    } = storage as unknown as Record<string, unknown>;
+    assert.deepEqual(
+      { portal, target, lun, timeout, user, secret },
+      {
+        portal: 'h:3260',
+        target: 'iqn.2026-01.org.example:a',
+        lun: 1,
+        timeout: 5,
+        user: 'cdp',
+        secret: 'cdp-vda-mirror-storage-login',
+      },
+    );
+  });
+
   it('hands read-only and caching down to every layer', () => {
-    for (const layer of blockdevLayers(parseImageUri('/a.qcow2'), {
+    for (const layer of blockdevLayers(parseImageUri('/a.qcow2'), access, {
       ...names,
       sizeBytes: 512,
       readOnly: true,
@@ -63,7 +92,7 @@ describe('blockdevLayers', () => {
 
   it('refuses a size that QEMU would refuse', () => {
     for (const sizeBytes of [0, -512, 1000, NaN, 2 ** 60]) {
-      assert.throws(() => blockdevLayers(parseImageUri('/a'), { ...names, sizeBytes }), CdpError);
+      assert.throws(() => blockdevLayers(parseImageUri('/a'), access, { ...names, sizeBytes }), CdpError);
     }
   });
 
@@ -75,7 +104,7 @@ describe('blockdevLayers', () => {
         const image = parseImageUri(uri);
         spawnSync('qemu-img', ['create', '-q', '-f', image.format, uri, '4M']);
         for (const more of [{}, { sizeBytes: 2 ** 20 }, { readOnly: true }]) {
-          const nodes = nodesInQemu(blockdevLayers(image, { ...names, ...more, direct: false }));
+          const nodes = nodesInQemu(blockdevLayers(image, access, { ...names, ...more, direct: false }));
           assert.equal(nodes.get('cdp-vda-mirror'), 'sizeBytes' in more ? 2 ** 20 : 4 * 2 ** 20);
         }
       }
@@ -113,7 +142,7 @@ function nodesInQemu(layers: object[]): Map<string, number> {
 describe('imageOptions', () => {
   it('is one json: filename, whatever the path holds', () => {
     assert.equal(
-      imageOptions(parseImageUri('/a,"b".qcow2')),
+      imageOptions(parseImageUri('/a,"b".qcow2'), access),
       'json:{"driver":"qcow2","file":{"driver":"file","filename":"/a,\\"b\\".qcow2","aio":"threads",' +
         '"cache":{"direct":true,"no-flush":false}},"cache":{"direct":true,"no-flush":false}}',
     );

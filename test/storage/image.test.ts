@@ -11,6 +11,26 @@ const tcp = (host: string, port: number, exportName: string): Source => ({
 });
 const unix = (socket: string, exportName: string): Source => ({ kind: 'nbd', server: { socket }, exportName });
 
+const lun = (host: string, port: number, target: string, number: number, username?: string): Source => ({
+  kind: 'iscsi',
+  host,
+  port,
+  target,
+  lun: number,
+  initiator: null,
+  login: username === undefined ? null : { username, secret: { usage: target } },
+});
+const rbd = (pool: string, namespace: string | null, image: string): Source => ({
+  kind: 'rbd',
+  pool,
+  namespace,
+  image,
+  hosts: [],
+  config: null,
+  login: null,
+});
+const iqn = 'iqn.2026-01.org.example:web1';
+
 describe('parseImageUri', () => {
   const good: [uri: string, source: Source, format: Image['format']][] = [
     ['/var/lib/images/web1.img', { kind: 'file', path: '/var/lib/images/web1.img' }, 'raw'],
@@ -29,6 +49,11 @@ describe('parseImageUri', () => {
     ['nbd://h/a/../b', tcp('h', 10809, 'a/../b'), 'raw'],
     ['nbd+unix:///web1?socket=/run/nbd.sock', unix('/run/nbd.sock', 'web1'), 'raw'],
     ['nbd+unix://?socket=/run/a%26b', unix('/run/a&b', ''), 'raw'],
+    [`iscsi://storage1/${iqn}/1`, lun('storage1', 3260, iqn, 1), 'raw'],
+    [`iscsi://cdp@[fd00::1]:3261/${iqn}/0`, lun('fd00::1', 3261, iqn, 0, 'cdp'), 'raw'],
+    [`iscsi://10.0.0.9/${iqn}`, lun('10.0.0.9', 3260, iqn, 0), 'raw'],
+    ['rbd:vms/web1', rbd('vms', null, 'web1'), 'raw'],
+    ['rbd:vms/tenant/web%201', rbd('vms', 'tenant', 'web 1'), 'raw'],
   ];
   for (const [uri, source, format] of good) {
     it(`reads ${uri}`, () => assert.deepEqual(parseImageUri(uri), { source, format }));
@@ -71,6 +96,17 @@ describe('parseImageUri', () => {
     ['nbd+unix:///x?socket=run/sock', /not an absolute path/],
     ['nbd+unix:///x?socket=/a&tls=1', /other parameters/],
     ['nbd+unix://host/x?socket=/a', /not of the form/],
+    [`iscsi://h`, /not of the form/],
+    [`iscsi://h/web1/1`, /does not begin with 'iqn/],
+    [`iscsi://h/${iqn}/x`, /LUN 'x'/],
+    [`iscsi://h/${iqn}/16384`, /LUN '16384'/],
+    [`iscsi://h:0/${iqn}/1`, /port '0'/],
+    [`iscsi://user%secret@h/${iqn}/1`, /a password can not be in it/],
+    [`iscsi://user:secret@h/${iqn}/1`, /a password can not be in it/],
+    ['rbd:vms', /not of the form/],
+    ['rbd:a/b/c/d', /not of the form/],
+    ['rbd:vms/web1:id=admin', /not of the form/],
+    ['rbd:vms/web1%40snap', /image is unusable/],
   ];
   for (const [uri, says] of bad) {
     it(`refuses ${JSON.stringify(uri.slice(0, 40))} and says why and what to do`, () => {
@@ -81,15 +117,25 @@ describe('parseImageUri', () => {
     });
   }
 
+  it('repeats no password that was in a URI', () => {
+    assert.throws(
+      () => parseImageUri(`iscsi://user%sesame@h/${iqn}/1`),
+      (error) => error instanceof UsageError && !`${error.message}${error.hint ?? ''}`.includes('sesame'),
+    );
+  });
+
   it('names the schemes that exist', () => {
-    assert.throws(() => parseImageUri('gopher:x'), { hint: /file:, host_device:, nbd:, nbd\+unix:$/ });
+    assert.throws(() => parseImageUri('gopher:x'), { hint: /file:, host_device:, nbd:, nbd\+unix:, iscsi:, rbd:$/ });
   });
 
   it('throws nothing but UsageError', () => {
     const text = fc.oneof(
       fc.string({ unit: 'binary' }),
       fc
-        .tuple(fc.constantFrom('file:', 'nbd://', 'nbd+unix://', 'nbd+unix:///?socket=', '/'), fc.string())
+        .tuple(
+          fc.constantFrom('file:', 'iscsi://', 'rbd:', 'nbd://', 'nbd+unix://', 'nbd+unix:///?socket=', '/'),
+          fc.string(),
+        )
         .map((p) => p.join('')),
     );
     fc.assert(
@@ -104,9 +150,19 @@ describe('parseImageUri', () => {
   });
 });
 
+/** Without what takes XML to say. */
+function sayable(source: Source): Source {
+  if (source.kind === 'rbd') return { ...source, hosts: [], config: null, login: null };
+  if (source.kind !== 'iscsi') return source;
+  const login = source.login && { ...source.login, secret: { usage: source.target } };
+  return { ...source, initiator: null, login };
+}
+
 describe('imageName', () => {
-  it('is read back as the same source', () => {
-    fc.assert(fc.property(anyImage, (image) => assert.deepEqual(parseImageUri(imageName(image)).source, image.source)));
+  it('is read back as the same source, as far as a URI can say it', () => {
+    fc.assert(
+      fc.property(anyImage, (image) => assert.deepEqual(parseImageUri(imageName(image)).source, sayable(image.source))),
+    );
   });
 
   it('is as short as the user would write it', () => {
@@ -117,6 +173,8 @@ describe('imageName', () => {
       'nbd://h/x',
       'nbd://[::1]:7/x',
       'nbd+unix:///?socket=/s',
+      `iscsi://cdp@h/${iqn}/1`,
+      'rbd:vms/web1',
     ]) {
       assert.equal(imageName(parseImageUri(name)), name);
     }
@@ -137,6 +195,10 @@ describe('sameStorage', () => {
     ['nbd://h/x', 'nbd://h:1/x', false],
     ['nbd+unix:///x?socket=/a', 'nbd+unix:///x?socket=/./a', true],
     ['nbd+unix:///x?socket=/a', '/a', false],
+    [`iscsi://localhost/${iqn}/1`, `iscsi://cdp@127.0.0.1:3260/${iqn.toUpperCase().replace('IQN', 'iqn')}/1`, true],
+    [`iscsi://h/${iqn}/1`, `iscsi://h/${iqn}/10`, false],
+    ['rbd:vms/web1', 'rbd:vms/web1', true],
+    ['rbd:vms/web1', 'rbd:vms/a/web1', false],
   ];
   for (const [a, b, same] of pairs) {
     it(`says ${same ? 'yes' : 'no'} to ${a} and ${b}`, () => {
@@ -144,6 +206,19 @@ describe('sameStorage', () => {
       assert.equal(sameStorage(parseImageUri(b), parseImageUri(a)), same);
     });
   }
+
+  it('tells Ceph clusters apart by their monitors, in any order', () => {
+    const at = (...hosts: string[]): Image => ({
+      source: {
+        ...(rbd('vms', null, 'web1') as Extract<Source, { kind: 'rbd' }>),
+        hosts: hosts.map((host) => ({ host, port: null })),
+      },
+      format: 'raw',
+    });
+    assert.ok(sameStorage(at('a', 'B'), at('b', 'a')));
+    assert.ok(!sameStorage(at('a'), at('c')));
+    assert.ok(!sameStorage(at('a'), at()));
+  });
 
   it('does not look at the format', () => {
     assert.ok(sameStorage(parseImageUri('/a', { format: 'raw' }), parseImageUri('/a', { format: 'qcow2' })));

@@ -8,10 +8,11 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { CdpError } from '../../src/errors.ts';
 import { parseImageUri, sameStorage } from '../../src/storage/image.ts';
+import { withoutSecrets } from './images.ts';
 import { createImage, measureImage, probeImage, resolveImage } from '../../src/storage/tools.ts';
 
 const MiB = 1024 * 1024;
-const soon = { deadlineMs: 8000 };
+const soon = { deadlineMs: 8000, opener: withoutSecrets };
 
 describe('tools on storage', () => {
   let folder: string;
@@ -161,7 +162,7 @@ describe('tools on storage', () => {
     it('takes an emptiness that it had no time to see for data', async () => {
       const { uri } = await serve('slow', '--filter=delay', 'memory', '4G', 'delay-read=50ms', '--filter=noextents');
       const begun = Date.now();
-      assert.equal((await measureImage(parseImageUri(uri), { deadlineMs: 2000 })).holdsData, true);
+      assert.equal((await measureImage(parseImageUri(uri), { ...soon, deadlineMs: 2000 })).holdsData, true);
       assert.ok(Date.now() - begun < 3500);
     });
   });
@@ -192,10 +193,10 @@ describe('tools on storage', () => {
       const { uri, server } = await serve('hanging', 'memory', '64M');
       server.kill('SIGSTOP');
       const begun = Date.now();
-      const outcome = await probeImage(parseImageUri(uri), { deadlineMs: 300 });
+      const outcome = await probeImage(parseImageUri(uri), { ...soon, deadlineMs: 300 });
       assert.deepEqual(outcome, { ok: false, reason: 'it did not answer within 300 ms', late: true });
       assert.ok(Date.now() - begun < 1500);
-      await assert.rejects(measureImage(parseImageUri(uri), { deadlineMs: 300 }), { code: 'storage-timeout' });
+      await assert.rejects(measureImage(parseImageUri(uri), { ...soon, deadlineMs: 300 }), { code: 'storage-timeout' });
     });
 
     it('says that the tool is missing, if it is', async () => {

@@ -2,6 +2,7 @@ import type { Image } from '../../domain/image.ts';
 import { CdpError, RefusedError } from '../../errors.ts';
 import { imageName } from '../../storage/image.ts';
 import { requireMirrorSize } from '../../storage/mirror-size.ts';
+import type { ImageOpener } from '../../storage/opener.ts';
 import { createImage, measureImage, resolveImage } from '../../storage/tools.ts';
 import type { Host } from '../host.ts';
 import { refuseImageInUse, type DiskOf } from '../image-users.ts';
@@ -28,12 +29,12 @@ export async function takeMirror<T>(
   { create, mayOverwrite, heirOf }: MirrorTerms,
   take: (mirror: Image) => Promise<T>,
 ): Promise<T> {
-  const deadline = { deadlineMs: measureDeadlineMs };
+  const deadline = { deadlineMs: measureDeadlineMs, opener: host.opener };
   const [mirror, primary] = await Promise.all([resolveImage(wanted, deadline), resolveImage(disk.primary, deadline)]);
   const refuseTaken = (): Promise<void> => refuseImageInUse(host, disk, mirror, primary, heirOf);
   await refuseTaken();
   const { virtualSizeBytes } = await measureImage(primary, deadline);
-  if (!create) await checkMirror(mirror, virtualSizeBytes, mayOverwrite);
+  if (!create) await checkMirror(mirror, virtualSizeBytes, mayOverwrite, host.opener);
   return host.claiming(async () => {
     await refuseTaken();
     if (create) await createImage(mirror, virtualSizeBytes, deadline);
@@ -42,9 +43,14 @@ export async function takeMirror<T>(
 }
 
 /** @throws CdpError when it can't hold the disk, RefusedError when it holds data. */
-async function checkMirror(mirror: Image, sizeBytes: number, mayOverwrite: boolean): Promise<void> {
+async function checkMirror(
+  mirror: Image,
+  sizeBytes: number,
+  mayOverwrite: boolean,
+  opener: ImageOpener,
+): Promise<void> {
   const name = imageName(mirror);
-  const measured = await measureImage(mirror, { deadlineMs: measureDeadlineMs });
+  const measured = await measureImage(mirror, { deadlineMs: measureDeadlineMs, opener });
   requireMirrorSize(mirror, measured.virtualSizeBytes, sizeBytes);
   if (measured.backing) {
     throw new CdpError({

@@ -111,15 +111,16 @@ export async function rebuild(protector: Protector, request: RebuildRequest, hos
     });
   }
   const intent =
-    request.to === 'original' ? await toOriginal(protector, disk) : await toNew(host, protector, disk, request);
+    request.to === 'original' ? await toOriginal(host, protector, disk) : await toNew(host, protector, disk, request);
   protector.note('requested', disk.dev, { move: 'rebuild', to: imageName(intent.to) });
   await intend(protector, disk.dev, () => intent);
 }
 
 type RebuildIntent = Extract<Intent, { kind: 'rebuild' }>;
 
-async function toOriginal(protector: Protector, { dev, primary }: DiskRecord): Promise<RebuildIntent> {
-  const answer = await probeImage(primary.image, { deadlineMs: storageDeadlineMs });
+async function toOriginal(host: Host, protector: Protector, { dev, primary }: DiskRecord): Promise<RebuildIntent> {
+  const options = { deadlineMs: storageDeadlineMs, opener: host.opener };
+  const answer = await probeImage(primary.image, options);
   if (!answer.ok) {
     throw new CdpError({
       code: 'original-unreachable',
@@ -127,7 +128,7 @@ async function toOriginal(protector: Protector, { dev, primary }: DiskRecord): P
       hint: 'bring it back, or rebuild onto a new disk with --to',
     });
   }
-  if ((await measureImage(primary.image, { deadlineMs: storageDeadlineMs })).backing) {
+  if ((await measureImage(primary.image, options)).backing) {
     throw new CdpError({
       code: 'original-has-backing-file',
       message: `the original primary '${imageName(primary.image)}' has a backing file, without which it can't be opened again`,
@@ -152,7 +153,8 @@ async function toNew(
   disk: DiskRecord,
   request: RebuildRequest,
 ): Promise<RebuildIntent> {
-  const to = await resolveImage(requestedTarget(protector.record, disk, request), { deadlineMs: storageDeadlineMs });
+  const options = { deadlineMs: storageDeadlineMs, opener: host.opener };
+  const to = await resolveImage(requestedTarget(protector.record, disk, request), options);
   if (sameStorage(to, disk.primary.image)) {
     throw new UsageError({
       code: 'target-is-original',
@@ -162,15 +164,13 @@ async function toNew(
   }
   await refuseImageInUse(host, { uuid: protector.record.uuid, dev: disk.dev }, to, disk.mirror.image);
   const seen = protector.observation?.disks.find(({ record }) => record.dev === disk.dev);
-  const sizeBytes =
-    seen?.graph?.sizeBytes ??
-    (await measureImage(disk.mirror.image, { deadlineMs: storageDeadlineMs })).virtualSizeBytes;
+  const sizeBytes = seen?.graph?.sizeBytes ?? (await measureImage(disk.mirror.image, options)).virtualSizeBytes;
   if (to.source.kind === 'file') {
-    await requireSpace(to, sizeBytes, { deadlineMs: storageDeadlineMs });
-    await createImage(to, sizeBytes, { deadlineMs: storageDeadlineMs });
+    await requireSpace(to, sizeBytes, options);
+    await createImage(to, sizeBytes, options);
     return { kind: 'rebuild', to, original: false };
   }
-  const measured = await measureImage(to, { deadlineMs: storageDeadlineMs });
+  const measured = await measureImage(to, options);
   if (measured.virtualSizeBytes !== sizeBytes) {
     throw new CdpError({
       code: 'target-size-differs',

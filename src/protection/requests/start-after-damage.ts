@@ -62,7 +62,7 @@ async function damagesOf(protector: Protector, host: Host): Promise<Damage[]> {
   const damages: Damage[] = [];
   for (const { dev, primary } of record.disks) {
     if (!primary.current) continue;
-    const answer = await probeImage(primary.image, { deadlineMs: host.config().mirror.timeoutMs });
+    const answer = await probeImage(primary.image, { deadlineMs: host.config().mirror.timeoutMs, opener: host.opener });
     protector.memoryOf(dev).reachable.primary = answer.ok;
     if (answer.ok || answer.late) continue;
     const defined = domain.disks.find((disk) => disk.dev === dev)?.image;

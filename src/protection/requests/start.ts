@@ -2,7 +2,7 @@ import { withDiskImage } from '../../domain/edit.ts';
 import type { Image } from '../../domain/image.ts';
 import { CdpError } from '../../errors.ts';
 import { sameStorage } from '../../storage/image.ts';
-import { probeImage } from '../../storage/tools.ts';
+import { probeImage, type LookOptions } from '../../storage/tools.ts';
 import type { Host } from '../host.ts';
 import type { Side } from '../model.ts';
 import type { Protector } from '../protector.ts';
@@ -23,10 +23,10 @@ export async function start(
       hint: `virt-cdp status ${record.name}`,
     });
   }
-  const deadlineMs = host.config().mirror.timeoutMs;
+  const options = { deadlineMs: host.config().mirror.timeoutMs, opener: host.opener };
   const chosen = new Map<string, Side>();
   for (const disk of record.disks) {
-    const answers = await askBoth(disk, deadlineMs);
+    const answers = await askBoth(disk, options);
     for (const side of ['primary', 'mirror'] as const) protector.memoryOf(disk.dev).reachable[side] = answers[side];
     chosen.set(disk.dev, bootSide(disk, answers, acceptDataLoss === true));
   }
@@ -53,10 +53,7 @@ export async function start(
   await client.create(ref);
 }
 
-async function askBoth({ primary, mirror }: DiskRecord, deadlineMs: number): Promise<Record<Side, boolean>> {
-  const [first, second] = await Promise.all([
-    probeImage(primary.image, { deadlineMs }),
-    probeImage(mirror.image, { deadlineMs }),
-  ]);
+async function askBoth({ primary, mirror }: DiskRecord, options: LookOptions): Promise<Record<Side, boolean>> {
+  const [first, second] = await Promise.all([probeImage(primary.image, options), probeImage(mirror.image, options)]);
   return { primary: first.ok, mirror: second.ok };
 }

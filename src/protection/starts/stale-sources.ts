@@ -27,8 +27,8 @@ export function staleCopies(records: DomainRecord[]): StaleCopy[] {
 
 /**
  * Writes `stale-sources` in the store: a line for each stale copy and each name of it, of texts that the XML of a domain on it
- * contains, with a tab between them. hooks/qemu takes a domain for our business whose XML has the end of the first one, behind its
- * last slash, since a path can be written in many ways; all of them whole is a stale copy beyond doubt.
+ * contains, with a tab between them. hooks/qemu takes a domain for our business whose XML has the first one, of a path what is behind
+ * its last slash, since a path can be written in many ways; all of them whole is a stale copy beyond doubt.
  */
 export async function writeStaleSources(
   storePath: string,
@@ -38,19 +38,30 @@ export async function writeStaleSources(
   const lines = staleCopies(records).flatMap(({ image }) => {
     const paths = pathsOf(names, image);
     const images = paths.length === 0 ? [image] : paths.map((path) => withPath(image, posix.normalize(path)));
-    return images.map((one) => telltales(one).map(escapeXml).join('\t'));
+    return images.flatMap(telltales).map((line) => line.map(escapeXml).join('\t'));
   });
   await writeDurably(join(storePath, 'stale-sources'), [...new Set(lines)].map((line) => `${line}\n`).join(''));
 }
 
-function telltales({ source }: Image): string[] {
+/** A line for each way to write it. */
+function telltales({ source }: Image): string[][] {
   switch (source.kind) {
     case 'file':
     case 'block':
-      return [source.path];
+      return [[source.path]];
     case 'nbd': {
       const server = 'socket' in source.server ? source.server.socket : source.server.host;
-      return source.exportName === '' ? [server] : [source.exportName, server];
+      return [source.exportName === '' ? [server] : [source.exportName, server]];
+    }
+    case 'iscsi': {
+      const { target, lun, host } = source;
+      // Without a LUN libvirt means LUN 0.
+      return [[`${target}/${lun}`, host], ...(lun === 0 ? [[target, host]] : [])];
+    }
+    case 'rbd': {
+      const { pool, namespace, image, hosts } = source;
+      const name = [pool, ...(namespace === null ? [] : [namespace]), image].join('/');
+      return [[name, ...hosts.slice(0, 1).map(({ host }) => host)]];
     }
   }
 }

@@ -1,0 +1,61 @@
+import { rbdNameProblem, type RbdSource } from '../domain/image.ts';
+import { badUri, canonicalHost, decoded, encodedPath, secretId, type StorageKind } from './kind.ts';
+
+/** URIs are `rbd:POOL[/NAMESPACE]/IMAGE`: monitors, user and key are then those of librbd's default configuration. */
+export const rbdKind: StorageKind<RbdSource> = {
+  schemes: { rbd: parse },
+  name: (source) => `rbd:${encodedPath(rbdPath(source))}`,
+  // Two clusters are told apart by their monitors, as far as they are named; in which order does not matter.
+  key: (source) => `rbd:${cluster(source)}:${rbdPath(source)}`,
+  secrets: ({ login }) => (login === null ? {} : { login: { type: 'ceph', name: login.secret } }),
+  protocol: ({ pool, namespace, image, hosts, config, login }, access) => ({
+    driver: 'rbd',
+    pool,
+    ...(namespace !== null && { namespace }),
+    image,
+    ...(config !== null && { conf: config }),
+    ...(hosts.length > 0 && { server: hosts.map(({ host, port }) => ({ host, port: String(port ?? 0) })) }),
+    ...(login !== null && {
+      user: login.username,
+      'auth-client-required': ['cephx', 'none'] as ('cephx' | 'none')[],
+      'key-secret': secretId(access, 'login'),
+    }),
+  }),
+  creatablePath: () => null,
+};
+
+const hint =
+  'write it as rbd:POOL/IMAGE or rbd:POOL/NAMESPACE/IMAGE, special characters as %XX; what else there is to say, by XML';
+
+function parse(uri: string): RbdSource {
+  const match = /^rbd:([^/?#:]+)(?:\/([^/?#:]+))?\/([^/?#:]+)$/i.exec(uri);
+  if (match === null) throw badUri(uri, 'it is not of the form of a Ceph RBD URI', hint);
+  const [, poolText = '', namespaceText, imageText = ''] = match;
+  const named = (what: string, text: string): string => {
+    const name = decoded(uri, text);
+    const problem = rbdNameProblem(name);
+    if (problem !== null) throw badUri(uri, `its ${what} is unusable: ${problem}`, hint);
+    return name;
+  };
+  return {
+    kind: 'rbd',
+    pool: named('pool', poolText),
+    namespace: namespaceText === undefined ? null : named('namespace', namespaceText),
+    image: named('image', imageText),
+    hosts: [],
+    config: null,
+    login: null,
+  };
+}
+
+function rbdPath({ pool, namespace, image }: RbdSource): string {
+  return [pool, ...(namespace === null ? [] : [namespace]), image].join('/');
+}
+
+function cluster({ hosts, config }: RbdSource): string {
+  if (hosts.length === 0) return config ?? '';
+  return hosts
+    .map(({ host, port }) => `${canonicalHost(host)}:${port ?? ''}`)
+    .sort()
+    .join(',');
+}
