@@ -1,6 +1,7 @@
 import type { BlockDevice, BlockGraph, BlockJob, BlockNode } from '../qmp/commands.ts';
 import type { Monitor } from '../qmp/monitor.ts';
 import { diskNames, epochPrefix, surgeryMark, trackPrefix } from './names.ts';
+import { describeNodes } from './describe-nodes.ts';
 import { NodeGraph } from './node-graph.ts';
 
 /** What lies under a disk's device. */
@@ -81,9 +82,9 @@ export interface GraphView {
 export async function viewGraph(monitor: Monitor): Promise<GraphView> {
   for (let tries = 1; tries <= maxTries; tries++) {
     const devices = await monitor.execute('query-block', {});
-    const nodes = await monitor.execute('query-named-block-nodes', { flat: true });
-    const jobs = await monitor.execute('query-block-jobs', {});
     const graph = await monitor.execute('x-debug-query-block-graph', {});
+    const nodes = await describeNodes(monitor, graph, devices);
+    const jobs = await monitor.execute('query-block-jobs', {});
     const migration = await monitor.execute('query-migrate', {});
     const status = await monitor.execute('query-status', {});
     if (agree(graph, nodes, jobs)) return graphView(status, migration, devices, nodes, jobs, graph);

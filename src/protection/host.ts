@@ -1,3 +1,4 @@
+import { dirname } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Config } from '../config/config.ts';
 import { DECLARATION_URI, policies, type Declaration } from '../domain/declaration.ts';
@@ -95,6 +96,7 @@ export class Host {
     this.opener = new ImageOpener({
       readSecret: (secret) => readLibvirtSecret(session.client, secret),
       timeoutMs: () => config().mirror.timeoutMs,
+      folder: dirname(config().socket),
     });
     this.#starts = new StartWatch({
       session,

@@ -68,7 +68,7 @@ export interface BlockDevice {
   device: string;
   qdev?: string;
   'io-status'?: 'ok' | 'failed' | 'nospace';
-  inserted?: { 'node-name'?: string; image: { 'virtual-size': number } };
+  inserted?: Partial<BlockNode> & Pick<BlockNode, 'image'>;
 }
 
 export interface BlockNode {

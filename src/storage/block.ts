@@ -9,5 +9,5 @@ export const blockKind: StorageKind<BlockSource> = {
   key: ({ path }) => pathKey(path),
   protocol: ({ path }) => ({ driver: 'host_device', filename: path, aio: 'threads' }),
   secrets: () => ({}),
-  creatablePath: () => null,
+  creation: () => null,
 };

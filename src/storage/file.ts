@@ -8,7 +8,7 @@ export const fileKind: StorageKind<FileSource> = {
   key: ({ path }) => pathKey(path),
   protocol: ({ path }) => ({ driver: 'file', filename: path, aio: 'threads' }),
   secrets: () => ({}),
-  creatablePath: ({ path }) => path,
+  creation: ({ path }) => ({ filename: path, options: [], path }),
 };
 
 /** By its name a path below /dev is a block device's; /dev/shm is a file system. */

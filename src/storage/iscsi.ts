@@ -29,7 +29,7 @@ export const iscsiKind: StorageKind<IscsiSource> = {
     ...(login !== null && { user: login.username, 'password-secret': secretId(access, 'login') }),
     ...(initiator !== null && { 'initiator-name': initiator }),
   }),
-  creatablePath: () => null,
+  creation: () => null,
 };
 
 const hint = 'write it as iscsi://[USER@]HOST[:PORT]/TARGET/LUN, an IPv6 address in brackets';

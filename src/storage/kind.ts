@@ -9,6 +9,8 @@ export interface Access {
   objects: string;
   /** For how long a request may go unanswered, in milliseconds, as far as the protocol's driver can be told. */
   timeoutMs: number;
+  /** The file with the settings of Ceph's client; null for an image that needs none. */
+  cephConfig: string | null;
 }
 
 /** The ID of the object with an image's secret for this purpose. */
@@ -31,8 +33,17 @@ export interface StorageKind<S extends Source> {
   secrets(source: S): Record<string, NeededSecret>;
   /** What `blockdev-add` and a json: filename want of the protocol's driver, without names and caching. */
   protocol(source: S, access: Access): ProtocolOptions;
-  /** The path at which qemu-img can create such an image; null if storage of this kind is made elsewhere. */
-  creatablePath(source: S): string | null;
+  /** How qemu-img creates such an image; null if storage of this kind is made elsewhere. */
+  creation(source: S, access: Access): Creation | null;
+}
+
+export interface Creation {
+  /** As `qemu-img create` takes it. */
+  filename: string;
+  /** For its -o, besides those of the format. */
+  options: string[];
+  /** The path of a file, which qemu-img would overwrite; null for what is created or fails. */
+  path: string | null;
 }
 
 /** BlockdevOptions* of QEMU's qapi/block-core.json, as far as they are used. */

@@ -22,7 +22,7 @@ export const nbdKind: StorageKind<NbdSource> = {
     'reconnect-delay': 0,
   }),
   secrets: () => ({}),
-  creatablePath: () => null,
+  creation: () => null,
 };
 
 const tcpHint = 'write it as nbd://HOST[:PORT]/EXPORT, an IPv6 address in brackets, special characters as %XX';

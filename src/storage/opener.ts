@@ -3,6 +3,7 @@ import { closeSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Image } from '../domain/image.ts';
+import { writeCephConfig } from './ceph-config.ts';
 import { kindOf } from './image.ts';
 import { secretId, type Access } from './kind.ts';
 import { secretObject, type NeededSecret, type OpenSecret, type SecretKey, type SecretReader } from './secrets.ts';
@@ -18,19 +19,33 @@ export interface Prepared {
 export class ImageOpener {
   readonly #readSecret: SecretReader;
   readonly #timeoutMs: () => number;
+  readonly #folder: string;
   #toolKey: { key: SecretKey; fd: number } | null = null;
 
-  constructor({ readSecret, timeoutMs }: { readSecret: SecretReader; timeoutMs: () => number }) {
+  /** `folder`: for files that QEMU reads too; it need not exist. */
+  constructor({
+    readSecret,
+    timeoutMs,
+    folder,
+  }: {
+    readSecret: SecretReader;
+    timeoutMs: () => number;
+    folder: string;
+  }) {
     this.#readSecret = readSecret;
     this.#timeoutMs = timeoutMs;
+    this.#folder = folder;
   }
 
   /**
-   * Reads the image's secrets; the IDs of their objects begin with `objects`.
-   * @throws CdpError `secret-private`, `secret-missing`.
+   * Reads the image's secrets, the IDs of whose objects begin with `objects`, and writes what else its driver reads.
+   * @throws CdpError `secret-private`, `secret-missing`, `ceph-config-unreadable`.
    */
   async prepare(image: Image, objects: string): Promise<Prepared> {
-    const access: Access = { objects, timeoutMs: this.#timeoutMs() };
+    const { source } = image;
+    const timeoutMs = this.#timeoutMs();
+    const cephConfig = source.kind === 'rbd' ? await writeCephConfig(this.#folder, source, timeoutMs) : null;
+    const access: Access = { objects, timeoutMs, cephConfig };
     const secrets = await Promise.all(
       Object.entries(secretsOf(image)).map(async ([purpose, secret]) => ({
         id: secretId(access, purpose),

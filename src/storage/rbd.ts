@@ -1,5 +1,6 @@
+import { isIPv6 } from 'node:net';
 import { rbdNameProblem, type RbdSource } from '../domain/image.ts';
-import { badUri, canonicalHost, decoded, encodedPath, secretId, type StorageKind } from './kind.ts';
+import { badUri, canonicalHost, decoded, encodedPath, secretId, type Access, type StorageKind } from './kind.ts';
 
 /** URIs are `rbd:POOL[/NAMESPACE]/IMAGE`: monitors, user and key are then those of librbd's default configuration. */
 export const rbdKind: StorageKind<RbdSource> = {
@@ -8,12 +9,12 @@ export const rbdKind: StorageKind<RbdSource> = {
   // Two clusters are told apart by their monitors, as far as they are named; in which order does not matter.
   key: (source) => `rbd:${cluster(source)}:${rbdPath(source)}`,
   secrets: ({ login }) => (login === null ? {} : { login: { type: 'ceph', name: login.secret } }),
-  protocol: ({ pool, namespace, image, hosts, config, login }, access) => ({
+  protocol: ({ pool, namespace, image, hosts, login }, access) => ({
     driver: 'rbd',
     pool,
     ...(namespace !== null && { namespace }),
     image,
-    ...(config !== null && { conf: config }),
+    ...(access.cephConfig !== null && { conf: access.cephConfig }),
     ...(hosts.length > 0 && { server: hosts.map(({ host, port }) => ({ host, port: String(port ?? 0) })) }),
     ...(login !== null && {
       user: login.username,
@@ -21,8 +22,32 @@ export const rbdKind: StorageKind<RbdSource> = {
       'key-secret': secretId(access, 'login'),
     }),
   }),
-  creatablePath: () => null,
+  creation: (source, access) => ({
+    filename: creatableName(source, access),
+    options: source.login === null ? [] : [`password-secret=${secretId(access, 'login')}`],
+    path: null,
+  }),
 };
+
+/** QEMU's own way to write it (block/rbd.c: qemu_rbd_parse_filename), in which a backslash takes a character's meaning away. */
+function creatableName(source: RbdSource, { cephConfig }: Access): string {
+  const escaped = (text: string): string => text.replaceAll(/[\\:/@=]/g, '\\$&');
+  const { pool, namespace, image, hosts, login } = source;
+  const path = [pool, ...(namespace === null ? [] : [namespace]), image].map(escaped).join('/');
+  const settings = {
+    ...(login !== null && { id: login.username }),
+    ...(cephConfig !== null && { conf: cephConfig }),
+    ...(hosts.length > 0 && { mon_host: hosts.map(monitor).join(',') }),
+  };
+  return `rbd:${path}${Object.entries(settings)
+    .map(([key, value]) => `:${key}=${escaped(value)}`)
+    .join('')}`;
+}
+
+function monitor({ host, port }: RbdSource['hosts'][number]): string {
+  const address = isIPv6(host) ? `[${host}]` : host;
+  return port === null ? address : `${address}:${port}`;
+}
 
 const hint =
   'write it as rbd:POOL/IMAGE or rbd:POOL/NAMESPACE/IMAGE, special characters as %XX; what else there is to say, by XML';

@@ -152,39 +152,42 @@ export async function probeImage(image: Image, { deadlineMs, opener }: LookOptio
 }
 
 /**
- * Makes an empty image, sparse, readable by its owner only.
- * @throws CdpError `image-exists`, `image-not-creatable` for storage that is not made of files, `folder-missing`,
- *   `storage-timeout`, `image-unusable`, `tool-missing`.
+ * Makes an empty image: a file, sparse and readable by its owner only, or an RBD image.
+ * @throws CdpError `image-exists`, `image-not-creatable` for storage that can't be made from here, `folder-missing`,
+ *   `storage-timeout`, `image-unusable`, `tool-missing`, and as ImageOpener.prepare.
  */
-export async function createImage(image: Image, sizeBytes: number, { deadlineMs }: Deadline): Promise<void> {
+export async function createImage(image: Image, sizeBytes: number, { deadlineMs, opener }: LookOptions): Promise<void> {
   const left = budget(deadlineMs);
   const name = imageName(image);
-  const path = kindOf(image.source).creatablePath(image.source);
-  if (path === null) {
+  const tool = await ImageTool.for(image, opener);
+  const creation = kindOf(image.source).creation(image.source, tool.access);
+  if (creation === null) {
     throw new CdpError({
       code: 'image-not-creatable',
-      message: `'${name}' can't be created: only files can`,
+      message: `'${name}' can't be created: only files and Ceph RBD images can`,
       hint: `create it with its storage's own tools, ${sizeBytes} bytes or larger, and leave out --create`,
     });
   }
-  // qemu-img create overwrites what is there; the shell's noclobber creates it or fails, with nothing in between.
+  const { filename, path } = creation;
+  const options = [...(path === null ? [] : ['preallocation=off']), ...creation.options];
+  if (path !== null) await claimPath(image, path, left, deadlineMs);
+  const args = ['-q', '-f', image.format, ...options.flatMap((option) => ['-o', option]), filename, String(sizeBytes)];
+  const outcome = await tool.qemuImg('create', args, left());
+  if (outcome.status === 0) return;
+  if (path !== null) await runTool('rm', ['-f', '--', path], { deadlineMs });
+  throw outcome.stderr.includes('File exists') ? existing(name) : failure(image, 'created', outcome, deadlineMs);
+}
+
+/** qemu-img create overwrites what is there; the shell's noclobber creates it or fails, with nothing in between. */
+async function claimPath(image: Image, path: string, left: () => number, deadlineMs: number): Promise<void> {
   const claim = await runTool('sh', ['-c', 'umask 077; set -C; : > "$1"', 'sh', path], { deadlineMs: left() });
   if (claim.status !== 0) throw claimFailure(image, claim, deadlineMs);
-  const args = ['create', '-q', '-f', image.format, '-o', 'preallocation=off', path, String(sizeBytes)];
-  const outcome = await runTool('qemu-img', args, { deadlineMs: left() });
-  if (outcome.status === 0) return;
-  await runTool('rm', ['-f', '--', path], { deadlineMs });
-  throw failure(image, 'created', outcome, deadlineMs);
 }
 
 function claimFailure(image: Image, claim: ToolOutcome, deadlineMs: number): CdpError {
   const name = imageName(image);
   if (/exists|is a directory/i.test(claim.stderr)) {
-    return new CdpError({
-      code: 'image-exists',
-      message: `'${name}' can't be created: it exists`,
-      hint: 'leave out --create to use it, or name another',
-    });
+    return existing(name);
   }
   if (/nonexistent|no such file|not a directory/i.test(claim.stderr)) {
     return new CdpError({
@@ -194,6 +197,14 @@ function claimFailure(image: Image, claim: ToolOutcome, deadlineMs: number): Cdp
     });
   }
   return failure(image, 'created', claim, deadlineMs);
+}
+
+function existing(name: string): CdpError {
+  return new CdpError({
+    code: 'image-exists',
+    message: `'${name}' can't be created: it exists`,
+    hint: 'leave out --create to use it, or name another',
+  });
 }
 
 /**
@@ -242,12 +253,11 @@ function failure(image: Image, verb: string, outcome: ToolOutcome, deadlineMs: n
       hint: 'see whether the storage and the way to it are in order',
     });
   }
-  const path = kindOf(image.source).creatablePath(image.source);
-  if (path !== null && outcome.stderr.includes(`'${path}': No such file or directory`)) {
+  if (isMissing(image, outcome)) {
     return new CdpError({
       code: 'mirror-missing',
       message,
-      hint: 'create it with --create, or mount the storage that has it',
+      hint: 'create it with --create, or see whether the storage that should have it is there',
     });
   }
   return new CdpError({
@@ -255,6 +265,12 @@ function failure(image: Image, verb: string, outcome: ToolOutcome, deadlineMs: n
     message,
     hint: `see whether '${name}' exists, and is ${image.format}`,
   });
+}
+
+/** It can be created, and there is no such file or RBD image (QEMU's block/rbd.c: qemu_rbd_open). */
+function isMissing({ source }: Image, { stderr }: ToolOutcome): boolean {
+  if (source.kind === 'file') return stderr.includes(`'${source.path}': No such file or directory`);
+  return source.kind === 'rbd' && stderr.includes(`error reading header from ${source.image}: No such file`);
 }
 
 /** What the tool said, without its name and the json: filename; qemu-io tells of failed reads on stdout. */

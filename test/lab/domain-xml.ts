@@ -6,6 +6,8 @@ export interface ImageSource {
   format: 'raw' | 'qcow2';
   file?: string;
   nbd?: NbdAddress;
+  /** libvirt's `<source>` of other network storage. */
+  networkXml?: string;
 }
 
 export type NbdAddress = { export: string } & ({ socket: string } | { host: string; port: number });
@@ -91,7 +93,7 @@ function diskXml(disk: DomainDisk): string {
     disk.stopPolicy === false ? '' : `error_policy='stop' rerror_policy='stop'`,
     disk.iothread === true && disk.bus === 'virtio' ? `iothread='1'` : '',
   ];
-  return `<disk type='${disk.image.nbd === undefined ? 'file' : 'network'}' device='disk'>
+  return `<disk type='${disk.image.file === undefined ? 'network' : 'file'}' device='disk'>
       <driver ${driver.filter((part) => part !== '').join(' ')}/>
       ${sourceXml(disk.image)}
       <target dev='${disk.dev}' bus='${disk.bus}'/>
@@ -99,6 +101,7 @@ function diskXml(disk: DomainDisk): string {
 }
 
 function sourceXml(image: ImageSource): string {
+  if (image.networkXml !== undefined) return image.networkXml;
   if (image.nbd === undefined) {
     if (image.file === undefined) throw new Error('a disk needs a file or an NBD export');
     return `<source file='${escape(image.file)}'/>`;

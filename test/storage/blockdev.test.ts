@@ -8,7 +8,7 @@ import { blockdevLayers, imageOptions } from '../../src/storage/blockdev.ts';
 import { parseImageUri } from '../../src/storage/image.ts';
 
 const names = { storageNode: 'cdp-vda-mirror-storage', formatNode: 'cdp-vda-mirror' };
-const access = { objects: 'cdp-vda-mirror-storage', timeoutMs: 5_000 };
+const access = { objects: 'cdp-vda-mirror-storage', timeoutMs: 5_000, cephConfig: null };
 
 describe('blockdevLayers', () => {
   it('puts raw over a file, unprobed and past the page cache', () => {

@@ -1,3 +1,5 @@
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import fc from 'fast-check';
 import {
   imageFormats,
@@ -14,6 +16,7 @@ import { ImageOpener } from '../../src/storage/opener.ts';
 export const withoutSecrets = new ImageOpener({
   readSecret: () => Promise.reject(new Error('no secret was to be read')),
   timeoutMs: () => 5_000,
+  folder: join(tmpdir(), 'virt-cdp-test'),
 });
 
 const anyText = fc.string({ unit: 'grapheme', maxLength: 20 }).filter((text) => textProblem(text) === null);

@@ -20,7 +20,7 @@ const lun = imageFromDiskXml(
 );
 
 function openerOf(readSecret: (secret: NeededSecret) => Promise<Buffer>): ImageOpener {
-  return new ImageOpener({ readSecret, timeoutMs: () => 1_000 });
+  return new ImageOpener({ readSecret, timeoutMs: () => 1_000, folder: tmpdir() });
 }
 
 describe('secrets', function () {

@@ -1,0 +1,178 @@
+import assert from 'node:assert/strict';
+import { randomUUID } from 'node:crypto';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { CephCluster } from '../lab/ceph.ts';
+import { IscsiTarget } from '../lab/iscsi.ts';
+import { run } from '../lab/run.ts';
+import { endWell, goesOn } from './copies-hold.ts';
+import { events, setScene, sourceOf, waitLiveStatus, waitState } from './scene.ts';
+
+const password = 'sesame-open-42';
+const sizeBytes = 64 << 20;
+
+/** What a guest's own Ceph client is told: an OSD that is gone is an I/O error soon. */
+const clientTimeouts = `[client]
+rados_osd_op_timeout = 2
+rados_mon_op_timeout = 2
+client_mount_timeout = 5
+`;
+
+describe('network storage with logins', function () {
+  this.timeout(150_000);
+  const scene = setScene({ config: { mirror: { timeout_ms: 3_000 } } });
+  let ceph: CephCluster;
+  const targets: IscsiTarget[] = [];
+
+  before(async function () {
+    this.timeout(60_000);
+    const { lab } = scene;
+    ceph = await CephCluster.start({ folder: join(lab.root, 'ceph'), namespace: lab.libvirtd.namespace });
+    writeFileSync(join(lab.root, 'guest-ceph.conf'), clientTimeouts);
+    await secret('ceph', 'rbd-client', ceph.key);
+    await secret('iscsi', 'lun-login', Buffer.from(password).toString('base64'));
+  });
+
+  after(async () => {
+    await Promise.all(targets.map((target) => target.close()));
+    await (ceph as CephCluster | undefined)?.close();
+  });
+
+  async function secret(type: 'ceph' | 'iscsi', usage: string, base64: string, isPrivate = false): Promise<void> {
+    const { lab } = scene;
+    const name = type === 'ceph' ? `<name>${usage}</name>` : `<target>${usage}</target>`;
+    const path = join(lab.root, `${usage}.xml`);
+    const scope = `ephemeral='yes' private='${isPrivate ? 'yes' : 'no'}'`;
+    const uuid = randomUUID();
+    writeFileSync(path, `<secret ${scope}><uuid>${uuid}</uuid><usage type='${type}'>${name}</usage></secret>`);
+    await lab.virsh('secret-define', path);
+    const valuePath = join(lab.root, `${usage}.base64`);
+    writeFileSync(valuePath, base64);
+    await lab.virsh('secret-set-value', uuid, '--file', valuePath);
+    await run('rm', [valuePath]);
+  }
+
+  async function lun(name: string): Promise<IscsiTarget> {
+    const { lab } = scene;
+    const { file } = await lab.image(`${name}.img`, 'raw', sizeBytes);
+    const login = { username: 'cdp', password };
+    const target = await IscsiTarget.start({ scratch: lab.root, namespace: lab.libvirtd.namespace, file, login });
+    targets.push(target);
+    return target;
+  }
+
+  /** A `<disk>` in a file, as --mirror-xml and --to-xml take it. */
+  function diskXml(name: string, sourceXml: string): string {
+    const path = join(scene.lab.root, `${name}.xml`);
+    writeFileSync(path, `<disk type='network' device='disk'><driver name='qemu' type='raw'/>${sourceXml}</disk>`);
+    return path;
+  }
+
+  const onRbd = (image: string): string => ceph.sourceXml(image, 'rbd-client', join(scene.lab.root, 'guest-ceph.conf'));
+  const onLun = (target: IscsiTarget): string => target.sourceXml('lun-login');
+
+  it('the second embodiment: from a Ceph RBD image onto an iSCSI LUN, and back onto a new RBD image', async () => {
+    const { agent, lab } = scene;
+    await ceph.image('web1', sizeBytes);
+    const target = await lun('web1-mirror');
+    const guest = await scene.guest({
+      name: 'web1',
+      disks: [{ dev: 'vda', bus: 'virtio', image: { format: 'raw', networkXml: onRbd('web1') } }],
+      cmdline: 'witness.rate=50',
+    });
+    await goesOn(guest);
+
+    // 1 and 2: the mirror is attached, and after the initial sync every write goes to both.
+    await agent.mustCdp('protect', 'web1', '--disk', 'vda', '--mirror-xml', diskXml('web1-mirror', onLun(target)));
+    const armed = await waitState(agent, 'web1', 'protected');
+    assert.deepEqual(
+      [armed.runningOn, armed.primary.source, armed.mirror.source],
+      ['both', 'rbd:vms/web1', target.uri],
+    );
+    await goesOn(guest);
+
+    // 3: Ceph's storage is gone under the writing guest, and the LUN becomes its main disk.
+    await ceph.killOsd();
+    const moved = await waitState(agent, 'web1', 'failed-over');
+    assert.equal(moved.runningOn, 'mirror');
+    await goesOn(guest);
+    assert.equal(await sourceOf(guest, 'next start'), target.uri);
+
+    // 4 and 5: Ceph is back; a new image gets the LUN's content and all new writes, and becomes the main disk.
+    await ceph.startOsd();
+    await ceph.image('web1-new', sizeBytes);
+    await agent.mustCdp('rebuild', 'web1', '--to-xml', diskXml('web1-new', onRbd('web1-new')));
+    const back = await waitState(agent, 'web1', 'protected');
+    assert.deepEqual([back.runningOn, back.primary.source], ['both', 'rbd:vms/web1-new']);
+    await waitLiveStatus(guest, 'protected');
+    assert.equal(await sourceOf(guest, 'next start'), 'rbd:vms/web1-new');
+    assert.equal((await events(agent, 'web1', 'rebuild-finished')).length, 1);
+    await goesOn(guest);
+
+    assert.equal(guest.witness.boots, 1);
+    await endWell(guest, [
+      { filename: ceph.filename('web1-new'), format: 'raw' },
+      { filename: target.file, format: 'raw' },
+    ]);
+    await assertNowhere(lab.root, [password, Buffer.from(password).toString('base64'), ceph.key]);
+  });
+
+  it('from an iSCSI LUN onto an RBD image that --create makes: its loss and return, a planned move and back', async () => {
+    const { agent } = scene;
+    const target = await lun('web2');
+    const guest = await scene.guest({
+      name: 'web2',
+      disks: [{ dev: 'vda', bus: 'virtio', image: { format: 'raw', networkXml: onLun(target) } }],
+      cmdline: 'witness.rate=50',
+    });
+    await goesOn(guest);
+    const mirror = diskXml('web2-mirror', ceph.sourceXml('web2', 'rbd-client'));
+    await agent.mustCdp('protect', 'web2', '--disk', 'vda', '--create', '--mirror-xml', mirror);
+    await waitState(agent, 'web2', 'protected');
+    await goesOn(guest);
+
+    await ceph.killOsd();
+    await waitState(agent, 'web2', 'exposed');
+    await goesOn(guest);
+    await ceph.startOsd();
+    await waitState(agent, 'web2', 'protected');
+    await goesOn(guest);
+
+    await agent.mustCdp('failover', 'web2');
+    await waitState(agent, 'web2', 'failed-over');
+    await goesOn(guest);
+    await agent.mustCdp('rebuild', 'web2', '--to', 'original');
+    await waitState(agent, 'web2', 'protected');
+    await goesOn(guest);
+    await endWell(guest, [
+      { filename: target.file, format: 'raw' },
+      { filename: ceph.filename('web2'), format: 'raw' },
+    ]);
+  });
+
+  it('a private secret is refused when the disk is declared, with the way out', async () => {
+    const { agent, lab } = scene;
+    await secret('iscsi', 'private-login', Buffer.from(password).toString('base64'), true);
+    const target = await lun('web3-mirror');
+    await lab.domain({
+      name: 'web3',
+      disks: [{ dev: 'vda', bus: 'virtio', image: await lab.image('web3.img', 'raw', sizeBytes) }],
+      start: false,
+    });
+    const mirror = diskXml('web3-mirror', target.sourceXml('private-login'));
+    const { code, stdout } = await agent.cdp('protect', 'web3', '--disk', 'vda', '--mirror-xml', mirror, '--json');
+    const { error } = JSON.parse(stdout) as { error: { code: string; hint: string } };
+    assert.deepEqual([code, error.code], [1, 'secret-private']);
+    assert.match(error.hint, /private='no'/);
+  });
+});
+
+/** No file under the folder, logs, records and events among them, has any of these texts, but for storage and its own keys. */
+async function assertNowhere(folder: string, texts: string[]): Promise<void> {
+  const patterns = texts.flatMap((text) => ['-e', text]);
+  const { code, stdout, stderr } = await run('grep', [
+    ...['-rlF', '--exclude-dir=ceph', '--exclude-dir=images', '--exclude-dir=secrets', ...patterns],
+    folder,
+  ]);
+  assert.equal(code, 1, `${stdout}${stderr}`);
+}
