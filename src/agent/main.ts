@@ -10,6 +10,7 @@ import { AutoRebuild } from '../protection/requests/auto-rebuild.ts';
 import { Host } from '../protection/host.ts';
 import type { ProtectionEvent } from '../protection/model.ts';
 import { rebuild } from '../protection/requests/moves.ts';
+import { restartAfterHang } from '../protection/requests/restart-after-hang.ts';
 import { startAfterDamage } from '../protection/requests/start-after-damage.ts';
 import { domainRecordSchema } from '../protection/record.ts';
 import { PolicyFolder } from '../protection/rules/policy-folder.ts';
@@ -76,6 +77,7 @@ async function runUntilSignal(configPath: string, initial: Config): Promise<void
     shown: (protector) => autoRebuild.consider(protector, config.rebuild.auto),
     seen: (ref) => rules.consider(ref),
     startFailed: (protector, start) => startAfterDamage(protector, start, host),
+    helpless: (protector, dev, side) => restartAfterHang(protector, dev, side, host),
     afterStep: dieAfterSteps(process.env['VIRT_CDP_TEST_DIE_AFTER_STEPS']),
   });
   const rules: RuleKeeper = new RuleKeeper(host, (domain) => policies.ruleFor(domain));

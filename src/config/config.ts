@@ -25,6 +25,8 @@ export interface Config {
   resync: { maxBytesPerS: number };
   /** Libvirt could not start a domain for want of its primary: start it from its mirror, or leave it off. */
   start: { afterDamage: 'mirror' | 'refuse' };
+  /** A guest waits for a copy that hangs, and QEMU can't let go of it: wait too, or kill QEMU and start from the other copy. */
+  onHang: 'wait' | 'restart';
   /** Begin a rebuild without being asked, where the declaration says nothing of it. */
   rebuild: { auto: boolean };
 }
@@ -44,23 +46,27 @@ const fileSchema = z.strictObject({
   hook: z.strictObject({ deadline_ms: millisecondsUpTo(1000).default(1000) }).prefault({}),
   resync: z.strictObject({ max_bytes_per_s: z.number().int().min(0).default(0) }).prefault({}),
   start: z.strictObject({ after_damage: z.enum(['mirror', 'refuse']).default('mirror') }).prefault({}),
+  on_hang: z.enum(['wait', 'restart']).default('wait'),
   rebuild: z.strictObject({ auto: z.boolean().default(false) }).prefault({}),
 });
 
 /** `folder` is the configuration file's, below which the policy files are unless they are elsewhere. */
 const schemaIn = (folder: string): z.ZodType<Config> =>
-  fileSchema.transform(({ libvirt, store, policy_dir, socket, log, mirror, hook, resync, start, rebuild }): Config => ({
-    libvirt: { socket: libvirt.socket ?? defaultLibvirtSocket() },
-    store,
-    policyDir: policy_dir ?? join(folder, 'policy.d'),
-    socket,
-    log,
-    mirror: { timeoutMs: mirror.timeout_ms },
-    hook: { deadlineMs: hook.deadline_ms },
-    resync: { maxBytesPerS: resync.max_bytes_per_s },
-    start: { afterDamage: start.after_damage },
-    rebuild,
-  }));
+  fileSchema.transform(
+    ({ libvirt, store, policy_dir, socket, log, mirror, hook, resync, start, on_hang, rebuild }): Config => ({
+      libvirt: { socket: libvirt.socket ?? defaultLibvirtSocket() },
+      store,
+      policyDir: policy_dir ?? join(folder, 'policy.d'),
+      socket,
+      log,
+      mirror: { timeoutMs: mirror.timeout_ms },
+      hook: { deadlineMs: hook.deadline_ms },
+      resync: { maxBytesPerS: resync.max_bytes_per_s },
+      start: { afterDamage: start.after_damage },
+      onHang: on_hang,
+      rebuild,
+    }),
+  );
 
 /** The modular daemon's socket if this host has it, else the monolithic daemon's (libvirt's docs/daemons). */
 function defaultLibvirtSocket(): string {

@@ -1,5 +1,5 @@
 import type { Side } from './model.ts';
-import type { GoneFile, Health } from './observation.ts';
+import type { GoneFile, Hang, Health } from './observation.ts';
 import type { AtStop, DiskRecord } from './record.ts';
 
 const firstRetryMs = 500;
@@ -18,6 +18,11 @@ export class DiskMemory {
   /** The record's, if the guest may not have written since QEMU booted; used up by the first try. */
   atStop: AtStop | null = null;
   primaryGone: GoneFile | null = null;
+  hang: Hang | null = null;
+  /** What the copy in use lies on does not answer. */
+  silent: Record<Side, boolean> = { primary: false, mirror: false };
+  /** QEMU was told to fail whatever is asked of the copy until it is opened anew. */
+  yanked: Record<Side, boolean> = { primary: false, mirror: false };
   deltaPasses = 0;
   /** Why the last attempt to get on failed; null after a success. */
   trouble: string | null = null;
@@ -54,8 +59,19 @@ export class DiskMemory {
   /** A copy is in use again, and what was wrong with it before is no more. */
   opened(side: Side): void {
     this.learn(side, { is: 'answering' });
+    this.yanked[side] = false;
     this.trouble = null;
     this.deltaPasses = 0;
+  }
+
+  /** Whatever waits for the copy might wait for ever. */
+  isSilent(side: Side): boolean {
+    return this.silent[side] && !this.yanked[side] && this.health[side].is !== 'failed';
+  }
+
+  closed(side: Side): void {
+    this.health[side] = { is: 'unknown' };
+    this.yanked[side] = false;
   }
 
   learn(side: Side, health: Health): void {

@@ -47,6 +47,8 @@ export class DomainMemory {
         memory.noSpace = false;
       }
     }
+    // QEMU stops only when every request has ended.
+    if (event.event === 'STOP') for (const memory of this.all()) memory.hang = null;
     if (event.event === 'SHUTDOWN' && event.data['guest'] === true) this.#shutdownAtMs = Date.now();
     // libvirt makes a reboot of a power-off: the same QEMU goes on.
     if (event.event === 'RESET' || event.event === 'RESUME') this.#shutdownAtMs = null;

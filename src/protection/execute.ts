@@ -104,7 +104,7 @@ const executors: Executors = {
     const { mirror, mirrorStorage, flushJob } = diskNames(dev);
     await cancelSync(live.monitor, flushJob);
     await closeNodes(live.monitor, [mirror, mirrorStorage]);
-    memoryOf(dev).health.mirror = { is: 'unknown' };
+    memoryOf(dev).closed('mirror');
   },
   openPrimary: async (bench, { dev, image, names: [formatNode = '', storageNode = `${formatNode}-file`] }) => {
     await requireToAnswer(bench, image);
@@ -116,7 +116,7 @@ const executors: Executors = {
   closePrimary: async ({ live, memoryOf }, { dev, nodes }) => {
     await cancelSync(live.monitor, diskNames(dev).flushJob);
     await closeNodes(live.monitor, nodes);
-    memoryOf(dev).health.primary = { is: 'unknown' };
+    memoryOf(dev).closed('primary');
   },
   closeOrphans: async ({ live, memoryOf }, { dev, nodes }) => {
     await cancelSync(live.monitor, diskNames(dev).syncJob);

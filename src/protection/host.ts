@@ -6,7 +6,10 @@ import { parseDomain } from '../domain/domain.ts';
 import { CdpError, errorText } from '../errors.ts';
 import { Definitions, type Definition } from './definitions/definitions.ts';
 import { followDefinition } from './definitions/follow.ts';
+import { Backends } from '../health/backends.ts';
 import { FileWatch } from '../health/file-watch.ts';
+import { Prober } from '../health/prober.ts';
+import { HangWatch } from './hangs/hang-watch.ts';
 import {
   blockJobStatus,
   blockJobType,
@@ -31,7 +34,7 @@ import type { HookAnswer } from './starts/hook-answer.ts';
 import { StartGuard } from './starts/start-guard.ts';
 import { StartWatch, type FailedStart } from './starts/start-watch.ts';
 import { LiveDomain } from './live-domain.ts';
-import type { EventName, ProtectionEvent } from './model.ts';
+import type { EventName, ProtectionEvent, Side } from './model.ts';
 import { Protector, type Shared } from './protector.ts';
 import { settleRestore } from './saved-domain.ts';
 import { sinceStart, type DiskRecord, type DomainRecord, type DomainRecordSchema } from './record.ts';
@@ -49,11 +52,16 @@ export interface HostParts {
   seen: (ref: DomainRef) => void;
   /** Libvirt could not start this domain. */
   startFailed: (protector: Protector, start: FailedStart) => Promise<void>;
+  /** A guest waits for a copy that QEMU can't let go of, and the other copy answers. */
+  helpless: (protector: Protector, dev: string, side: Side) => Promise<void>;
   afterStep: (step: Step) => void;
 }
 
 /** What a hook holds up is waited for: a call that is given up keeps libvirt's worker busy all the same. */
 const heldUpMs = 24 * 60 * 60_000;
+
+/** A server, device or file system is asked so often at least whether it answers. */
+const mostBetweenProbesMs = 5_000;
 
 /** How long a request waits for a libvirt that is not connected. */
 const reachMs = 5_000;
@@ -81,12 +89,14 @@ export class Host {
   readonly #looks = new Map<string, Promise<void>>();
   readonly #starts: StartWatch;
   readonly #guard: StartGuard;
+  readonly #backends: Backends;
+  readonly #hangs: HangWatch;
   readonly #files = new FileWatch((uuid) => this.#protectors.get(uuid)?.suspectFiles());
   #claiming: Promise<unknown> = Promise.resolve();
   /** How many disks were protected when a record was last changed. */
   #claims = 0;
 
-  constructor({ session, store, events, log, config, shown, seen, startFailed, afterStep }: HostParts) {
+  constructor({ session, store, events, log, config, shown, seen, startFailed, helpless, afterStep }: HostParts) {
     this.session = session;
     this.events = events;
     this.config = config;
@@ -112,6 +122,21 @@ export class Host {
       records: () => this.protectors().map(({ record }) => record),
       lookUpDeadlineMs: () => config().mirror.timeoutMs,
     });
+    const patienceMs = (): number => config().mirror.timeoutMs;
+    const prober = new Prober(patienceMs, this.opener);
+    this.#backends = new Backends({
+      prober,
+      intervalMs: () => Math.min(mostBetweenProbesMs, patienceMs()),
+      suspected: (uuid) => this.#hangs.suspect(uuid),
+    });
+    this.#hangs = new HangWatch({
+      protectors: () => this.protectors(),
+      prober,
+      backends: this.#backends,
+      log,
+      patienceMs,
+      helpless,
+    });
     this.#shared = {
       store,
       events,
@@ -123,6 +148,7 @@ export class Host {
       recordChanged: () => this.#recordChanged(),
       shown,
       watchFiles: (uuid, paths) => this.#watchFiles(uuid, paths),
+      watchCopies: (uuid, images) => this.#backends.watch(uuid, images),
       undeclare: (uuid, dev) => this.definitions.undeclare(uuid, dev),
     };
   }
@@ -136,7 +162,10 @@ export class Host {
     const { events } = this.session;
     await events.onLifecycle(({ domain, event, detail }) => this.#onLifecycle(domain, event, detail));
     await events.onQemuMonitorEvent(({ domain, event, seconds, micros, details }) => {
-      if (event === 'RESUME') this.#starts.settle(domain.uuid);
+      if (event === 'RESUME') {
+        this.#starts.settle(domain.uuid);
+        this.#hangs.suspect(domain.uuid);
+      }
       this.#protectors
         .get(domain.uuid)
         ?.live?.deliver({ event, timeMs: seconds * 1000 + micros / 1000, data: eventData(details) });
@@ -267,6 +296,8 @@ export class Host {
 
   async close(): Promise<void> {
     this.#starts.close();
+    this.#hangs.close();
+    this.#backends.close();
     await Promise.all([...this.#protectors.values()].map((protector) => protector.close()));
     await this.#files.close();
     await this.#guard.close();
@@ -379,7 +410,10 @@ export class Host {
     const start = await lastStart(this.config().store, ref.uuid);
     // Nothing may come in between: an event and a look at all domains may both have found it.
     if (protector.live?.ref.id === ref.id) protector.forgetXml();
-    else await protector.attach(new LiveDomain(this.session, ref), { start, booted });
+    else {
+      const live: LiveDomain = new LiveDomain(this.session, ref, () => protector.monitorSilent(live));
+      await protector.attach(live, { start, booted });
+    }
   }
 
   /** A definition that could not be followed does not keep the domain from being protected by its record. */

@@ -9,11 +9,9 @@ import type { LibvirtSession } from '../libvirt/session.ts';
 import type { DomainRef } from '../libvirt/types.ts';
 import { Monitor, type QmpEvent } from '../qmp/monitor.ts';
 import type { DiskStatus } from './model.ts';
+import { MonitorGate } from './monitor-gate.ts';
 
 const bootId = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
-
-/** A QMP command that libvirt has not answered by then is given up; QEMU may be hanging on a storage. */
-const qmpDeadlineMs = 20_000;
 
 /** The persistent XML is behind the record in authority: the guest does not wait longer for it. */
 const defineDeadlineMs = 3_000;
@@ -25,17 +23,23 @@ export class LiveDomain {
   /** Which QEMU this is: libvirt numbers its domains anew after each boot of the host. */
   readonly instance: string;
   readonly #client: LibvirtClient;
+  readonly #gate: MonitorGate;
   readonly #listeners = new Set<(event: QmpEvent) => void>();
   #statusShown = false;
   #disks: Promise<DomainDisk[]> | null = null;
   #persistentDisks: Promise<DomainDisk[]> | null = null;
 
-  constructor(session: LibvirtSession, ref: DomainRef) {
+  /** `silenceChanged`: QEMU's monitor does not answer, or answers again. */
+  constructor(session: LibvirtSession, ref: DomainRef, silenceChanged: () => void) {
     this.ref = ref;
     this.instance = `${bootId}/${ref.id}`;
     this.#client = session.client;
+    this.#gate = new MonitorGate(
+      (request, deadlineMs) => this.#client.qemuMonitorCommand(ref, request, deadlineMs),
+      silenceChanged,
+    );
     this.monitor = new Monitor({
-      send: (request) => this.#client.qemuMonitorCommand(ref, request, qmpDeadlineMs),
+      send: (request) => this.#gate.send(request),
       onEvent: (listener) => {
         this.#listeners.add(listener);
         return () => this.#listeners.delete(listener);
@@ -71,6 +75,11 @@ export class LiveDomain {
 
   forgetPersistentDisks(): void {
     this.#persistentDisks = null;
+  }
+
+  /** Since when QEMU's monitor has not answered: ISO time; null if it does. */
+  get silentSince(): string | null {
+    return this.#gate.silentSince;
   }
 
   /** libvirt's reason for a pause; see pausedReason. */

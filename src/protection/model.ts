@@ -111,6 +111,7 @@ export const eventNames = [
   'start-refused',
   'protect-refused',
   'record-not-durable',
+  'hang',
   'rebuild-failed',
   'step-failed',
   'renamed',

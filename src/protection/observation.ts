@@ -48,6 +48,9 @@ export interface DiskObservation {
   noSpace: boolean;
   health: Record<Side, Health>;
   primaryGone: GoneFile | null;
+  hang: Hang | null;
+  /** Copies in use whose storage does not answer, and of which QEMU has not said that they failed: whatever waits for them might wait for ever. */
+  silent: Side[];
   /** How the domain last stopped with both copies current, if the guest may not have written since. */
   atStop: AtStop | null;
   /** Why libvirt's copy job of a rebuild ended without success; null if it did not. */
@@ -70,6 +73,14 @@ export interface GoneFile {
   deleted: boolean;
   /** As a sentence. */
   why: string;
+}
+
+/** The guest's requests to a disk don't end. */
+export interface Hang {
+  /** The copy that does not answer; null: what they wait for is not known. */
+  side: Side | 'both' | null;
+  /** ISO time. */
+  since: string;
 }
 
 /** What is known of a copy since it was last put into use; `failed` says how. */

@@ -7,6 +7,7 @@ import type { Monitor } from '../qmp/monitor.ts';
 import { namesOther } from './definitions/compare.ts';
 import type { DiskMemory } from './disk-memory.ts';
 import type { DomainMemory } from './domain-memory.ts';
+import { copiesInUse } from './hangs/copies-in-use.ts';
 import type { LiveDomain } from './live-domain.ts';
 import type { DiskObservation, Observation, RunView } from './observation.ts';
 import type { DomainRecord } from './record.ts';
@@ -60,6 +61,10 @@ export async function observe(
         noSpace: memory.noSpace,
         health: memory.health,
         primaryGone: memory.primaryGone,
+        hang: memory.hang,
+        silent: copiesInUse({ graph, record: disk, liveImage: liveDisk?.image ?? null }).filter((side) =>
+          memory.isSilent(side),
+        ),
         atStop: memory.atStop,
         copyFailed: memory.copyFailed,
         mayRetry: memory.retryInMs === 0,

@@ -1,6 +1,7 @@
 import { errorText } from '../errors.ts';
 import type { Log } from '../log.ts';
 import type { QmpEvent } from '../qmp/monitor.ts';
+import type { Image } from '../domain/image.ts';
 import type { EventLog } from '../store/event-log.ts';
 import type { RecordStore } from '../store/record-store.ts';
 import { fingerprint } from '../storage/fingerprint.ts';
@@ -10,6 +11,8 @@ import type { Note } from './definitions/compare.ts';
 import type { DiskMemory } from './disk-memory.ts';
 import { DomainMemory } from './domain-memory.ts';
 import { execute, StepFailed, type Workbench } from './execute.ts';
+import { imagesInUse } from './hangs/copies-in-use.ts';
+import { hungLook } from './hangs/hang-state.ts';
 import type { LiveDomain } from './live-domain.ts';
 import type { DiskStatus, DomainStatus, EventName, Guarantee, ProtectionEvent } from './model.ts';
 import type { Observation } from './observation.ts';
@@ -30,6 +33,7 @@ import {
   diskStatus,
   domainStatus,
   goneRemark,
+  isWorseThanShown,
   recordedStatus,
   stateOf,
   unseenStatus,
@@ -52,6 +56,8 @@ export interface Shared {
   shown: (protector: Protector) => void;
   /** These files of a domain are to be watched, instead of those before. */
   watchFiles: (uuid: string, paths: string[]) => void;
+  /** These images of a domain are open in its QEMU, instead of those before. */
+  watchCopies: (uuid: string, images: Image[]) => void;
   /** Called after each step; tests end the agent here. */
   afterStep: (step: Step) => void;
   /** A disk is no longer protected: puts its former error policies back and takes the declaration away. */
@@ -176,6 +182,7 @@ export class Protector {
     this.#last = null;
     this.#inSight = false;
     this.#shared.watchFiles(this.record.uuid, []);
+    this.#shared.watchCopies(this.record.uuid, []);
     clearTimeout(this.#timer);
     void this.#enqueue(async () => {
       const stoppedAt = new Date(stoppedAtMs).toISOString();
@@ -192,6 +199,13 @@ export class Protector {
   /** Until the next look nobody knows what has happened to the domain since the last one. */
   loseSight(): void {
     this.#inSight = false;
+  }
+
+  /** QEMU's monitor does not answer, or answers again: only then can the domain be looked at. */
+  monitorSilent(live: LiveDomain): void {
+    if (this.#live !== live) return;
+    if (live.silentSince === null) this.wake();
+    else this.note('hang', null, { why: `QEMU has not answered its monitor since ${live.silentSince}` });
   }
 
   /** Asks for a look at the domain, now or after what is under way. */
@@ -272,7 +286,9 @@ export class Protector {
   /** `blind`: why nobody can look at the domain now; what was seen before is then no news. */
   status(blind: string | null = null): DomainStatus {
     const running = this.#live !== null;
-    const unseen = blind ?? (this.#inSight || this.#last !== null ? null : 'it was not looked at yet');
+    const silentSince = this.#live?.silentSince ?? null;
+    const silence = silentSince === null ? null : `QEMU has not answered its monitor since ${silentSince}`;
+    const unseen = blind ?? silence ?? (this.#inSight || this.#last !== null ? null : 'it was not looked at yet');
     const disks = this.record.disks.map((record) => {
       const seen = this.#last?.disks.find((disk) => disk.record.dev === record.dev);
       const memory = this.memoryOf(record.dev);
@@ -335,6 +351,8 @@ export class Protector {
   }
 
   async #lookAndAct(live: LiveDomain): Promise<void> {
+    const hung = hungLook(this.#last, (dev) => this.memoryOf(dev).hang);
+    if (hung !== null) return this.#showObserved(live, hung);
     for (let look = 1; look <= maxLooks; look++) {
       const observation = await this.#observe(live);
       if (this.#live !== live) return;
@@ -343,6 +361,9 @@ export class Protector {
       // On the park QEMU opens a primary's file anew, by its path.
       if (steps.some(({ step }) => step === 'park'))
         steps = plan((this.#last = await this.#lookAtFiles(live, observation, { patient: false })));
+      // What follows may take long; a state that is no longer true is not shown meanwhile.
+      else if (isWorseThanShown(observation, (dev) => this.memoryOf(dev).trouble))
+        await this.#showObserved(live, observation);
       if (steps.length === 0) {
         await this.#showObserved(live, observation);
         return;
@@ -363,6 +384,7 @@ export class Protector {
     const observation = await observe(live, this.record, this.#memory);
     const { disks } = observation;
     this.#shared.watchFiles(this.record.uuid, disks.flatMap(primaryFiles));
+    this.#shared.watchCopies(this.record.uuid, disks.flatMap(imagesInUse));
     if (this.#files.dueInMs > 0 || observation.run !== 'running') return observation;
     return this.#lookAtFiles(live, observation, { patient: true });
   }

@@ -1,5 +1,6 @@
 import { imageName, sameStorage } from '../storage/image.ts';
 import { damageOf } from './planner/damage.ts';
+import { hungState, silenceRemark } from './hangs/hang-state.ts';
 import type { DiskMemory } from './disk-memory.ts';
 import {
   diskStates,
@@ -25,6 +26,7 @@ export interface StateView {
 export function stateOf(o: Observation, disk: DiskObservation, trouble: string | null): StateView {
   const { graph, record, liveImage } = disk;
   if (graph === null) return { state: 'waiting', reason: 'the disk is not in the running domain' };
+  if (o.run === 'running' && disk.hang !== null) return hungState(o.record.name, disk, disk.hang);
   if (graph.layout === 'parked') return parkedState(o, record, trouble);
   if (graph.layout === 'pair') {
     switch (damageOf(disk)) {
@@ -40,7 +42,7 @@ export function stateOf(o: Observation, disk: DiskObservation, trouble: string |
         return { state: 'waiting', reason: "the primary's storage is full: make room, then virsh resume" };
       case 'none':
         return record.primary.current && record.mirror.current
-          ? { state: 'protected', reason: null }
+          ? { state: 'protected', reason: silenceRemark(disk) }
           : { state: 'syncing', reason: null };
       case 'primary':
       case 'mirror':
@@ -84,6 +86,17 @@ export function stateOf(o: Observation, disk: DiskObservation, trouble: string |
   if (disk.primaryGone === null) return view;
   const advice = `${disk.primaryGone.why}, and there is no current mirror to move to. Don't stop the guest: put the file back, or copy its data out from inside`;
   return { ...view, reason: view.reason === null ? advice : `${advice}; ${view.reason}` };
+}
+
+/** A guest that runs has a disk whose state is worse than the one that is shown. */
+export function isWorseThanShown(o: Observation, troubleOf: (dev: string) => string | null): boolean {
+  return (
+    o.run === 'running' &&
+    o.disks.some((disk) => {
+      const { state } = stateOf(o, disk, troubleOf(disk.record.dev));
+      return state !== disk.record.state && worst([state, disk.record.state]) === state;
+    })
+  );
 }
 
 function onPrimaryAlone(disk: DiskObservation, trouble: string | null): StateView {

@@ -47,6 +47,14 @@ export interface QmpCommands {
   'qom-get': Call<{ path: string; property: string }>;
   'object-add': Call<{ 'qom-type': 'secret'; id: string } & Record<string, string>>;
   'object-del': Call<{ id: string }>;
+  /** Fails a node's requests at once and for good, and waits for nothing. */
+  yank: Call<{ instances: YankInstance[] }>;
+  'query-yank': Call<NoArguments, YankInstance[]>;
+  /** The virtio devices. These three are marked unstable; they exist since QEMU 7.2. */
+  'x-query-virtio': Call<NoArguments, { name: string; path: string }[]>;
+  'x-query-virtio-status': Call<{ path: string }, { 'num-vqs': number }>;
+  /** `inuse`: requests that the device has taken and not given back; `used-idx` counts those that it has. */
+  'x-query-virtio-queue-status': Call<{ path: string; queue: number }, { inuse: number; 'used-idx': number }>;
   'qom-set': Call<{ path: string; property: 'drive'; value: string }>;
   'human-monitor-command': Call<{ 'command-line': string }, string>;
 }
@@ -88,6 +96,12 @@ export interface DirtyBitmap {
   busy: boolean;
   persistent: boolean;
   inconsistent?: boolean;
+}
+
+/** qapi/yank.json: YankInstance, of those that are block nodes. */
+export interface YankInstance {
+  type: 'block-node' | (string & {});
+  'node-name'?: string;
 }
 
 export interface BitmapName {

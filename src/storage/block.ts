@@ -7,6 +7,7 @@ export const blockKind: StorageKind<BlockSource> = {
   schemes: { host_device: (uri) => ({ kind: 'block', path: pathOfUri(uri) }) },
   name: ({ path }) => (isDevicePath(path) ? path : uriOfPath('host_device', path)),
   key: ({ path }) => pathKey(path),
+  backend: ({ path }) => `device:${path}`,
   protocol: ({ path }) => ({ driver: 'host_device', filename: path, aio: 'threads' }),
   secrets: () => ({}),
   creation: () => null,

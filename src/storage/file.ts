@@ -1,11 +1,13 @@
 import { posix } from 'node:path';
 import { pathProblem, type FileSource } from '../domain/image.ts';
+import { mountPointOf } from './mounts.ts';
 import { badUri, decoded, encodedPath, type StorageKind } from './kind.ts';
 
 export const fileKind: StorageKind<FileSource> = {
   schemes: { file: (uri) => ({ kind: 'file', path: pathOfUri(uri) }) },
   name: ({ path }) => (isDevicePath(path) ? uriOfPath('file', path) : path),
   key: ({ path }) => pathKey(path),
+  backend: ({ path }) => `mount:${mountPointOf(path)}`,
   protocol: ({ path }) => ({ driver: 'file', filename: path, aio: 'threads' }),
   secrets: () => ({}),
   creation: ({ path }) => ({ filename: path, options: [], path }),

@@ -18,6 +18,7 @@ export const iscsiKind: StorageKind<IscsiSource> = {
   schemes: { iscsi: parse },
   name: print,
   key: ({ host, port, target, lun }) => `iscsi:${canonicalHost(host)}:${port}:${target.toLowerCase()}:${lun}`,
+  backend: ({ host, port }) => `iscsi:${canonicalHost(host)}:${port}`,
   secrets: ({ login }) => (login === null ? {} : { login: { type: 'iscsi', name: login.secret } }),
   protocol: ({ host, port, target, lun, initiator, login }, access) => ({
     driver: 'iscsi',

@@ -31,6 +31,8 @@ export interface StorageKind<S extends Source> {
   key(source: S): string;
   /** The secrets without which it can't be opened, by what they are for. */
   secrets(source: S): Record<string, NeededSecret>;
+  /** What answers for it and for others too, and hangs with them all: a server, a device, a file system. */
+  backend(source: S): string;
   /** What `blockdev-add` and a json: filename want of the protocol's driver, without names and caching. */
   protocol(source: S, access: Access): ProtocolOptions;
   /** How qemu-img creates such an image; null if storage of this kind is made elsewhere. */

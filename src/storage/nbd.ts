@@ -7,10 +7,8 @@ import { badUri, canonicalHost, decoded, encodedPath, type StorageKind } from '.
 export const nbdKind: StorageKind<NbdSource> = {
   schemes: { nbd: parseTcp, 'nbd+unix': parseUnix },
   name: printUri,
-  key: ({ server, exportName }) => {
-    const where = 'socket' in server ? pathKey(server.socket) : `tcp:${canonicalHost(server.host)}:${server.port}`;
-    return `nbd:${where}:${exportName}`;
-  },
+  key: ({ server, exportName }) => `nbd:${where(server)}:${exportName}`,
+  backend: ({ server }) => `nbd:${where(server)}`,
   protocol: ({ server, exportName }) => ({
     driver: 'nbd',
     server:
@@ -79,4 +77,8 @@ function printUri({ server, exportName }: NbdSource): string {
   const host = server.host.includes(':') ? `[${server.host}]` : server.host;
   const port = server.port === nbdDefaultPort ? '' : `:${server.port}`;
   return `nbd://${host}${port}/${path}`;
+}
+
+function where(server: NbdSource['server']): string {
+  return 'socket' in server ? pathKey(server.socket) : `tcp:${canonicalHost(server.host)}:${server.port}`;
 }

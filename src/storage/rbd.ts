@@ -8,6 +8,7 @@ export const rbdKind: StorageKind<RbdSource> = {
   name: (source) => `rbd:${encodedPath(rbdPath(source))}`,
   // Two clusters are told apart by their monitors, as far as they are named; in which order does not matter.
   key: (source) => `rbd:${cluster(source)}:${rbdPath(source)}`,
+  backend: (source) => `rbd:${cluster(source)}`,
   secrets: ({ login }) => (login === null ? {} : { login: { type: 'ceph', name: login.secret } }),
   protocol: ({ pool, namespace, image, hosts, login }, access) => ({
     driver: 'rbd',

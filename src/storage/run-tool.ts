@@ -8,6 +8,8 @@ export interface ToolOutcome {
   stdout: string;
   stderr: string;
   deadlinePassed: boolean;
+  /** Kept when the process is gone: the kernel may not let go of one that was killed. */
+  ended: Promise<void>;
 }
 
 /** More than any of the tools has to say; what goes on past it is not kept. */
@@ -29,6 +31,7 @@ export function runTool(
       env: { PATH: process.env['PATH'] ?? '/usr/sbin:/usr/bin:/sbin:/bin', LC_ALL: 'C' },
       stdio: ['ignore', 'pipe', 'pipe', ...(options.thirdFd === undefined ? [] : [options.thirdFd])],
     }) as ChildProcessByStdio<null, Readable, Readable>;
+    const ended = new Promise<void>((gone) => child.once('exit', () => gone()));
     const output = { stdout: '', stderr: '' };
     for (const stream of ['stdout', 'stderr'] as const) {
       child[stream].setEncoding('utf8').on('data', (text: string) => {
@@ -41,7 +44,7 @@ export function runTool(
         child.stdout.destroy();
         child.stderr.destroy();
         child.unref();
-        resolve({ status: null, ...output, deadlinePassed: true });
+        resolve({ status: null, ...output, deadlinePassed: true, ended });
       },
       Math.max(0, options.deadlineMs),
     );
@@ -51,7 +54,7 @@ export function runTool(
     });
     child.on('close', (status) => {
       clearTimeout(timer);
-      resolve({ status, ...output, deadlinePassed: false });
+      resolve({ status, ...output, deadlinePassed: false, ended });
     });
   });
 }

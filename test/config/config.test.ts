@@ -17,7 +17,7 @@ describe('the configuration that is shipped', () => {
     const shown = parseConfig(uncommented, installed);
     assert.equal(shown.libvirt.socket, '/run/libvirt/libvirt-sock');
     assert.deepEqual({ ...shown, libvirt: null }, { ...parseConfig('', installed), libvirt: null });
-    assert.equal((uncommented.match(/^[a-z_.]+ = /gm) ?? []).length, 10);
+    assert.equal((uncommented.match(/^[a-z_.]+ = /gm) ?? []).length, 11);
   });
 });
 
@@ -39,6 +39,7 @@ describe('the configuration', () => {
       mirror: { timeoutMs: 5000 },
       hook: { deadlineMs: 1000 },
       resync: { maxBytesPerS: 0 },
+      onHang: 'wait',
       start: { afterDamage: 'mirror' },
       rebuild: { auto: false },
     } satisfies Config);
@@ -48,7 +49,8 @@ describe('the configuration', () => {
     const file = join(folder, 'full.toml');
     await writeFile(
       file,
-      `store = "/srv/cdp"
+      `on_hang = "restart"
+       store = "/srv/cdp"
        policy_dir = "/srv/policies"
        socket = "/run/x.sock"
        [libvirt]
@@ -75,6 +77,7 @@ describe('the configuration', () => {
       mirror: { timeoutMs: 2500 },
       hook: { deadlineMs: 500 },
       resync: { maxBytesPerS: 100_000_000 },
+      onHang: 'restart',
       start: { afterDamage: 'refuse' },
       rebuild: { auto: true },
     });

@@ -122,6 +122,8 @@ export function diskSeen(parts: DiskParts = {}): DiskObservation {
     primaryGone: null,
     atStop: null,
     copyFailed: null,
+    hang: null,
+    silent: [],
     mayRetry: true,
     deltaPasses: 0,
     epochs: { rotate: false, flushed: [] },

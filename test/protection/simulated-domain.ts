@@ -426,6 +426,8 @@ export class SimulatedDomain {
       primaryGone: null,
       atStop: memory.atStop,
       copyFailed: memory.copyFailed,
+      hang: null,
+      silent: [],
       mayRetry: memory.mayRetry,
       deltaPasses: memory.deltaPasses,
       epochs: this.#epochs(dev, graph, memory),

@@ -1,5 +1,6 @@
 import type { DiskObservation, Observation } from '../observation.ts';
 import { damageOf } from './damage.ts';
+import { mustNotWait } from './hang.ts';
 import { planDisk } from './plan-disk.ts';
 import type { DiskRecord, DomainRecord } from '../record.ts';
 import type { Step } from '../steps.ts';
@@ -10,6 +11,7 @@ import type { DiskStep, Surgery } from './surgery.ts';
  * more observation, so recovery needs no code of its own. An empty plan means that there is nothing to do now.
  */
 export function plan(o: Observation): Step[] {
+  if (mustNotWait(o)) return [];
   const halted = o.migrating ? o.disks.flatMap(withoutSync) : [];
   if (halted.length > 0 || o.run === 'hands-off') return halted;
   const plans = o.disks.map((disk) => planDisk(o, disk));

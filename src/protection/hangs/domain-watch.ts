@@ -1,0 +1,205 @@
+import { diskNames } from '../../graph/names.ts';
+import { yank } from '../../graph/yank.ts';
+import type { Monitor } from '../../qmp/monitor.ts';
+import type { Side } from '../model.ts';
+import type { DiskObservation } from '../observation.ts';
+import type { Protector } from '../protector.ts';
+import { copiesInUse, spareCopies } from './copies-in-use.ts';
+import type { HangWatchParts } from './hang-watch.ts';
+import { countersOf, ringsOf } from './progress.ts';
+import { judge, type Answer, type Verdict } from './verdict.ts';
+
+/** A request that takes longer gives reason to ask the storage. */
+const slowMs = 2_000;
+
+/** Of the last resort, which costs the guest a reboot: so many times the patience. */
+const lastResort = 12;
+
+const resortAgainMs = 5 * 60_000;
+
+/** Of a copy of which nobody wants anything: so many times the patience. */
+const unaskedPatience = 3;
+
+interface Seen {
+  counters: string;
+  used: string | null;
+  /** Since when the guest has waited without any request having ended. */
+  stuckSinceMs: number | null;
+  /** Since when copies in use have not answered. */
+  silentSinceMs: Partial<Record<Side, number>>;
+}
+
+/** Whether the requests of one running domain's disks get on. */
+export class DomainWatch {
+  readonly #parts: HangWatchParts;
+  readonly #protector: Protector;
+  readonly #seen = new Map<string, Seen>();
+  #resortAtMs = 0;
+
+  constructor(parts: HangWatchParts, protector: Protector) {
+    this.#parts = parts;
+    this.#protector = protector;
+  }
+
+  /** Answers whether anything may be amiss, so that the next look should be soon. */
+  async look(): Promise<boolean> {
+    const { live, observation } = this.#protector;
+    if (live === null || observation === null) return false;
+    const disks = observation.disks.filter((disk) => copiesInUse(disk).length > 0);
+    this.#hearBackends(disks);
+    await this.#see(live.monitor, disks);
+    if (disks.some((disk) => this.#stuckMs(disk) > 0) && !(await live.monitor.execute('query-status', {})).running) {
+      this.#seen.clear();
+      return false;
+    }
+    for (const disk of disks) await this.#weigh(live.monitor, disk);
+    return disks.some((disk) => this.#stuckMs(disk) > 0 || this.#silentCopies(disk).length > 0);
+  }
+
+  /** What is known of the storage is known to the planner, which starts nothing that would wait for it. */
+  #hearBackends(disks: DiskObservation[]): void {
+    for (const disk of disks) {
+      const memory = this.#protector.memoryOf(disk.record.dev);
+      let changed = false;
+      for (const side of ['primary', 'mirror'] as const) {
+        const silent = this.#silentCopies(disk).includes(side);
+        if (memory.silent[side] === silent) continue;
+        memory.silent[side] = silent;
+        if (copiesInUse(disk).includes(side)) memory.reachable[side] = !silent;
+        changed = true;
+      }
+      if (changed) this.#protector.wake();
+    }
+  }
+
+  async #see(monitor: Monitor, disks: DiskObservation[]): Promise<void> {
+    const now = Date.now();
+    const counters = await countersOf(
+      monitor,
+      disks.flatMap(({ graph }) => graph?.qdev ?? []),
+    );
+    for (const disk of disks) {
+      const { dev } = disk.record;
+      const qdev = disk.graph?.qdev ?? '';
+      const before = this.#seen.get(dev);
+      const seen: Seen = {
+        counters: counters.get(qdev) ?? '',
+        used: null,
+        stuckSinceMs: null,
+        silentSinceMs: {},
+      };
+      for (const side of this.#silentCopies(disk)) seen.silentSinceMs[side] = before?.silentSinceMs[side] ?? now;
+      if (before?.counters === seen.counters) {
+        const rings = await ringsOf(monitor, qdev);
+        seen.used = rings?.used ?? null;
+        // Where QEMU can't tell, an idle disk would look the same: then the storage has to be what shows it.
+        const waits = rings === null ? this.#silentCopies(disk).length > 0 : rings.inFlight > 0;
+        if (waits) seen.stuckSinceMs = before.used === seen.used ? (before.stuckSinceMs ?? now) : now;
+      }
+      this.#seen.set(dev, seen);
+    }
+  }
+
+  async #weigh(monitor: Monitor, disk: DiskObservation): Promise<void> {
+    const { dev } = disk.record;
+    const memory = this.#protector.memoryOf(dev);
+    if (this.#stuckMs(disk) === 0 && memory.hang !== null) {
+      memory.hang = null;
+      this.#protector.wake();
+    }
+    if (this.#stuckMs(disk) === 0) return this.#leaveSilent(monitor, disk);
+    if (this.#stuckMs(disk) < slowMs) return;
+    const answers = await this.#ask(disk);
+    await this.#see(monitor, [disk]);
+    const verdict = judge(
+      {
+        stuckMs: this.#stuckMs(disk),
+        answers,
+        spare: spareCopies(disk),
+        otherJob: disk.graph?.otherJob != null,
+      },
+      this.#parts.patienceMs(),
+    );
+    if (verdict !== null) await this.#act(monitor, disk, verdict);
+  }
+
+  /**
+   * The guest asks nothing of a copy that does not answer: it is left before somebody has to wait for it. A pause would, by whomever,
+   * and QEMU's monitor with it.
+   */
+  async #leaveSilent(monitor: Monitor, disk: DiskObservation): Promise<void> {
+    const { dev, intent } = disk.record;
+    const memory = this.#protector.memoryOf(dev);
+    const patienceMs = this.#parts.patienceMs();
+    for (const side of spareCopies(disk)) {
+      const since = this.#seen.get(dev)?.silentSinceMs[side];
+      if (since === undefined || memory.health[side].is === 'failed') continue;
+      const isAwaited = disk.graph?.syncJob != null || intent.kind !== 'protect';
+      if (Date.now() - since < (isAwaited ? patienceMs : unaskedPatience * patienceMs)) continue;
+      if (side === 'primary' && !isAwaited) continue;
+      const answers = await this.#ask(disk);
+      const other = side === 'primary' ? 'mirror' : 'primary';
+      if (answers[side] === 'answers' || answers[other] !== 'answers') continue;
+      if (!(await this.#leave(monitor, disk, side))) continue;
+      this.#protector.note('hang', dev, { side, since: new Date(since).toISOString() });
+      memory.learn(side, { is: 'failed', why: 'it does not answer', noSpace: false });
+      this.#protector.wake();
+    }
+  }
+
+  async #act(monitor: Monitor, disk: DiskObservation, { side, leave }: Verdict): Promise<void> {
+    const { dev } = disk.record;
+    const now = this.#protector.observation?.disks.find(({ record }) => record.dev === dev);
+    if (now?.graph?.layout !== disk.graph?.layout) return;
+    const memory = this.#protector.memoryOf(dev);
+    const stuckMs = this.#stuckMs(disk);
+    const since = new Date(Date.now() - stuckMs).toISOString();
+    if (memory.hang === null) this.#protector.note('hang', dev, { side, since });
+    if (memory.hang?.side !== side) memory.hang = { side, since };
+    if (leave !== null && (await this.#leave(monitor, disk, leave))) return;
+    this.#protector.wake();
+    if (side === null || leave !== side || stuckMs < lastResort * this.#parts.patienceMs()) return;
+    if (Date.now() < this.#resortAtMs) return;
+    this.#resortAtMs = Date.now() + resortAgainMs;
+    await this.#parts.helpless(this.#protector, dev, side);
+  }
+
+  /**
+   * Has QEMU fail what it asked of a copy; then the guest is paused for the error, or the job ends, and the domain's loop takes it from
+   * there. After that, the other copy is the only one.
+   */
+  async #leave(monitor: Monitor, disk: DiskObservation, side: Side): Promise<boolean> {
+    const { dev } = disk.record;
+    const { yanked } = this.#protector.memoryOf(dev);
+    if (yanked.primary || yanked.mirror) return false;
+    const { mirrorStorage } = diskNames(dev);
+    const nodes = side === 'mirror' ? [mirrorStorage] : (disk.graph?.primary?.chain ?? []);
+    if (!(await yank(monitor, nodes))) return false;
+    yanked[side] = true;
+    this.#parts.log.info('yanked', { domain: this.#protector.record.name, disk: dev, side });
+    return true;
+  }
+
+  async #ask(disk: DiskObservation): Promise<Partial<Record<Side, Answer>>> {
+    const answers: Partial<Record<Side, Answer>> = {};
+    await Promise.all(
+      copiesInUse(disk).map(async (side) => {
+        const { image } = disk.record[side];
+        const answered = await this.#parts.prober.ask(image);
+        const silence = this.#parts.backends.hasAnswered(image) ? 'silent' : 'never answered';
+        answers[side] = answered ? 'answers' : silence;
+      }),
+    );
+    return answers;
+  }
+
+  #silentCopies(disk: DiskObservation): Side[] {
+    return copiesInUse(disk).filter((side) => this.#parts.backends.isSilent(disk.record[side].image));
+  }
+
+  /** 0 if requests end, or none is under way. */
+  #stuckMs({ record: { dev } }: DiskObservation): number {
+    const since = this.#seen.get(dev)?.stuckSinceMs ?? null;
+    return since === null ? 0 : Math.max(1, Date.now() - since);
+  }
+}

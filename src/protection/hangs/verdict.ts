@@ -1,0 +1,47 @@
+import type { Side } from '../model.ts';
+
+/** What a copy's storage says when it is asked by somebody else than QEMU. */
+export type Answer =
+  | 'answers'
+  /** It did before, since it is in use. */
+  | 'silent'
+  /** It may be a server that takes one client alone, QEMU. */
+  | 'never answered';
+
+/** Two facts of a disk whose requests don't end: for how long, and what its storage says. */
+export interface Evidence {
+  /** How long the guest has waited without any request having ended. */
+  stuckMs: number;
+  /** The copies that its requests go to. */
+  answers: Partial<Record<Side, Answer>>;
+  /** The copies that it can do without: both of a pair, and one that is being brought up to date. */
+  spare: Side[];
+  /** Somebody's block job, whose target may be what hangs. */
+  otherJob: boolean;
+}
+
+export interface Verdict {
+  /** What hangs; null: the storage answers, and nobody knows what it is. */
+  side: Side | 'both' | null;
+  /** The copy that the guest is to be moved off, where QEMU can. */
+  leave: Side | null;
+}
+
+/** Without a second fact it takes so many times the patience until somebody is blamed. */
+const doubt = 3;
+
+/**
+ * Whether a disk hangs, and on what. A copy that answers nobody while the guest waits is at fault. Where that is not so clear, time has to
+ * tell: a copy that is merely slow ends a request now and then. Nobody's fault is put down to the mirror, as with errors
+ * (docs/decisions/ambiguous-errors.md). A copy is never left for one that does not answer.
+ */
+export function judge({ stuckMs, answers, spare, otherJob }: Evidence, patienceMs: number): Verdict | null {
+  const sides = (['primary', 'mirror'] as const).filter((side) => answers[side] !== undefined);
+  const late = sides.filter((side) => answers[side] !== 'answers');
+  const isSure = late.length > 0 && late.every((side) => answers[side] === 'silent');
+  if (stuckMs < (isSure ? patienceMs : doubt * patienceMs)) return null;
+  const [side, other] = late;
+  if (side !== undefined && other !== undefined) return { side: 'both', leave: null };
+  if (side !== undefined) return { side, leave: spare.includes(side) ? side : null };
+  return { side: null, leave: !otherJob && spare.includes('mirror') ? 'mirror' : null };
+}

@@ -1,0 +1,61 @@
+import assert from 'node:assert/strict';
+import type { Guest } from '../lab/guest.ts';
+import type { NbdServer } from '../lab/storage.ts';
+import { assertNothingLost, endWell, goesOn } from './copies-hold.ts';
+import { events, setScene, status, waitState } from './scene.ts';
+
+describe('a copy that neither answers nor fails', function () {
+  this.timeout(150_000);
+  const scene = setScene({ config: { mirror: { timeout_ms: 1000 }, on_hang: 'restart' } });
+
+  describe('on a server', () => {
+    let guest: Guest;
+    let primary: NbdServer;
+    let mirror: NbdServer;
+
+    before(async () => {
+      primary = await scene.lab.nbd({ name: 'web-primary' });
+      mirror = await scene.lab.nbd({ name: 'web-mirror' });
+      guest = await scene.residentGuest({
+        name: 'web',
+        disks: [{ dev: 'vda', bus: 'virtio', image: { format: 'raw', nbd: primary.address } }],
+        cmdline: 'witness.rate=50',
+      });
+      await scene.agent.mustCdp('protect', 'web', '--disk', 'vda', '--mirror', mirror.uri);
+      await goesOn(guest);
+    });
+
+    it('is left if it is the mirror, and brought up to date when the server goes on', async () => {
+      const { agent } = scene;
+      mirror.hang();
+      const exposed = await waitState(agent, 'web', 'exposed');
+      assert.deepEqual([exposed.runningOn, exposed.mirror.current], ['primary', false]);
+      await goesOn(guest);
+      await assertNothingLost(guest, [primary.file]);
+      const [told] = await events(agent, 'web', 'hang');
+      assert.equal(told?.detail['side'], 'mirror');
+
+      mirror.unhang();
+      await waitState(agent, 'web', 'protected');
+      await goesOn(guest);
+    });
+
+    it('is left if it is the primary: the guest goes on with the mirror, and moves back when the server goes on', async () => {
+      const { agent } = scene;
+      primary.hang();
+      const moved = await waitState(agent, 'web', 'failed-over');
+      assert.deepEqual([moved.primary.current, moved.mirror.current], [false, true]);
+      await goesOn(guest);
+      await assertNothingLost(guest, [mirror.file]);
+      assert.equal((await events(agent, 'web', 'hang')).at(-1)?.detail['side'], 'primary');
+
+      primary.unhang();
+      await agent.mustCdp('rebuild', 'web', '--to', 'original');
+      await waitState(agent, 'web', 'protected');
+      await goesOn(guest);
+      assert.equal(guest.witness.boots, 1);
+      await endWell(guest, [primary.file, mirror.file]);
+      assert.equal((await status(agent, 'web')).disks[0]?.primary.current, true);
+    });
+  });
+});

@@ -1,0 +1,79 @@
+import assert from 'node:assert/strict';
+import { judge, type Evidence, type Verdict } from '../../../src/protection/hangs/verdict.ts';
+
+const patienceMs = 5_000;
+
+describe('a disk whose requests do not end', () => {
+  const pair: Omit<Evidence, 'stuckMs'> = {
+    answers: { primary: 'answers', mirror: 'answers' },
+    spare: ['primary', 'mirror'],
+    otherJob: false,
+  };
+  const both = { primary: 'silent', mirror: 'silent' } as const;
+
+  const cases: [what: string, evidence: Evidence, verdict: Verdict | null][] = [
+    ['is not judged while it may be slow', { ...pair, answers: { ...both, primary: 'answers' }, stuckMs: 4_999 }, null],
+    [
+      'hangs on the mirror that does not answer, and is moved off it',
+      { ...pair, answers: { ...both, primary: 'answers' }, stuckMs: 5_000 },
+      { side: 'mirror', leave: 'mirror' },
+    ],
+    [
+      'hangs on the primary that does not answer, and is moved off it',
+      { ...pair, answers: { ...both, mirror: 'answers' }, stuckMs: 5_000 },
+      { side: 'primary', leave: 'primary' },
+    ],
+    [
+      'is left where it is when neither copy answers',
+      { ...pair, answers: both, stuckMs: 500_000 },
+      { side: 'both', leave: null },
+    ],
+    [
+      'waits longer for a copy that never answered anybody but QEMU',
+      { ...pair, answers: { primary: 'answers', mirror: 'never answered' }, stuckMs: 14_999 },
+      null,
+    ],
+    [
+      'but not for ever',
+      { ...pair, answers: { primary: 'answers', mirror: 'never answered' }, stuckMs: 15_000 },
+      { side: 'mirror', leave: 'mirror' },
+    ],
+    ['is not judged soon when both copies answer', { ...pair, stuckMs: 14_999 }, null],
+    [
+      'is moved off the mirror when both answer and it takes long',
+      { ...pair, stuckMs: 15_000 },
+      { side: null, leave: 'mirror' },
+    ],
+    [
+      "is left where it is when a stranger's job may be what hangs",
+      { ...pair, otherJob: true, stuckMs: 15_000 },
+      { side: null, leave: null },
+    ],
+    [
+      'hangs on its only copy, and has nowhere to go',
+      { answers: { primary: 'silent' }, spare: [], otherJob: false, stuckMs: 5_000 },
+      { side: 'primary', leave: null },
+    ],
+    [
+      'is not moved off the current copy while the other is brought up to date',
+      { ...pair, spare: ['mirror'], answers: { ...both, mirror: 'answers' }, stuckMs: 5_000 },
+      { side: 'primary', leave: null },
+    ],
+    [
+      'is moved off a copy that is brought up to date',
+      { ...pair, spare: ['mirror'], answers: { ...both, primary: 'answers' }, stuckMs: 5_000 },
+      { side: 'mirror', leave: 'mirror' },
+    ],
+  ];
+  for (const [what, evidence, verdict] of cases) it(what, () => assert.deepEqual(judge(evidence, patienceMs), verdict));
+
+  it('is never moved off one copy while the other does not answer', () => {
+    for (const primary of ['answers', 'silent', 'never answered'] as const)
+      for (const mirror of ['answers', 'silent', 'never answered'] as const)
+        for (const stuckMs of [0, 5_000, 15_000, 3_600_000]) {
+          const answers = { primary, mirror };
+          const leave = judge({ ...pair, answers, stuckMs }, patienceMs)?.leave ?? null;
+          if (leave !== null) assert.equal(answers[leave === 'primary' ? 'mirror' : 'primary'], 'answers');
+        }
+  });
+});
