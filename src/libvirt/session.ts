@@ -78,6 +78,10 @@ export class LibvirtSession {
     return this.#state;
   }
 
+  get socketPath(): string {
+    return this.#options.socketPath;
+  }
+
   /** Calls past their deadline that the daemon still works on; each holds one of its worker threads. */
   get overdueCalls(): number {
     return this.#pool.overdue;

@@ -8,17 +8,13 @@ import {
   closeNodes,
   compose,
   markSurgery,
-  openNodes,
   pauseCleanly,
   resume,
   setRoot,
   unmarkSurgery,
 } from '../graph/surgery.ts';
-import { QmpError } from '../qmp/errors.ts';
-import { blockdevLayers } from '../storage/blockdev.ts';
 import { imageName } from '../storage/image.ts';
 import { fingerprint } from '../storage/fingerprint.ts';
-import { withSecrets } from '../graph/secrets.ts';
 import { putStandIn, removeStandIn } from '../health/stand-in.ts';
 import type { ImageOpener } from '../storage/opener.ts';
 import { requireMirrorSize } from '../storage/mirror-size.ts';
@@ -37,6 +33,7 @@ import {
 } from '../sync/jobs.ts';
 import type { DiskMemory } from './disk-memory.ts';
 import type { LiveDomain } from './live-domain.ts';
+import { openImage } from './open-image.ts';
 import type { EventName, Side } from './model.ts';
 import type { DomainRecord } from './record.ts';
 import type { Step, StepArguments, StepName } from './steps.ts';
@@ -227,23 +224,6 @@ async function ask(bench: Workbench, dev: string, side: Side, image: Image): Pro
 async function requireToAnswer(bench: Workbench, image: Image): Promise<void> {
   const answer = await probeImage(image, lookOptions(bench));
   if (!answer.ok) throw new Error(`'${imageName(image)}' does not answer: ${answer.reason}`);
-}
-
-/** Opens an image past the page cache; a file system that has no O_DIRECT (tmpfs of older kernels) gets it otherwise. */
-async function openImage(
-  { live, opener }: Workbench,
-  image: Image,
-  names: { storageNode: string; formatNode: string; sizeBytes?: number },
-): Promise<void> {
-  const { access, secrets } = await opener.prepare(image, names.storageNode);
-  await withSecrets(live.monitor, secrets, async () => {
-    try {
-      await openNodes(live.monitor, blockdevLayers(image, access, names));
-    } catch (error) {
-      if (!(error instanceof QmpError && error.description.includes('O_DIRECT'))) throw error;
-      await openNodes(live.monitor, blockdevLayers(image, access, { ...names, direct: false }));
-    }
-  });
 }
 
 function lookOptions({ probeDeadlineMs, opener }: Workbench): LookOptions {

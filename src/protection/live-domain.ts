@@ -8,6 +8,7 @@ import type { LibvirtClient } from '../libvirt/client.ts';
 import type { LibvirtSession } from '../libvirt/session.ts';
 import type { DomainRef } from '../libvirt/types.ts';
 import { Monitor, type QmpEvent } from '../qmp/monitor.ts';
+import type { Recipient } from '../storage/descriptors.ts';
 import type { DiskStatus } from './model.ts';
 import { MonitorGate } from './monitor-gate.ts';
 
@@ -22,6 +23,8 @@ export class LiveDomain {
   readonly monitor: Monitor;
   /** Which QEMU this is: libvirt numbers its domains anew after each boot of the host. */
   readonly instance: string;
+  /** Whom descriptors are handed to. */
+  readonly recipient: Recipient;
   readonly #client: LibvirtClient;
   readonly #gate: MonitorGate;
   readonly #listeners = new Set<(event: QmpEvent) => void>();
@@ -33,6 +36,7 @@ export class LiveDomain {
   constructor(session: LibvirtSession, ref: DomainRef, silenceChanged: () => void) {
     this.ref = ref;
     this.instance = `${bootId}/${ref.id}`;
+    this.recipient = { libvirtSocket: session.socketPath, domainId: ref.id };
     this.#client = session.client;
     this.#gate = new MonitorGate(
       (request, deadlineMs) => this.#client.qemuMonitorCommand(ref, request, deadlineMs),

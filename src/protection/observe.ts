@@ -1,9 +1,11 @@
 import type { DomainDisk } from '../domain/domain.ts';
 import { hasStopPolicy } from '../domain/domain.ts';
+import type { Image } from '../domain/image.ts';
 import { epochStart } from '../graph/names.ts';
 import { viewGraph, type DiskGraph, type GraphView } from '../graph/view.ts';
 import { pausedReason } from '../libvirt/constants.ts';
 import type { Monitor } from '../qmp/monitor.ts';
+import { imageName } from '../storage/image.ts';
 import { namesOther } from './definitions/compare.ts';
 import type { DiskMemory } from './disk-memory.ts';
 import type { DomainMemory } from './domain-memory.ts';
@@ -44,7 +46,10 @@ export async function observe(
     record.disks.map(async (disk): Promise<DiskObservation> => {
       const { dev } = disk;
       const liveDisk = liveDisks.find((other) => other.dev === dev);
-      const graph = liveDisk?.alias == null ? null : view.disk(dev, liveDisk.alias, liveDisk.sourceIndex);
+      const graph =
+        liveDisk?.alias == null
+          ? null
+          : withPath(view.disk(dev, liveDisk.alias, liveDisk.sourceIndex), disk.primary.image);
       const defined = persistentDisks.find((other) => other.dev === dev);
       const memory = domainMemory.of(dev);
       return {
@@ -84,6 +89,13 @@ export async function observe(
     record,
     disks,
   };
+}
+
+/** QEMU knows no path of what it was handed open: the primary, where it was opened again for a return to it. */
+function withPath(graph: DiskGraph | null, image: Image): DiskGraph | null {
+  if (graph?.primary == null) return graph;
+  const images = graph.primary.images.map((name) => (name.startsWith('/dev/fdset/') ? imageName(image) : name));
+  return { ...graph, primary: { ...graph.primary, images } };
 }
 
 /** No surgery ends so: the disk was unplugged, and may have been plugged in again, before anybody looked. */

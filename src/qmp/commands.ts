@@ -16,6 +16,8 @@ export interface QmpCommands {
   'query-blockstats': Call<{ 'query-nodes'?: true }, BlockStats[]>;
   'blockdev-add': Call<BlockdevOptions>;
   'blockdev-del': Call<{ 'node-name': string }>;
+  'remove-fd': Call<{ 'fdset-id': number }>;
+  closefd: Call<{ fdname: string }>;
   'block-dirty-bitmap-add': Call<{ node: string; name: string; granularity: number; persistent?: boolean }>;
   'block-dirty-bitmap-remove': Call<BitmapName>;
   'block-dirty-bitmap-merge': Call<{ node: string; target: string; bitmaps: BitmapName[] }>;

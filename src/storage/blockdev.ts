@@ -24,6 +24,8 @@ export interface LayerNames {
   /** Show only the first so many bytes, a multiple of 512, of a larger image. */
   sizeBytes?: number;
   readOnly?: boolean;
+  /** The name of what QEMU was handed to open the image by, instead of a path. */
+  descriptor?: string;
   /** False where the file system refuses O_DIRECT, as tmpfs before Linux 6.6; measureImage tells. */
   direct?: boolean;
 }
@@ -55,12 +57,27 @@ export function blockdevLayers(image: Image, access: Access, names: LayerNames):
     file,
     ...(sizeBytes !== undefined && { size: sizeBytes }),
   });
-  const storage: BlockdevOptions = { ...kindOf(image.source).protocol(image.source, access), ...options(storageNode) };
+  const protocol = through(kindOf(image.source).protocol(image.source, access), names.descriptor);
+  const storage: BlockdevOptions = { ...protocol, ...options(storageNode) };
   if (image.format === 'raw') return [storage, raw(storageNode)];
   // The qcow2 driver can't show a part of an image; a raw layer on top can.
   const qcow2Node = sizeBytes === undefined ? formatNode : `${formatNode}-qcow2`;
   const qcow2: BlockdevOptions = { driver: 'qcow2', ...options(qcow2Node), file: storageNode, backing: null };
   return sizeBytes === undefined ? [storage, qcow2] : [storage, qcow2, raw(qcow2Node)];
+}
+
+function through(protocol: ProtocolOptions, descriptor: string | undefined): ProtocolOptions {
+  if (descriptor === undefined) return protocol;
+  switch (protocol.driver) {
+    case 'file':
+    case 'host_device':
+      return { ...protocol, filename: descriptor };
+    case 'nbd':
+      return { ...protocol, server: { type: 'fd', str: descriptor } };
+    case 'iscsi':
+    case 'rbd':
+      return protocol;
+  }
 }
 
 /**

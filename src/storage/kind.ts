@@ -53,7 +53,11 @@ export type ProtocolOptions =
   | { driver: 'file' | 'host_device'; filename: string; aio: 'threads' }
   | {
       driver: 'nbd';
-      server: { type: 'inet'; host: string; port: string } | { type: 'unix'; path: string };
+      server:
+        | { type: 'inet'; host: string; port: string }
+        | { type: 'unix'; path: string }
+        /** A connected socket by the name that QEMU's monitor knows it by. */
+        | { type: 'fd'; str: string };
       export: string;
       'reconnect-delay': number;
     }

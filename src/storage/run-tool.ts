@@ -1,4 +1,5 @@
 import { spawn, type ChildProcessByStdio } from 'node:child_process';
+import type { Socket } from 'node:net';
 import type { Readable } from 'node:stream';
 import { CdpError } from '../errors.ts';
 
@@ -23,7 +24,7 @@ const maxOutputBytes = 1024 * 1024;
 export function runTool(
   program: string,
   args: string[],
-  options: { deadlineMs: number; thirdFd?: number },
+  options: { deadlineMs: number; thirdFd?: number | Socket },
 ): Promise<ToolOutcome> {
   return new Promise((resolve, reject) => {
     const child = spawn(program, args, {

@@ -8,6 +8,7 @@ import { imageName } from '../../src/storage/image.ts';
 import type { Agent, AgentOptions } from '../lab/agent.ts';
 import type { Guest } from '../lab/guest.ts';
 import { Lab, type LabDomain } from '../lab/lab.ts';
+import type { QemuAs } from '../lab/libvirtd.ts';
 import { waitFor } from '../lab/wait.ts';
 
 /** One laboratory with an agent for all tests of a file. Its guests end with the test that made them. */
@@ -24,7 +25,7 @@ export interface Scene {
 export const patienceMs = 60_000;
 
 /** To be called in a `describe`: sets the scene before its tests, and tells all about it when one fails. */
-export function setScene(agentOptions: AgentOptions = {}): Scene {
+export function setScene(agentOptions: AgentOptions = {}, labOptions: { qemuAs?: QemuAs } = {}): Scene {
   let lab: Lab | undefined;
   let agent: Agent | undefined;
   const residents: Guest[] = [];
@@ -54,7 +55,7 @@ export function setScene(agentOptions: AgentOptions = {}): Scene {
 
   before(async function () {
     this.timeout(patienceMs);
-    lab = await Lab.start();
+    lab = await Lab.start(labOptions);
     agent = await lab.agent(agentOptions);
     await waitForLibvirt(agent);
   });

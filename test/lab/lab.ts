@@ -1,10 +1,10 @@
-import { closeSync, constants, mkdirSync, openSync, writeFileSync } from 'node:fs';
+import { closeSync, constants, copyFileSync, mkdirSync, openSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Agent, type AgentOptions } from './agent.ts';
 import { type DomainDisk, type DomainOptions, domainXml, type ImageSource } from './domain-xml.ts';
 import { Guest } from './guest.ts';
 import { type GuestKernel, guestKernel } from './initramfs.ts';
-import { Libvirtd } from './libvirtd.ts';
+import { Libvirtd, type QemuAs } from './libvirtd.ts';
 import { createImage, type NbdOptions, NbdServer } from './storage.ts';
 
 export interface LabDomain extends Omit<DomainOptions, 'serialPath'> {
@@ -40,10 +40,11 @@ export class Lab {
     for (const folder of ['images', 'serial', 'nbd']) mkdirSync(join(this.root, folder));
   }
 
-  static async start(): Promise<Lab> {
+  static async start({ qemuAs = 'root' }: { qemuAs?: QemuAs } = {}): Promise<Lab> {
     if (process.getuid?.() !== 0) throw new Error('the laboratory needs root');
     const kernel = await guestKernel();
-    return new Lab(await Libvirtd.start(), kernel);
+    const libvirtd = await Libvirtd.start({ qemuAs });
+    return new Lab(libvirtd, qemuAs === 'root' ? kernel : copyKernel(kernel, libvirtd.root));
   }
 
   /** The scratch folder, removed at the end. */
@@ -118,6 +119,14 @@ export class Lab {
       await this.libvirtd.close();
     }
   }
+}
+
+/** libvirt gives the files that a guest boots from to QEMU's user, too. */
+function copyKernel(kernel: GuestKernel, folder: string): GuestKernel {
+  const copy = { kernel: join(folder, 'kernel'), initrd: join(folder, 'initrd') };
+  copyFileSync(kernel.kernel, copy.kernel);
+  copyFileSync(kernel.initrd, copy.initrd);
+  return copy;
 }
 
 /** `none`, except where the file system refuses O_DIRECT, as tmpfs did before Linux 6.6. */

@@ -1,5 +1,15 @@
 import { randomUUID } from 'node:crypto';
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { isListening } from './listening.ts';
@@ -17,14 +27,25 @@ const folders = {
 };
 
 /** No systemd, no security modules, no virtlogd: facts from libvirt's qemu.conf, tried in the design's lab page. */
-const qemuConf = `security_driver = "none"
-user = "root"
-group = "root"
+const qemuConf = (qemuAs: QemuAs): string => `security_driver = "none"
 cgroup_controllers = []
+stdio_handler = "file"
+${qemuUsers[qemuAs]}`;
+
+/** `distribution`: as packages set it, a user of its own, who sees a /dev of its own and the files that libvirt gives it. */
+export type QemuAs = 'root' | 'distribution';
+
+const qemuUsers: Record<QemuAs, string> = {
+  root: `user = "root"
+group = "root"
 namespaces = []
 remember_owner = 0
-stdio_handler = "file"
-`;
+`,
+  distribution: `user = "libvirt-qemu"
+group = "libvirt-qemu"
+namespaces = [ "mount" ]
+`,
+};
 
 const libvirtdConf = (hostUuid: string): string => `host_uuid = "${hostUuid}"
 auth_unix_ro = "none"
@@ -51,11 +72,12 @@ export class Libvirtd {
     this.namespace = namespace;
   }
 
-  static async start(): Promise<Libvirtd> {
+  static async start({ qemuAs = 'root' }: { qemuAs?: QemuAs } = {}): Promise<Libvirtd> {
     const root = mkdtempSync(join(tmpdir(), 'virt-cdp-lab-'));
+    if (qemuAs !== 'root') chmodSync(root, 0o711);
     for (const folder of Object.values(folders)) mkdirSync(join(root, folder));
     mkdirSync(join(root, 'etc/hooks'));
-    writeFileSync(join(root, 'etc/qemu.conf'), qemuConf);
+    writeFileSync(join(root, 'etc/qemu.conf'), qemuConf(qemuAs));
     writeFileSync(join(root, 'etc/libvirtd.conf'), libvirtdConf(randomUUID()));
     if (existsSync(capabilities)) cpSync(capabilities, join(root, 'cache/qemu/capabilities'), { recursive: true });
 

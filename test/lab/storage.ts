@@ -1,5 +1,5 @@
-import { rmSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { basename, join } from 'node:path';
 import type { NbdAddress } from './domain-xml.ts';
 import { freePort, isListening } from './listening.ts';
 import type { MountNamespace } from './mount-namespace.ts';
@@ -163,5 +163,38 @@ export class NbdServer {
     await this.kill();
     this.heal();
     if ('socket' in this.address) rmSync(this.address.socket, { force: true });
+  }
+}
+
+/** A block device of this host over a file. It ends with whoever uses it, even if nobody closes it. */
+export class LoopDevice {
+  readonly path: string;
+  readonly #holder: Daemon;
+
+  private constructor(path: string, holder: Daemon) {
+    this.path = path;
+    this.#holder = holder;
+  }
+
+  static async over(file: string, scratch: string): Promise<LoopDevice> {
+    const logPath = join(scratch, `${basename(file)}.loop.log`);
+    // Detached while it is in use, it goes when the last user does (losetup(8), --detach).
+    const hold =
+      'path=$(losetup --find --show "$1") && exec 3<"$path" && losetup --detach "$path" && echo "$path" && exec sleep infinity';
+    const holder = new Daemon('sh', ['-c', hold, 'sh', file], { logPath });
+    const path = await waitFor(
+      `a loop device over ${file}`,
+      () => {
+        if (!holder.running) throw new Error(`no loop device\n${holder.logTail()}`);
+        return Promise.resolve(/^\/dev\/loop\d+$/m.exec(readFileSync(logPath, 'utf8'))?.[0]);
+      },
+      10_000,
+      () => holder.logTail(),
+    );
+    return new LoopDevice(path, holder);
+  }
+
+  async close(): Promise<void> {
+    await this.#holder.end('SIGKILL');
   }
 }

@@ -46,6 +46,18 @@ describe('blockdevLayers', () => {
     });
   }
 
+  it('goes by a descriptor where QEMU was handed one', () => {
+    const first = (uri: string): unknown => {
+      const [storage] = blockdevLayers(parseImageUri(uri), access, { ...names, descriptor: 'handed' });
+      return storage !== undefined && 'filename' in storage
+        ? storage.filename
+        : (storage as { server?: unknown }).server;
+    };
+    assert.equal(first('/a.qcow2'), 'handed');
+    assert.equal(first('/dev/vg/a'), 'handed');
+    assert.deepEqual(first('nbd+unix:///e?socket=/s'), { type: 'fd', str: 'handed' });
+  });
+
   it('never opens a backing file, and never lets an NBD client reconnect by itself', () => {
     assert.ok(blockdevLayers(parseImageUri('/a.qcow2'), access, names).some((layer) => 'backing' in layer));
     assert.ok(

@@ -1,0 +1,53 @@
+import type { Image } from '../domain/image.ts';
+import { withSecrets } from '../graph/secrets.ts';
+import { openNodes } from '../graph/surgery.ts';
+import { QmpError } from '../qmp/errors.ts';
+import type { Monitor } from '../qmp/monitor.ts';
+import { blockdevLayers, type LayerNames } from '../storage/blockdev.ts';
+import { handDescriptor, type Descriptor } from '../storage/descriptors.ts';
+import type { Workbench } from './execute.ts';
+
+/**
+ * Opens an image in a domain's QEMU, past the page cache. Whatever of ours QEMU opens, it opens here: what lies on this host is handed to it
+ * open (docs/decisions/handed-descriptors.md).
+ * @throws QmpError; CdpError as handDescriptor
+ */
+export async function openImage(
+  { live, opener, probeDeadlineMs }: Pick<Workbench, 'live' | 'opener' | 'probeDeadlineMs'>,
+  image: Image,
+  names: LayerNames,
+): Promise<void> {
+  const { monitor, recipient } = live;
+  const { access, secrets } = await opener.prepare(image, names.storageNode);
+  const handing = { readOnly: names.readOnly ?? false, deadlineMs: probeDeadlineMs };
+  const descriptor = await handDescriptor(image.source, recipient, handing);
+  const through = descriptor === null ? names : { ...names, descriptor: descriptor.name };
+  try {
+    await withSecrets(monitor, secrets, async () => {
+      try {
+        await openNodes(monitor, blockdevLayers(image, access, through));
+      } catch (error) {
+        if (!(error instanceof QmpError && refusesDirect(error))) throw error;
+        await openNodes(monitor, blockdevLayers(image, access, { ...through, direct: false }));
+      }
+    });
+  } finally {
+    if (descriptor !== null) await takeBack(monitor, descriptor);
+  }
+}
+
+/** Nodes have descriptors of their own by now; where none was made of it, this one would stay open. */
+async function takeBack(monitor: Monitor, descriptor: Descriptor): Promise<void> {
+  try {
+    if (descriptor.is === 'file') await monitor.execute('remove-fd', { 'fdset-id': descriptor.fdsetId });
+    else await monitor.execute('closefd', { fdname: descriptor.name });
+  } catch (error) {
+    // A socket is the node's own once it is used.
+    if (!(error instanceof QmpError)) throw error;
+  }
+}
+
+/** A file system without O_DIRECT (tmpfs before Linux 6.6): by a path QEMU says so (util/osdep.c), by a descriptor it says what it can't set. */
+function refusesDirect({ description }: QmpError): boolean {
+  return description.includes('O_DIRECT') || /Could not dup FD .*: Invalid argument/.test(description);
+}
