@@ -8,6 +8,7 @@ const storeys = [
   'agent',
   'cli',
   'hook',
+  'doctor',
   'control',
   'protection',
   'graph',

@@ -1,4 +1,4 @@
-import type { Action, ActionArguments, AgentApi } from '../control/api.ts';
+import type { Action, ActionArguments, AgentApi, AgentReport } from '../control/api.ts';
 import { CdpError, UsageError } from '../errors.ts';
 import { LibvirtError } from '../libvirt/errors.ts';
 import type { Host } from '../protection/host.ts';
@@ -50,8 +50,9 @@ function onProtected<Args>(
 }
 
 /** The agent's side of src/control. */
-export function agentApi(host: Host, policies: PolicyFolder, rules: RuleKeeper): AgentApi {
+export function agentApi(host: Host, policies: PolicyFolder, rules: RuleKeeper, agent: () => AgentReport): AgentApi {
   return {
+    agent,
     domains: async (all) => {
       const protectedOnes = host.protectors().map((protector) => protector.status(blindness(host)));
       return all ? [...protectedOnes, ...(await undeclared(host, protectedOnes))] : protectedOnes;

@@ -1,6 +1,8 @@
+import { resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { defaultConfigPath, loadConfig, type Config } from '../config/config.ts';
 import { watchConfig } from '../config/watch.ts';
+import type { AgentReport } from '../control/api.ts';
 import { startServer } from '../control/server.ts';
 import { version } from '../control/version.ts';
 import { CdpError, errorText } from '../errors.ts';
@@ -50,15 +52,21 @@ async function check(configPath: string, config: Config): Promise<number> {
 }
 
 async function runUntilSignal(configPath: string, initial: Config): Promise<void> {
+  const startedAt = new Date().toISOString();
   let config = initial;
+  let configProblem: string | null = null;
   const log = createLog(config.log.level);
   const unwatch = await watchConfig(configPath, {
     onChange: (changed) => {
       config = changed;
+      configProblem = null;
       log.level = changed.log.level;
       log.info('configuration reloaded', { path: configPath });
     },
-    onBroken: (error) => log.error('configuration not reloaded; the former one holds', { error: error.message }),
+    onBroken: (error) => {
+      configProblem = error.message;
+      log.error('configuration not reloaded; the former one holds', { error: error.message });
+    },
   });
   const policies = new PolicyFolder(config.policyDir);
   await policies.read();
@@ -86,7 +94,18 @@ async function runUntilSignal(configPath: string, initial: Config): Promise<void
     rules.considerAll().catch((error: unknown) => log.warn('the rules wait for libvirt', { error: errorText(error) }));
   });
   await host.start();
-  const server = await startServer({ socketPath: config.socket, api: agentApi(host, policies, rules), log, version });
+  const report = (): AgentReport => ({
+    version,
+    node: process.versions.node,
+    pid: process.pid,
+    startedAt,
+    configPath: resolve(configPath),
+    configProblem,
+    store: initial.store,
+    libvirtConnected: session.state === 'connected',
+  });
+  const api = agentApi(host, policies, rules, report);
+  const server = await startServer({ socketPath: config.socket, api, log, version });
   log.info('virt-cdpd is up', { version, socket: config.socket, libvirt: config.libvirt.socket });
   const signal = await nextSignal();
   log.info('virt-cdpd ends; guests stay as they are', { signal });

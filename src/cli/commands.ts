@@ -1,4 +1,5 @@
 import type { Command } from './command.ts';
+import { doctor } from './commands/doctor.ts';
 import { events } from './commands/events.ts';
 import { failover } from './commands/failover.ts';
 import { hold } from './commands/hold.ts';
@@ -26,4 +27,5 @@ export const commands: readonly Command[] = [
   start,
   events,
   installHook,
+  doctor,
 ];

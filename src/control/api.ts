@@ -61,8 +61,26 @@ export interface PolicyReport {
   refusals: { domain: string; disk: string | null; file: string; why: string }[];
 }
 
+/** What `GET /v1/agent` answers: the agent about itself. */
+export interface AgentReport {
+  version: string;
+  /** Node's version, e.g. `20.19.0`. */
+  node: string;
+  pid: number;
+  /** ISO time. */
+  startedAt: string;
+  configPath: string;
+  /** Why the configuration file, as it is now, is not in force; null if it is. */
+  configProblem: string | null;
+  /** Where the agent's records are. */
+  store: string;
+  /** Whether libvirt answers it. */
+  libvirtConnected: boolean;
+}
+
 /** What the server offers; the agent implements it. Errors are CdpErrors. */
 export interface AgentApi {
+  agent(): AgentReport;
   policies(): PolicyReport;
   /** Protected domains; with `all` also undeclared ones, with no disks. */
   domains(all: boolean): Promise<DomainStatus[]>;

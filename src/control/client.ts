@@ -3,12 +3,13 @@ import { z } from 'zod';
 import { CdpError, RefusedError, UsageError } from '../errors.ts';
 import type { DomainStatus, ProtectionEvent } from '../protection/model.ts';
 import { problems } from './answer.ts';
-import type { Action, ActionArguments, ActionResult, DomainName, HookCall, PolicyReport } from './api.ts';
+import type { Action, ActionArguments, ActionResult, AgentReport, DomainName, HookCall, PolicyReport } from './api.ts';
 import type { HookAnswer } from '../protection/starts/hook-answer.ts';
 import { heartbeatMs, readEvents } from './event-stream.ts';
 import {
   actionArgumentsSchemas,
   actionResultSchema,
+  agentReportSchema,
   agentVersionSchema,
   domainStatusSchema,
   domainStatusesSchema,
@@ -79,6 +80,10 @@ export class AgentClient {
 
   async policies(): Promise<PolicyReport> {
     return this.call(policyReportSchema, 'GET', '/v1/policies', lookUpMs);
+  }
+
+  async report(): Promise<AgentReport> {
+    return this.call(agentReportSchema, 'GET', '/v1/agent', lookUpMs);
   }
 
   async version(): Promise<string> {

@@ -4,6 +4,7 @@ import type { Action, AgentApi } from './api.ts';
 import {
   actionArgumentsSchemas,
   actionResultSchema,
+  agentReportSchema,
   agentVersionSchema,
   domainStatusSchema,
   domainStatusesSchema,
@@ -48,6 +49,15 @@ const routes: readonly Route[] = [
     answer: ({ query, version }) => {
       checkQuery(noQuerySchema, query);
       return Promise.resolve(agentVersionSchema.parse({ version }));
+    },
+  },
+  {
+    method: 'GET',
+    path: '/v1/agent',
+    bodyLimit: 0,
+    answer: ({ api, query }) => {
+      checkQuery(noQuerySchema, query);
+      return Promise.resolve(agentReportSchema.parse(api.agent()));
     },
   },
   {

@@ -10,6 +10,7 @@ import type {
   Action,
   ActionArguments,
   ActionResult,
+  AgentReport,
   AgentVersion,
   ErrorAnswer,
   HookCall,
@@ -139,6 +140,17 @@ export const policyReportSchema = z.strictObject({
   ),
 });
 
+export const agentReportSchema = z.strictObject({
+  version: z.string(),
+  node: z.string(),
+  pid: z.int(),
+  startedAt: isoTime,
+  configPath: z.string(),
+  configProblem: z.string().nullable(),
+  store: z.string(),
+  libvirtConnected: z.boolean(),
+});
+
 export const agentVersionSchema = z.strictObject({ version: z.string() });
 
 export const errorAnswerSchema = z.strictObject({
@@ -185,6 +197,7 @@ export type SchemasMatchInterfaces = [
   Assert<Same<z.infer<typeof hookBodySchema>, Omit<HookCall, 'operation'>>>,
   Assert<Same<z.infer<typeof hookAnswerSchema>, HookAnswer>>,
   Assert<Same<z.infer<typeof agentVersionSchema>, AgentVersion>>,
+  Assert<Same<z.infer<typeof agentReportSchema>, AgentReport>>,
   Assert<Same<z.infer<typeof policyReportSchema>, PolicyReport>>,
   Assert<Same<z.infer<typeof errorAnswerSchema>, ErrorAnswer>>,
   Assert<Same<ArgumentsOf<'protect'>, ActionArguments['protect']>>,

@@ -83,6 +83,11 @@ export class LibvirtClient {
     return this.#caller.call(procedures.version, undefined, deadlineMs);
   }
 
+  /** The host's capabilities, as XML. */
+  capabilities(deadlineMs?: number): Promise<string> {
+    return this.#caller.call(procedures.capabilities, undefined, deadlineMs);
+  }
+
   /** The active domains; with `all` those that are not running too. */
   async listDomains({ all }: { all?: boolean } = {}, deadlineMs?: number): Promise<DomainRef[]> {
     const activeOnly = 1;

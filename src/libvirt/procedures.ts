@@ -72,6 +72,7 @@ export const procedures = {
   connectOpen: remote(1, 'connectOpen', struct({ uri: optional(string), flags: uint }), nothing),
   authList: remote(66, 'authList', nothing, array(int, 20)),
   version: remote(157, 'connectGetLibVersion', nothing, bytes),
+  capabilities: remote(7, 'connectGetCapabilities', nothing, string),
   eventRegister: remote(
     316,
     'connectDomainEventCallbackRegisterAny',

@@ -7,7 +7,7 @@ import { spawn } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
-import { renderHook } from '../../src/cli/hook-file.ts';
+import { renderHook } from '../../src/config/hook-file.ts';
 import { AgentClient } from '../../src/control/client.ts';
 import { domainRecordSchema, newDiskRecord, type DomainRecord } from '../../src/protection/record.ts';
 import { writeStaleSources } from '../../src/protection/starts/stale-sources.ts';

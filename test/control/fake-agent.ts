@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Writable } from 'node:stream';
 import winston from 'winston';
-import type { Action, ActionResult, AgentApi, HookCall, PolicyReport } from '../../src/control/api.ts';
+import type { Action, ActionResult, AgentApi, AgentReport, HookCall, PolicyReport } from '../../src/control/api.ts';
 import type { HookAnswer } from '../../src/protection/starts/hook-answer.ts';
 import { AgentClient } from '../../src/control/client.ts';
 import { startServer } from '../../src/control/server.ts';
@@ -25,6 +25,16 @@ export class FakeAgent implements AgentApi {
     status: this.statuses.get(domain) ?? null,
   });
   report: PolicyReport = { folder: '/etc/virt-cdp/policy.d', files: [], refusals: [] };
+  self: AgentReport = {
+    version: '1.2.3',
+    node: '20.19.0',
+    pid: 42,
+    startedAt: noon,
+    configPath: '/etc/virt-cdp/virt-cdp.toml',
+    configProblem: null,
+    store: '/var/lib/virt-cdp',
+    libvirtConnected: true,
+  };
   onHook: () => HookAnswer = () => ({ refuse: null, xml: null });
   socketPath = '';
   private readonly listeners = new Set<(event: ProtectionEvent) => void>();
@@ -74,6 +84,10 @@ export class FakeAgent implements AgentApi {
   async act(domain: string, action: Action, args: unknown): Promise<ActionResult> {
     this.acts.push({ domain, action, args });
     return this.onAct(domain, action);
+  }
+
+  agent(): AgentReport {
+    return this.self;
   }
 
   policies(): PolicyReport {

@@ -5,7 +5,7 @@ import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { build } from 'esbuild';
-import { installHookFile, renderHook } from '../../src/cli/hook-file.ts';
+import { installHookFile, renderHook } from '../../src/config/hook-file.ts';
 import { domainRecordSchema, newDiskRecord, type DomainRecord } from '../../src/protection/record.ts';
 import { readNames, writeNames } from '../../src/protection/starts/name-table.ts';
 import { writeStaleSources } from '../../src/protection/starts/stale-sources.ts';

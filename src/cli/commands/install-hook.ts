@@ -1,6 +1,6 @@
 import { defineCommand } from '../command.ts';
 import { exitCodes } from '../exit.ts';
-import { installHookFile } from '../hook-file.ts';
+import { installHookFile } from '../../config/hook-file.ts';
 
 export const installHook = defineCommand({
   name: 'install-hook',

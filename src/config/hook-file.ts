@@ -1,8 +1,8 @@
 import { access, chmod, mkdir, open, readFile, readdir, realpath, rename, stat, unlink } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { CdpError } from '../errors.ts';
-import type { Config } from '../config/config.ts';
-import { loadConfig } from '../config/config.ts';
+import type { Config } from './config.ts';
+import { loadConfig } from './config.ts';
 
 /** In name order among others' hooks, as libvirt runs them. */
 const hookName = '50-virt-cdp';
@@ -35,7 +35,7 @@ export async function installHookFile(
     const message = `cannot install the hook in ${hooksDir}: there is no ${dirname(hooksDir)}`;
     throw new CdpError({ code: 'no-libvirt', message, hint: 'install libvirt, or name its hooks with --dir' });
   }
-  const path = join(hooksDir, 'qemu.d', hookName);
+  const path = hookPath(hooksDir);
   const text = renderHook(await readFile(textPath, 'utf8'), process.execPath, hookProgram, config);
   try {
     const first = !(await hasHook(hooksDir));
@@ -48,6 +48,23 @@ export async function installHookFile(
   }
 }
 
+/** Where libvirt looks for it, in its folder for hooks. */
+export function hookPath(hooksDir: string): string {
+  return join(resolve(hooksDir), 'qemu.d', hookName);
+}
+
+const variableNames = ['node', 'program', 'socket', 'store', 'deadline_ms'] as const;
+
+/** The variables at the top of hooks/qemu. */
+export type HookVariables = Record<(typeof variableNames)[number], string>;
+
+/** What an installed hook is set to; null if it is not one of ours. */
+export function installedVariables(text: string): HookVariables | null {
+  const values = variableNames.map((name) => [name, new RegExp(`^${name}='(.*)'$`, 'm').exec(text)?.[1]] as const);
+  if (values.some(([, value]) => value === undefined)) return null;
+  return Object.fromEntries(values.map(([name, value]) => [name, value?.replaceAll("'\\''", "'")])) as HookVariables;
+}
+
 /** Fills in the variables at the top of hooks/qemu. */
 export function renderHook(
   text: string,
@@ -55,7 +72,7 @@ export function renderHook(
   program: string,
   { socket, store, hook }: Pick<Config, 'socket' | 'store' | 'hook'>,
 ): string {
-  const variables = { node, program, socket, store, deadline_ms: String(hook.deadlineMs) };
+  const variables: HookVariables = { node, program, socket, store, deadline_ms: String(hook.deadlineMs) };
   return Object.entries(variables).reduce((rendered, [name, value]) => {
     const line = new RegExp(`^${name}='.*'$`, 'm');
     if (!line.test(rendered)) throw new Error(`hooks/qemu has no line for ${name}`);
