@@ -59,6 +59,11 @@ export function defineCommand<const S extends OptionSpecs, D extends keyof Domai
   };
 }
 
+/** The option of this name, as it is written: `overwriteMirror` is --overwrite-mirror. */
+export function dashed(name: string): string {
+  return `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+}
+
 /** The arguments that were given, without the keys of those that were not: the API takes no `undefined`. */
 export function given<T extends Record<string, unknown>>(values: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
   return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined && value !== false)) as {

@@ -35,16 +35,26 @@ export function formatShare(done: number, total: number): string {
   return `${total > 0 ? Math.min(100, Math.floor((done / total) * 100)) : 0}%`;
 }
 
-/** Rows as columns of equal width, two spaces apart. */
-export function formatTable(rows: readonly (readonly string[])[]): string[] {
+/** Columns are not made narrower than this. */
+const narrowest = 8;
+
+/** Rows as columns of equal width, two spaces apart; where they are wider than `columns`, the widest cells are cut. */
+export function formatTable(rows: readonly (readonly string[])[], columns = Infinity): string[] {
   const widths: number[] = [];
   for (const row of rows) {
     row.forEach((cell, index) => (widths[index] = Math.max(widths[index] ?? 0, cell.length)));
   }
+  const room = columns - 2 * (widths.length - 1);
+  while (widths.reduce((sum, width) => sum + width, 0) > room && Math.max(...widths) > narrowest)
+    widths[widths.indexOf(Math.max(...widths))] = Math.max(...widths) - 1;
   return rows.map((row) =>
     row
-      .map((cell, index) => cell.padEnd(widths[index] ?? 0))
+      .map((cell, index) => cutTo(cell, widths[index] ?? 0).padEnd(widths[index] ?? 0))
       .join('  ')
       .trimEnd(),
   );
+}
+
+function cutTo(text: string, width: number): string {
+  return text.length <= width ? text : `${text.slice(0, width - 1)}…`;
 }

@@ -19,6 +19,8 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
 
 const { stdin, stdout, stderr, env } = process;
 const ask = stdin.isTTY && stderr.isTTY ? askOnTerminal : null;
-void runCommandLine(process.argv.slice(2), { stdout, stderr, env, interrupt: interrupt.signal, ask }).then((code) => {
+const input = { lines: stdin, screen: stdin.isTTY && stdout.isTTY ? stdout : null };
+const surroundings = { stdout, stderr, env, interrupt: interrupt.signal, ask, input };
+void runCommandLine(process.argv.slice(2), surroundings).then((code) => {
   process.exitCode = code;
 });

@@ -40,7 +40,8 @@ export function createOutput({ json, stdout, stderr, env }: OutputOptions): Outp
   return {
     json,
     tty,
-    columns: stdout.columns ?? 80,
+    // 0 on a terminal whose size nobody has set.
+    columns: stdout.columns === undefined || stdout.columns === 0 ? 80 : stdout.columns,
     line: (text) => void stdout.write(`${text}\n`),
     raw: (text) => void stdout.write(text),
     warn: (text) => void stderr.write(`${text}\n`),

@@ -3,12 +3,13 @@ import { AgentClient, StreamBrokenError } from '../control/client.ts';
 import { defaultSocketPath } from '../control/transport.ts';
 import { version } from '../control/version.ts';
 import { UsageError } from '../errors.ts';
-import type { Command, OptionSpec } from './command.ts';
+import { dashed, type Command, type OptionSpec } from './command.ts';
 import { commands } from './commands.ts';
 import type { ExitCode } from './exit.ts';
 import { asCdpError, exitCodeOf, exitCodes } from './exit.ts';
 import type { OutputStream } from './output.ts';
 import { createOutput, reportError } from './output.ts';
+import { runShell, type ShellInput, type ShellOptions } from './shell/shell.ts';
 
 /** What surrounds the command: tests bring their own. */
 export interface Surroundings {
@@ -18,6 +19,8 @@ export interface Surroundings {
   interrupt: AbortSignal;
   /** Asks whoever sits at the terminal; null if nobody does. */
   ask: ((question: string) => Promise<boolean>) | null;
+  /** What the shell reads, which is begun where no command is given; null for none: then the help is shown. */
+  input: ShellInput | null;
 }
 
 /** Runs `virt-cdp` with these arguments (those after the program's name) and returns its exit code. */
@@ -25,6 +28,9 @@ export async function runCommandLine(argv: readonly string[], surroundings: Surr
   let code: ExitCode = exitCodes.done;
   const program = createProgram(surroundings, (result) => (code = result));
   try {
+    const { operands, unknown } = program.parseOptions([...argv]);
+    if (surroundings.input !== null && operands.length === 0 && unknown.length === 0)
+      return await runShell(shellOptions(argv, program, surroundings, surroundings.input));
     await program.parseAsync(argv, { from: 'user' });
     return code;
   } catch (error) {
@@ -36,6 +42,25 @@ export async function runCommandLine(argv: readonly string[], surroundings: Surr
     const json = argv.includes('--json') && !(told instanceof StreamBrokenError);
     return reportError(told, { json, ...surroundings }, exitCodeOf(told));
   }
+}
+
+/** Each line is a command line, after the global options that the shell was begun with. */
+function shellOptions(
+  globals: readonly string[],
+  program: Commander,
+  surroundings: Surroundings,
+  input: ShellInput,
+): ShellOptions {
+  const { env } = surroundings;
+  const { socket, json } = program.opts<GlobalOptions>();
+  return {
+    input,
+    env,
+    client: new AgentClient({ socketPath: socket }),
+    run: (words, interrupt, ask) =>
+      runCommandLine([...globals, ...words], { ...surroundings, interrupt, ask, input: null }),
+    report: (error) => void reportError(error, { json, ...surroundings }, exitCodeOf(error)),
+  };
 }
 
 interface GlobalOptions {
@@ -81,10 +106,6 @@ function commanderOption(name: string, spec: OptionSpec): Option {
   const option = new Option(spec.value === undefined ? dashed(name) : `${dashed(name)} <${spec.value}>`, spec.summary);
   if (spec.choices) option.choices(spec.choices);
   return option.makeOptionMandatory(spec.required ?? false);
-}
-
-function dashed(name: string): string {
-  return `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
 }
 
 /** Values by the names of the command's own table; commander turns --no-wait into `wait`. */

@@ -25,6 +25,7 @@ export async function runHere(argv: string[], changes: Partial<Surroundings> & {
     env: changes.env ?? {},
     interrupt,
     ask: changes.ask ?? null,
+    input: changes.input ?? null,
   });
   return ended;
 }

@@ -12,14 +12,14 @@ export const list = defineCommand({
   async run({ client, out }, _domain, { all }) {
     const domains = await client.domains(all);
     if (out.json) out.value(domains);
-    else for (const line of listLines(domains)) out.line(line);
+    else for (const line of listLines(domains, out.tty ? out.columns : Infinity)) out.line(line);
     return exitCodes.done;
   },
 });
 
-function listLines(domains: readonly DomainStatus[]): string[] {
+function listLines(domains: readonly DomainStatus[], columns: number): string[] {
   if (domains.length === 0) return ['no domain is protected'];
-  return formatTable([
+  const rows = [
     ['NAME', 'RUN', 'PROTECTION', 'CURRENT', 'SINCE'],
     ...domains.map((status) => [
       status.domain,
@@ -28,7 +28,8 @@ function listLines(domains: readonly DomainStatus[]): string[] {
       currentCopies(status),
       since(status),
     ]),
-  ]);
+  ];
+  return formatTable(rows, columns);
 }
 
 /** When the disk that gives the domain its state got there. */
