@@ -73,13 +73,14 @@ export async function outOfOrder(first: Image, second: Image, boots: readonly nu
  * The record of a copy that was written last: of guests with `witness.ordered=1` its number tells how far the copy goes.
  * @throws Error when there is none.
  */
-export async function highestRecord(image: Image): Promise<WitnessRecord> {
+export async function highestRecord(image: Image, boots: readonly number[]): Promise<WitnessRecord> {
   let highest: WitnessRecord | undefined;
   await withRaw(image, async (raw) => {
     const { size } = await raw.stat();
     for (let block = 0; block < size / recordSize; block++) {
       const found = await recordAt(raw, block);
-      if (typeof found === 'object' && (highest === undefined || compareRecords(found, highest) > 0)) highest = found;
+      if (typeof found === 'object' && (highest === undefined || compareRecords(found, highest, boots) > 0))
+        highest = found;
     }
   });
   if (highest === undefined) throw new Error(`${fileName(image)} holds no record`);
