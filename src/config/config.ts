@@ -29,11 +29,25 @@ export interface Config {
   onHang: 'wait' | 'restart';
   /** Begin a rebuild without being asked, where the declaration says nothing of it. */
   rebuild: { auto: boolean };
+  /** A TCP address at which Prometheus finds the metrics, besides the agent's own socket. */
+  metrics: { listen: { host: string; port: number } | null };
+  /** Who is told of changes of state: a program by its arguments, a server by its URL. */
+  notify: { exec: [string, ...string[]] | null; webhook: string | null; deadlineMs: number };
 }
 
 const path = z.string().regex(/^\/[^\0]*$/, 'must be an absolute path');
 
 const millisecondsUpTo = (most: number): z.ZodNumber => z.number().int().min(1).max(most);
+
+/** `HOST:PORT`, an IPv6 address in brackets. */
+const address = z
+  .string()
+  .regex(/^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):\d{1,5}$/, 'must be HOST:PORT')
+  .transform((text) => {
+    const [, host = '', port] = /^(.*):(\d+)$/.exec(text) ?? [];
+    return { host: host.replace(/^\[|\]$/g, ''), port: Number(port) };
+  })
+  .refine(({ port }) => port <= 65535, 'must have a port up to 65535');
 
 const fileSchema = z.strictObject({
   libvirt: z.strictObject({ socket: path.optional() }).default({}),
@@ -48,12 +62,34 @@ const fileSchema = z.strictObject({
   start: z.strictObject({ after_damage: z.enum(['mirror', 'refuse']).default('mirror') }).prefault({}),
   on_hang: z.enum(['wait', 'restart']).default('wait'),
   rebuild: z.strictObject({ auto: z.boolean().default(false) }).prefault({}),
+  metrics: z.strictObject({ listen: address.optional() }).default({}),
+  notify: z
+    .strictObject({
+      exec: z.tuple([path], z.string().regex(/^[^\0]*$/, 'must have no zero byte')).optional(),
+      webhook: z.url({ protocol: /^https?$/ }).optional(),
+      deadline_ms: millisecondsUpTo(600_000).default(10_000),
+    })
+    .prefault({}),
 });
 
 /** `folder` is the configuration file's, below which the policy files are unless they are elsewhere. */
 const schemaIn = (folder: string): z.ZodType<Config> =>
   fileSchema.transform(
-    ({ libvirt, store, policy_dir, socket, log, mirror, hook, resync, start, on_hang, rebuild }): Config => ({
+    ({
+      libvirt,
+      store,
+      policy_dir,
+      socket,
+      log,
+      mirror,
+      hook,
+      resync,
+      start,
+      on_hang,
+      rebuild,
+      metrics,
+      notify,
+    }): Config => ({
       libvirt: { socket: libvirt.socket ?? defaultLibvirtSocket() },
       store,
       policyDir: policy_dir ?? join(folder, 'policy.d'),
@@ -65,6 +101,8 @@ const schemaIn = (folder: string): z.ZodType<Config> =>
       start: { afterDamage: start.after_damage },
       onHang: on_hang,
       rebuild,
+      metrics: { listen: metrics.listen ?? null },
+      notify: { exec: notify.exec ?? null, webhook: notify.webhook ?? null, deadlineMs: notify.deadline_ms },
     }),
   );
 

@@ -52,6 +52,11 @@ async function respond(options: ServerOptions, request: IncomingMessage, respons
       sendEvents(response, api, checkQuery(eventsQuerySchema, query()));
       return;
     }
+    if (path === '/metrics' && method === 'GET') {
+      const { contentType, text } = await api.metrics();
+      response.writeHead(200, { 'content-type': contentType }).end(text);
+      return;
+    }
     const { route, name, verb } = findRoute(method, path);
     const body = await readJson(request, route.bodyLimit);
     sendJson(response, 200, await route.answer({ api, version, name, verb, query: query(), body }));

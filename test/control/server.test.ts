@@ -33,6 +33,14 @@ describe('the agent on its socket', () => {
     assert.equal(await agent.client.version(), '1.2.3');
   });
 
+  it('tells its metrics as text', async () => {
+    const { socketPath } = agent;
+    const answer = await send({ socketPath, method: 'GET', path: '/metrics', deadlineMs: 5000 });
+    assert.deepEqual(answer, { status: 200, text: 'virt_cdp_up 1\n' });
+    const posted = await send({ socketPath, method: 'POST', path: '/metrics', deadlineMs: 5000 });
+    assert.equal(posted.status, 404);
+  });
+
   it('takes any name that a domain can have', async () => {
     for (const name of ['..', 'a b', 'ü%2F?#', 'x/y']) {
       agent.statuses.set(name, domainWith({ domain: name }));
