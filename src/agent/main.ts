@@ -111,7 +111,7 @@ async function runUntilSignal(configPath: string, initial: Config): Promise<void
   const scrapes = listen === null ? null : await listenForScrapes(listen, () => api.metrics(), log);
   const notifier = new Notifier(() => config.notify, log);
   const unfollow = host.events.follow((event) => notifier.tell(event));
-  const server = await startServer({ socketPath: config.socket, api, log, version });
+  const server = await startServer({ socketPath: config.socket, group: config.socketGroup, api, log, version });
   log.info('virt-cdpd is up', { version, socket: config.socket, libvirt: config.libvirt.socket });
   const signal = await nextSignal();
   log.info('virt-cdpd ends; guests stay as they are', { signal });

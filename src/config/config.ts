@@ -16,6 +16,8 @@ export interface Config {
   policyDir: string;
   /** The agent's own unix socket. */
   socket: string;
+  /** Whose members may use the socket, besides root. */
+  socketGroup: string | null;
   log: { level: 'error' | 'warn' | 'info' | 'debug' };
   /** How long an `available` domain may wait for its mirror. */
   mirror: { timeoutMs: number };
@@ -54,6 +56,10 @@ const fileSchema = z.strictObject({
   store: path.default('/var/lib/virt-cdp'),
   policy_dir: path.optional(),
   socket: path.default('/run/virt-cdp/virt-cdp.sock'),
+  socket_group: z
+    .string()
+    .regex(/^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$/, "must be a group's name")
+    .optional(),
   log: z.strictObject({ level: z.enum(['error', 'warn', 'info', 'debug']).default('info') }).prefault({}),
   mirror: z.strictObject({ timeout_ms: millisecondsUpTo(600_000).default(5000) }).prefault({}),
   // A hook holds libvirt's lock of the domain, and listing all domains waits for it: never longer than a second.
@@ -80,6 +86,7 @@ const schemaIn = (folder: string): z.ZodType<Config> =>
       store,
       policy_dir,
       socket,
+      socket_group,
       log,
       mirror,
       hook,
@@ -94,6 +101,7 @@ const schemaIn = (folder: string): z.ZodType<Config> =>
       store,
       policyDir: policy_dir ?? join(folder, 'policy.d'),
       socket,
+      socketGroup: socket_group ?? null,
       log,
       mirror: { timeoutMs: mirror.timeout_ms },
       hook: { deadlineMs: hook.deadline_ms },

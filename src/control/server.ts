@@ -13,6 +13,8 @@ const requestMs = 30_000;
 
 export interface ServerOptions {
   socketPath: string;
+  /** Whose members may use the socket, besides root; null for nobody. */
+  group?: string | null;
   api: AgentApi;
   log: Log;
   version: string;
@@ -32,7 +34,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     void respond(options, request, response);
   });
   refuseWhatIsNotHttp(server);
-  await listenOnSocket(server, options.socketPath);
+  await listenOnSocket(server, options.socketPath, options.group ?? null);
   server.on('error', (error) => options.log.error('socket failed', { error: error.message }));
   return {
     close: () =>

@@ -22,8 +22,9 @@ describe('the configuration that is shipped', () => {
 
   it('has examples of those that have no default', async () => {
     const shipped = await readFile('packaging/virt-cdp.toml', 'utf8');
-    const { metrics, notify } = parseConfig(shipped.replace(/^# {3}(?=[a-z_.]+ = )/gm, ''), '/etc/x.toml');
+    const { metrics, notify, socketGroup } = parseConfig(shipped.replace(/^# {3}(?=[a-z_.]+ = )/gm, ''), '/etc/x.toml');
     assert.deepEqual(metrics.listen, { host: '127.0.0.1', port: 9768 });
+    assert.equal(socketGroup, 'virt-cdp');
     assert.ok(notify.exec !== null && notify.webhook !== null);
   });
 });
@@ -42,6 +43,7 @@ describe('the configuration', () => {
       store: '/var/lib/virt-cdp',
       policyDir: '/etc/policy.d',
       socket: '/run/virt-cdp/virt-cdp.sock',
+      socketGroup: null,
       log: { level: 'info' },
       mirror: { timeoutMs: 5000 },
       hook: { deadlineMs: 1000 },
@@ -62,6 +64,7 @@ describe('the configuration', () => {
        store = "/srv/cdp"
        policy_dir = "/srv/policies"
        socket = "/run/x.sock"
+       socket_group = "cdp"
        [libvirt]
        socket = "/tmp/libvirt-sock"
        [log]
@@ -88,6 +91,7 @@ describe('the configuration', () => {
       store: '/srv/cdp',
       policyDir: '/srv/policies',
       socket: '/run/x.sock',
+      socketGroup: 'cdp',
       log: { level: 'debug' },
       mirror: { timeoutMs: 2500 },
       hook: { deadlineMs: 500 },
@@ -113,6 +117,7 @@ describe('the configuration', () => {
     ['store = "var/lib"', /absolute path[^]*store/],
     ['socket = ""', /absolute path[^]*socket/],
     ['libvirt = 1', /libvirt/],
+    ['socket_group = "a b"', /group's name[^]*socket_group/],
     ['metrics.listen = "9768"', /HOST:PORT[^]*metrics\.listen/],
     ['metrics.listen = "a:99999"', /65535[^]*metrics\.listen/],
     ['notify.exec = []', /notify\.exec/],

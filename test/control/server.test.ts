@@ -219,6 +219,19 @@ describe('the socket itself', () => {
     await assert.rejects(stat(socketPath), { code: 'ENOENT' });
   });
 
+  it('is given to a group, and refused to one that is not there', async function () {
+    if (process.getuid?.() !== 0) this.skip();
+    const log = quietLog(() => undefined);
+    const socketPath = join(folder, 'group.sock');
+    const options = { socketPath, api: new FakeAgent(), log, version: '1' };
+    const server = await startServer({ ...options, group: 'daemon' });
+    const { mode, uid, gid } = await stat(socketPath);
+    assert.deepEqual([mode & 0o777, uid, gid], [0o660, 0, 1]);
+    await server.close();
+    await assert.rejects(startServer({ ...options, group: 'nonexistent' }), { code: 'cannot-listen' });
+    await assert.rejects(stat(socketPath), { code: 'ENOENT' });
+  });
+
   it('replaces a socket that nobody answers on', async () => {
     const socketPath = join(folder, 'a.sock');
     const other = createServer();
