@@ -50,13 +50,18 @@ export class FuseFile {
 
   /** Whoever waits for it gets an error, at last, and so does everybody from now on. */
   async abort(): Promise<void> {
-    const [program, ...args] = this.#lab.libvirtd.namespace.command('umount', '--force', this.path);
-    await run(program, args);
+    await this.#umount('--force');
   }
 
   async unmount(): Promise<void> {
     await this.abort();
-    await must(...this.#lab.libvirtd.namespace.command('umount', '--lazy', this.path));
+    await this.#umount('--lazy');
     await this.#daemon.end('SIGKILL');
+  }
+
+  /** Refused while somebody has it open, or if it was done already. */
+  async #umount(how: '--force' | '--lazy'): Promise<void> {
+    const [program, ...args] = this.#lab.libvirtd.namespace.command('umount', how, this.path);
+    await run(program, args);
   }
 }
