@@ -299,7 +299,7 @@ export class Protector {
     return domainStatus(
       this.record,
       running,
-      disks.map((disk) => withRemark(disk, also(disk.dev))),
+      disks.map((disk) => withRemark(withRemark(disk, also(disk.dev)), this.memoryOf(disk.dev).storageRemark)),
       this.#guarantee(),
     );
   }
