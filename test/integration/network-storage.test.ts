@@ -13,14 +13,14 @@ const sizeBytes = 64 << 20;
 
 /** What a guest's own Ceph client is told: an OSD that is gone is an I/O error soon. */
 const clientTimeouts = `[client]
-rados_osd_op_timeout = 1
-rados_mon_op_timeout = 1
+rados_osd_op_timeout = 3
+rados_mon_op_timeout = 3
 client_mount_timeout = 5
 `;
 
 describe('network storage with logins', function () {
   this.timeout(150_000);
-  const scene = setScene({ config: { mirror: { timeout_ms: 2_000 } } });
+  const scene = setScene({ config: { mirror: { timeout_ms: 4_000 } } });
   let ceph: CephCluster;
   const targets: IscsiTarget[] = [];
 
