@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { PassThrough } from 'node:stream';
 import fc from 'fast-check';
+import { dashed } from '../../src/cli/command.ts';
 import { commands } from '../../src/cli/commands.ts';
 import { formatTable } from '../../src/cli/format.ts';
 import { complete } from '../../src/cli/shell/complete.ts';
@@ -215,6 +216,21 @@ describe('packaging', () => {
     it(`has ${name} as the programs' tables make it (npm run packaging)`, () =>
       assert.equal(readFileSync(join('packaging', name), 'utf8'), text));
   }
+
+  it('has manual pages that name every command, option and key of the configuration, and no roff by accident', () => {
+    const files = generatedFiles();
+    const text = (name: string): string => (files[`man/${name}`] ?? '').replaceAll('\\-', '-');
+    for (const command of commands) {
+      assert.ok(text('virt-cdp.1').includes(`.SS \\fB${command.name}\\fP`), command.name);
+      for (const option of Object.keys(command.options))
+        assert.ok(text('virt-cdp.1').includes(`\\fB${dashed(option)}`), option);
+    }
+    const keys = readFileSync('packaging/virt-cdp.toml', 'utf8').match(/(?<=^# +)[a-z_.]+(?= = )/gm) ?? [];
+    assert.ok(keys.length > 10);
+    for (const key of keys) assert.ok(text('virt-cdp.toml.5').includes(`\\fB${key} = `), key);
+    for (const [name, page] of Object.entries(files).filter(([file]) => file.startsWith('man/')))
+      for (const line of page.split('\n')) assert.match(line, /^(\.(TH|SH|SS|TP|TQ|PP)\b|[^.']|$)/, `${name}: ${line}`);
+  });
 
   it('completes in bash', () => {
     const offered = (...words: string[]): string[] => {
