@@ -1,4 +1,4 @@
-import type { Action, ActionArguments, AgentApi, AgentReport } from '../control/api.ts';
+import type { Action, ActionArguments, AgentApi, AgentReport, ArrivalMessages } from '../control/api.ts';
 import { CdpError, UsageError } from '../errors.ts';
 import { LibvirtError } from '../libvirt/errors.ts';
 import type { Host } from '../protection/host.ts';
@@ -8,9 +8,9 @@ import { protect } from '../protection/requests/protect.ts';
 import type { Protector } from '../protection/protector.ts';
 import type { PolicyFolder } from '../protection/rules/policy-folder.ts';
 import type { RuleKeeper } from '../protection/rules/rule-keeper.ts';
+import { migrate } from './migrate.ts';
 import { start } from '../protection/requests/start.ts';
 import { unprotect } from '../protection/requests/unprotect.ts';
-import { createMetrics } from './metrics.ts';
 
 /** What was done, for the user, and what they should know besides. */
 interface Outcome {
@@ -36,6 +36,26 @@ const carriers: Carriers = {
   rebuild: onProtected(rebuild, (name) => `${name}'s rebuild has begun`),
   resync: onProtected(resync, (name) => `${name} is being brought up to date`),
   start: onProtected(start, (name) => `${name} is started`),
+  migrate: async (host, name, args) => {
+    const protector = await protectorNamed(host, name);
+    await host.looked(protector.record.uuid);
+    return { protector, ...(await migrate(protector, args, host)) };
+  },
+};
+
+/** What other hosts' agents say of domains that come here. */
+const hear: {
+  [M in keyof ArrivalMessages]: (host: Host, args: ArrivalMessages[M]) => Promise<DomainStatus | null>;
+} = {
+  expect: async ({ arrivals }, { ticket, record }) => {
+    await arrivals.expect(ticket, record);
+    return null;
+  },
+  handOver: async (host, { ticket, identical }) => (await host.arrivals.handOver(ticket, identical)).status(),
+  cancel: async ({ arrivals }, { ticket }) => {
+    await arrivals.cancel(ticket);
+    return null;
+  },
 };
 
 function onProtected<Args>(
@@ -52,18 +72,10 @@ function onProtected<Args>(
 
 /** The agent's side of src/control. */
 export function agentApi(host: Host, policies: PolicyFolder, rules: RuleKeeper, agent: () => AgentReport): AgentApi {
-  const metrics = createMetrics({
-    domains: () => Promise.resolve(protectedDomains(host)),
-    agent,
-    overdueCalls: () => host.session.overdueCalls,
-    brokenPolicyFiles: () => policies.files.filter(({ problem }) => problem !== null).length,
-    followEvents: (listener) => host.events.follow(listener),
-  });
   return {
     agent,
-    metrics: async () => ({ contentType: metrics.contentType, text: await metrics.text() }),
     domains: async (all) => {
-      const protectedOnes = protectedDomains(host);
+      const protectedOnes = host.protectors().map((protector) => protector.status(blindness(host)));
       return all ? [...protectedOnes, ...(await undeclared(host, protectedOnes))] : protectedOnes;
     },
     domain: async (name) => (await protectorNamed(host, name)).status(blindness(host)),
@@ -75,13 +87,10 @@ export function agentApi(host: Host, policies: PolicyFolder, rules: RuleKeeper, 
     },
     policies: () => ({ folder: policies.folder, files: policies.files, refusals: rules.refusals }),
     hook: ({ operation, domainXml }) => host.answerHook(operation, domainXml),
+    arrival: (message, args) => hear[message](host, args),
     eventsSince: (since) => host.events.since(since),
     followEvents: (listener) => host.events.follow(listener),
   };
-}
-
-function protectedDomains(host: Host): DomainStatus[] {
-  return host.protectors().map((protector) => protector.status(blindness(host)));
 }
 
 /** What libvirt refuses it says in words for users. */

@@ -5,6 +5,7 @@ import { failover } from './commands/failover.ts';
 import { hold } from './commands/hold.ts';
 import { installHook } from './commands/install-hook.ts';
 import { list } from './commands/list.ts';
+import { migrate } from './commands/migrate.ts';
 import { protect } from './commands/protect.ts';
 import { rebuild } from './commands/rebuild.ts';
 import { release } from './commands/release.ts';
@@ -24,6 +25,7 @@ export const commands: readonly Command[] = [
   failover,
   rebuild,
   resync,
+  migrate,
   start,
   events,
   installHook,

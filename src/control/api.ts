@@ -1,6 +1,7 @@
 import type { HookAnswer } from '../protection/starts/hook-answer.ts';
 import type { Policy } from '../domain/declaration.ts';
 import type { DomainStatus, ProtectionEvent } from '../protection/model.ts';
+import type { DomainRecord } from '../protection/record.ts';
 
 /** A domain by name, UUID or id, as in virsh. */
 export type DomainName = string;
@@ -31,6 +32,15 @@ export interface ActionArguments {
   rebuild: { disk?: string; to?: string; toXml?: string; format?: 'raw' | 'qcow2' };
   resync: { disk?: string; full?: boolean };
   start: { acceptDataLoss?: boolean };
+  migrate: {
+    /** libvirt's URI of the destination. */
+    to: string;
+    /** The socket of the destination's agent, as this host reaches it; without it the domain goes `unprotected`. */
+    destSocket?: string;
+    unprotected?: boolean;
+    /** More options of `virsh migrate`. */
+    options?: string[];
+  };
 }
 
 export type Action = keyof ActionArguments;
@@ -50,6 +60,16 @@ export interface HookCall {
   extra: string;
   /** The XML that libvirt gave the hook on stdin. */
   domainXml: string;
+}
+
+/** What the agent of a domain's host says to that of the host which the domain migrates to. */
+export interface ArrivalMessages {
+  /** It is about to come. */
+  expect: { ticket: string; record: DomainRecord };
+  /** It has come, and its source has let go of it: the copies of these disks were identical then. */
+  handOver: { ticket: string; identical: string[] };
+  /** It does not come. */
+  cancel: { ticket: string };
 }
 
 /** What `GET /v1/policies` answers. */
@@ -81,14 +101,14 @@ export interface AgentReport {
 /** What the server offers; the agent implements it. Errors are CdpErrors. */
 export interface AgentApi {
   agent(): AgentReport;
-  /** For Prometheus. */
-  metrics(): Promise<{ contentType: string; text: string }>;
   policies(): PolicyReport;
   /** Protected domains; with `all` also undeclared ones, with no disks. */
   domains(all: boolean): Promise<DomainStatus[]>;
   domain(name: DomainName): Promise<DomainStatus>;
   act<A extends Action>(domain: DomainName, action: A, args: ActionArguments[A]): Promise<ActionResult>;
   hook(call: HookCall): HookAnswer;
+  /** Answers with the domain's status when what was said has been done; null if the domain is not known then. */
+  arrival<M extends keyof ArrivalMessages>(message: M, args: ArrivalMessages[M]): Promise<DomainStatus | null>;
   /** Past events with seq > since, oldest first. */
   eventsSince(since: number): ProtectionEvent[];
   /** Calls back for each later event until the returned function is called. */

@@ -3,7 +3,16 @@ import { z } from 'zod';
 import { CdpError, RefusedError, UsageError } from '../errors.ts';
 import type { DomainStatus, ProtectionEvent } from '../protection/model.ts';
 import { problems } from './answer.ts';
-import type { Action, ActionArguments, ActionResult, AgentReport, DomainName, HookCall, PolicyReport } from './api.ts';
+import type {
+  Action,
+  ActionArguments,
+  ActionResult,
+  AgentReport,
+  ArrivalMessages,
+  DomainName,
+  HookCall,
+  PolicyReport,
+} from './api.ts';
 import type { HookAnswer } from '../protection/starts/hook-answer.ts';
 import { heartbeatMs, readEvents } from './event-stream.ts';
 import {
@@ -11,6 +20,7 @@ import {
   actionResultSchema,
   agentReportSchema,
   agentVersionSchema,
+  arrivalResultSchema,
   domainStatusSchema,
   domainStatusesSchema,
   errorAnswerSchema,
@@ -26,6 +36,8 @@ const lookUpMs = 30_000;
 const actionMs = 60_000;
 /** But a guest's pause is answered when it is over. */
 const pauseMs = 2 * 3_600_000;
+/** And a migration. */
+export const migrationMs = 24 * 3_600_000;
 
 export interface ClientOptions {
   socketPath: string;
@@ -68,7 +80,7 @@ export class AgentClient {
       const message = `cannot ${action} ${name}: ${problems(checked.error)}`;
       throw new UsageError({ code: 'bad-request', message });
     }
-    const deadlineMs = 'stopPolicyBy' in args ? pauseMs : actionMs;
+    const deadlineMs = action === 'migrate' ? migrationMs : 'stopPolicyBy' in args ? pauseMs : actionMs;
     return this.call(actionResultSchema, 'POST', `/v1/domains/${segment(name)}/${action}`, deadlineMs, args);
   }
 
@@ -76,6 +88,10 @@ export class AgentClient {
   async hook(call: HookCall, deadlineMs: number): Promise<HookAnswer> {
     const { operation, ...body } = call;
     return this.call(hookAnswerSchema, 'POST', `/v1/hook/${segment(operation)}`, deadlineMs, body);
+  }
+
+  async arrival<M extends keyof ArrivalMessages>(message: M, args: ArrivalMessages[M]): Promise<DomainStatus | null> {
+    return this.call(arrivalResultSchema, 'POST', `/v1/arrivals/${message}`, actionMs, args);
   }
 
   async policies(): Promise<PolicyReport> {

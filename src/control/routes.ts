@@ -1,11 +1,13 @@
 import type { z } from 'zod';
 import { RequestError, checkRequest } from './answer.ts';
-import type { Action, AgentApi } from './api.ts';
+import type { Action, AgentApi, ArrivalMessages } from './api.ts';
 import {
   actionArgumentsSchemas,
   actionResultSchema,
   agentReportSchema,
   agentVersionSchema,
+  arrivalResultSchema,
+  arrivalSchemas,
   domainStatusSchema,
   domainStatusesSchema,
   domainsQuerySchema,
@@ -96,6 +98,17 @@ const routes: readonly Route[] = [
   },
   {
     method: 'POST',
+    path: '/v1/arrivals/:verb',
+    bodyLimit: bodyBytes,
+    answer: async ({ api, verb, query, body }) => {
+      checkQuery(noQuerySchema, query);
+      if (!isArrivalMessage(verb)) throw new RequestError(404, 'no-such-message', 'there is no such message');
+      const args = checkRequest(arrivalSchemas[verb], body, 'the message');
+      return arrivalResultSchema.parse(await api.arrival(verb, args));
+    },
+  },
+  {
+    method: 'POST',
     path: '/v1/hook/:verb',
     bodyLimit: hookBodyBytes,
     answer: ({ api, verb, query, body }) => {
@@ -159,6 +172,10 @@ async function act(api: AgentApi, domain: string, action: string, body: unknown)
   }
   const args = checkRequest(actionArgumentsSchemas[action], body, `the arguments of ${action}`);
   return actionResultSchema.parse(await api.act(domain, action, args));
+}
+
+function isArrivalMessage(text: string): text is keyof ArrivalMessages {
+  return Object.hasOwn(arrivalSchemas, text);
 }
 
 function isAction(text: string): text is Action {

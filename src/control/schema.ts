@@ -6,12 +6,14 @@
 import { z } from 'zod';
 import type { CopyStatus, DiskStatus, DomainStatus, JobStatus, ProtectionEvent } from '../protection/model.ts';
 import { diskStates, eventNames, guarantees } from '../protection/model.ts';
+import { domainRecordSchema } from '../protection/record.ts';
 import type {
   Action,
   ActionArguments,
   ActionResult,
   AgentReport,
   AgentVersion,
+  ArrivalMessages,
   ErrorAnswer,
   HookCall,
   PolicyReport,
@@ -112,6 +114,12 @@ export const actionArgumentsSchemas = {
     }),
   resync: z.strictObject({ disk: disk.exactOptional(), full: z.boolean().exactOptional() }),
   start: z.strictObject({ acceptDataLoss: z.boolean().exactOptional() }),
+  migrate: z.strictObject({
+    to: z.string().min(1),
+    destSocket: z.string().min(1).exactOptional(),
+    unprotected: z.boolean().exactOptional(),
+    options: z.array(z.string()).exactOptional(),
+  }),
 } as const satisfies Record<Action, z.ZodType>;
 
 export const actionResultSchema = z.strictObject({
@@ -119,6 +127,17 @@ export const actionResultSchema = z.strictObject({
   warnings: z.array(z.string()),
   status: domainStatusSchema.nullable(),
 });
+
+const ticket = z.string().min(1);
+
+/** The body of `POST /v1/arrivals/MESSAGE`, by message. */
+export const arrivalSchemas = {
+  expect: z.strictObject({ ticket, record: domainRecordSchema }),
+  handOver: z.strictObject({ ticket, identical: z.array(z.string()) }),
+  cancel: z.strictObject({ ticket }),
+} as const satisfies Record<keyof ArrivalMessages, z.ZodType>;
+
+export const arrivalResultSchema = domainStatusSchema.nullable();
 
 /** The body of `POST /v1/hook/OPERATION`; the operation itself is in the path. */
 export const hookBodySchema = z.strictObject({
@@ -206,6 +225,9 @@ export type SchemasMatchInterfaces = [
   Assert<Same<ArgumentsOf<'rebuild'>, ActionArguments['rebuild']>>,
   Assert<Same<ArgumentsOf<'resync'>, ActionArguments['resync']>>,
   Assert<Same<ArgumentsOf<'start'>, ActionArguments['start']>>,
+  Assert<Same<ArgumentsOf<'migrate'>, ActionArguments['migrate']>>,
+  Assert<Same<z.infer<(typeof arrivalSchemas)['expect']>, ArrivalMessages['expect']>>,
+  Assert<Same<z.infer<(typeof arrivalSchemas)['handOver']>, ArrivalMessages['handOver']>>,
   Assert<Same<ArgumentsOf<'hold'>, ActionArguments['hold']>>,
   Assert<Same<ArgumentsOf<'release'>, ActionArguments['release']>>,
 ];

@@ -1,6 +1,6 @@
 import type { Side } from './model.ts';
-import type { GoneFile, Hang, Health } from './observation.ts';
-import type { AtStop, DiskRecord } from './record.ts';
+import type { GoneFile, Hang, Health, Identity } from './observation.ts';
+import type { DiskRecord } from './record.ts';
 
 const firstRetryMs = 500;
 const lastRetryMs = 30_000;
@@ -15,8 +15,8 @@ export class DiskMemory {
   ioErrorIsPast = false;
   /** The I/O that stopped the guest found no space. */
   noSpace = false;
-  /** The record's, if the guest may not have written since QEMU booted; used up by the first try. */
-  atStop: AtStop | null = null;
+  /** What is known of its copies, if the guest may not have written since QEMU began; used up by the first try. */
+  atStop: Identity | null = null;
   primaryGone: GoneFile | null = null;
   hang: Hang | null = null;
   /** What the copy in use lies on does not answer. */
@@ -24,8 +24,6 @@ export class DiskMemory {
   /** QEMU was told to fail whatever is asked of the copy until it is opened anew. */
   yanked: Record<Side, boolean> = { primary: false, mirror: false };
   deltaPasses = 0;
-  /** What is weak about the storage of the copies. */
-  storageRemark: string | undefined;
   /** Why the last attempt to get on failed; null after a success. */
   trouble: string | null = null;
   /** The device's count of finished flushes when an epoch had begun. */

@@ -33,13 +33,13 @@ import { readLibvirtSecret } from '../storage/secrets.ts';
 import type { HookAnswer } from './starts/hook-answer.ts';
 import { StartGuard } from './starts/start-guard.ts';
 import { StartWatch, type FailedStart } from './starts/start-watch.ts';
+import { Arrivals } from './arrivals.ts';
 import { LiveDomain } from './live-domain.ts';
 import type { EventName, ProtectionEvent, Side } from './model.ts';
 import { Protector, type Shared } from './protector.ts';
 import { settleRestore } from './saved-domain.ts';
 import { sinceStart, type DiskRecord, type DomainRecord, type DomainRecordSchema } from './record.ts';
 import type { Step } from './steps.ts';
-import { StorageRemarks } from './storage-remarks.ts';
 
 export interface HostParts {
   session: LibvirtSession;
@@ -84,6 +84,7 @@ export class Host {
   readonly log: Log;
   readonly opener: ImageOpener;
   readonly definitions: Definitions;
+  readonly arrivals = new Arrivals(this);
   readonly #seen: (ref: DomainRef) => void;
   readonly #protectors = new Map<string, Protector>();
   /** Of domains that are being looked at because the agent or libvirt is new. */
@@ -92,7 +93,6 @@ export class Host {
   readonly #guard: StartGuard;
   readonly #backends: Backends;
   readonly #hangs: HangWatch;
-  readonly #storage: StorageRemarks;
   readonly #files = new FileWatch((uuid) => this.#protectors.get(uuid)?.suspectFiles());
   #claiming: Promise<unknown> = Promise.resolve();
   /** How many disks were protected when a record was last changed. */
@@ -139,7 +139,6 @@ export class Host {
       patienceMs,
       helpless,
     });
-    this.#storage = new StorageRemarks(() => ({ deadlineMs: config().mirror.timeoutMs, opener: this.opener }), log);
     this.#shared = {
       store,
       events,
@@ -149,10 +148,7 @@ export class Host {
       opener: this.opener,
       afterStep,
       recordChanged: () => this.#recordChanged(),
-      shown: (protector) => {
-        this.#storage.consider(protector);
-        shown(protector);
-      },
+      shown,
       watchFiles: (uuid, paths) => this.#watchFiles(uuid, paths),
       watchCopies: (uuid, images) => this.#backends.watch(uuid, images),
       undeclare: (uuid, dev) => this.definitions.undeclare(uuid, dev),
@@ -274,6 +270,12 @@ export class Host {
       return { ...record, policy, disks: [...others, ...disks] };
     });
     return protector;
+  }
+
+  /** Takes over what another host knows of a domain, in place of what was known here. */
+  async adopt(record: DomainRecord): Promise<void> {
+    const protector = await this.#protectorFor(record);
+    await protector.amend(({ lastStart }) => ({ ...record, lastStart }));
   }
 
   /** Begins to protect what was declared, if the domain runs. */
@@ -413,13 +415,17 @@ export class Host {
     await this.#follow(ref);
     const protector = this.#protectors.get(ref.uuid);
     if (protector === undefined || protector.record.disks.length === 0) return;
+    const word = booted ? null : await this.arrivals.word(ref.uuid);
     const start = await lastStart(this.config().store, ref.uuid);
     // Nothing may come in between: an event and a look at all domains may both have found it.
-    if (protector.live?.ref.id === ref.id) protector.forgetXml();
-    else {
-      const live: LiveDomain = new LiveDomain(this.session, ref, () => protector.monitorSilent(live));
-      await protector.attach(live, { start, booted });
+    if (protector.live?.ref.id === ref.id) {
+      protector.forgetXml();
+      return;
     }
+    const live: LiveDomain = new LiveDomain(this.session, ref, () => protector.monitorSilent(live));
+    const looked = protector.attach(live, { start, booted, identical: word ?? [] });
+    if (word !== null) await this.arrivals.goOn(ref, live, looked);
+    await looked;
   }
 
   /** A definition that could not be followed does not keep the domain from being protected by its record. */

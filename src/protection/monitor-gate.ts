@@ -36,9 +36,8 @@ export class MonitorGate {
     let timer: NodeJS.Timeout | undefined;
     const passed = new Promise<never>((_, reject) => {
       timer = setTimeout(() => {
-        const wasSilent = this.silentSince !== null;
         this.#overdue.add(sentAtMs);
-        if (!wasSilent) this.#changed();
+        this.#changed();
         reject(this.#silent());
       }, deadlineMs);
     });

@@ -1,7 +1,7 @@
 import type { Image } from '../domain/image.ts';
 import type { DiskGraph } from '../graph/view.ts';
 import type { Side } from './model.ts';
-import type { AtStop, DiskRecord, DomainRecord } from './record.ts';
+import type { DiskRecord, DomainRecord } from './record.ts';
 
 /** All that the planner may know: one look at one running domain. */
 export interface Observation {
@@ -52,7 +52,7 @@ export interface DiskObservation {
   /** Copies in use whose storage does not answer, and of which QEMU has not said that they failed: whatever waits for them might wait for ever. */
   silent: Side[];
   /** How the domain last stopped with both copies current, if the guest may not have written since. */
-  atStop: AtStop | null;
+  atStop: Identity | null;
   /** Why libvirt's copy job of a rebuild ended without success; null if it did not. */
   copyFailed: string | null;
   /** The back-off since the last failed attempt on this disk has run out. */
@@ -61,6 +61,15 @@ export interface DiskObservation {
   deltaPasses: number;
   /** The newest epoch is old enough for a new one, and which older ones every copy has flushed since. */
   epochs: { rotate: boolean; flushed: string[] };
+}
+
+/**
+ * Both copies were current when the guest last stood still: identical if `clean`. `primary` is the primary's fingerprint then; null where
+ * nobody can have come in between, because the guest has been handed over.
+ */
+export interface Identity {
+  clean: boolean;
+  primary: string | null;
 }
 
 /**

@@ -4,15 +4,15 @@ import type { QmpEvent } from '../qmp/monitor.ts';
 import type { Image } from '../domain/image.ts';
 import type { EventLog } from '../store/event-log.ts';
 import type { RecordStore } from '../store/record-store.ts';
-import { fingerprint } from '../storage/fingerprint.ts';
 import type { ImageOpener } from '../storage/opener.ts';
 import { Announcer } from './announcer.ts';
+import { currentPairs, stoppedReason, withStop } from './at-stop.ts';
 import type { Note } from './definitions/compare.ts';
 import type { DiskMemory } from './disk-memory.ts';
 import { DomainMemory } from './domain-memory.ts';
 import { execute, StepFailed, type Workbench } from './execute.ts';
 import { imagesInUse } from './hangs/copies-in-use.ts';
-import { lookWithoutAsking } from './hangs/hang-state.ts';
+import { hungLook } from './hangs/hang-state.ts';
 import type { LiveDomain } from './live-domain.ts';
 import type { DiskStatus, DomainStatus, EventName, Guarantee, ProtectionEvent } from './model.ts';
 import type { Observation } from './observation.ts';
@@ -109,6 +109,7 @@ export class Protector {
   #remarks: ReadonlyMap<string, string> = new Map();
   #live: LiveDomain | null = null;
   #last: Observation | null = null;
+  #departed: (identical: string[]) => void = () => undefined;
   #queue: Promise<unknown> = Promise.resolve();
   #woken = false;
   #failures = 0;
@@ -144,9 +145,13 @@ export class Protector {
 
   /**
    * A QEMU of this domain runs, by the start of this name; it has been looked at when the promise is kept. `booted`: it
-   * has only just begun to, and not from a saved state.
+   * has only just begun to, and not from a saved state. `identical`: it has come
+   * from another host, where the copies of these disks were identical.
    */
-  async attach(live: LiveDomain, { start, booted }: { start: string | null; booted: boolean }): Promise<void> {
+  async attach(
+    live: LiveDomain,
+    { start, booted, identical = [] }: { start: string | null; booted: boolean; identical?: string[] },
+  ): Promise<void> {
     this.#live = live;
     this.#last = null;
     this.#inSight = false;
@@ -157,6 +162,7 @@ export class Protector {
     await this.#enqueue(async () => {
       if (booted && this.#live === live && isFirstStart(this.record, start))
         for (const { dev, atStop } of this.record.disks) this.memoryOf(dev).atStop = atStop;
+      if (this.#live === live) for (const dev of identical) this.memoryOf(dev).atStop = { clean: true, primary: null };
       this.#keeper.take(sinceStart(this.record, start));
       await this.#turn();
     });
@@ -165,13 +171,6 @@ export class Protector {
   #noteStart(): void {
     const onMirror = this.record.disks.flatMap(({ dev, primary }) => (primary.current ? [] : [dev]));
     this.note('started', null, onMirror.length > 0 ? { onMirror } : {});
-  }
-
-  #stoppedReason(): string | null {
-    const { restoreOwed, name } = this.record;
-    if (restoreOwed === null) return null;
-    const failed = restoreOwed.failed === null ? '' : `; that failed: ${restoreOwed.failed}`;
-    return `its memory is saved, and it is to go on from there${failed}. Type: virsh start ${name}`;
   }
 
   /** The domain's QEMU is gone; `migrated`: the guest goes on in another host's. */
@@ -186,14 +185,25 @@ export class Protector {
     clearTimeout(this.#timer);
     void this.#enqueue(async () => {
       const stoppedAt = new Date(stoppedAtMs).toISOString();
-      if (migrated) await this.#leave(stoppedAt);
-      else await this.#rememberStop(pairs, clean, stoppedAtMs);
-      await this.#showStates(() => ({ state: 'stopped', reason: this.#stoppedReason() }), stoppedAt);
+      if (migrated) await this.#leave(stoppedAt, pairs);
+      else {
+        const deadlineMs = this.#shared.probeDeadlineMs();
+        this.#keeper.take(await withStop(this.record, pairs, { clean, stoppedAtMs, deadlineMs }));
+      }
+      await this.#showStates(() => ({ state: 'stopped', reason: stoppedReason(this.record) }), stoppedAt);
       this.#inSight = this.#live === null;
       await this.#keeper.catchUp();
     }).catch((error: unknown) => {
       this.#log.error('the stop could not be recorded', { error: errorText(error) });
     });
+  }
+
+  /**
+   * Of a domain that is to migrate, to be asked before: when its QEMU is gone here, and this host's record durably says that the mirror is
+   * not its own any more, the disks whose copies were identical at the end.
+   */
+  departure(): Promise<string[]> {
+    return new Promise((resolve) => (this.#departed = resolve));
   }
 
   /** Until the next look nobody knows what has happened to the domain since the last one. */
@@ -299,7 +309,7 @@ export class Protector {
     return domainStatus(
       this.record,
       running,
-      disks.map((disk) => withRemark(withRemark(disk, also(disk.dev)), this.memoryOf(disk.dev).storageRemark)),
+      disks.map((disk) => withRemark(disk, also(disk.dev))),
       this.#guarantee(),
     );
   }
@@ -351,8 +361,8 @@ export class Protector {
   }
 
   async #lookAndAct(live: LiveDomain): Promise<void> {
-    const unasked = lookWithoutAsking(this.#last, this.#memory);
-    if (unasked !== null) return this.#showObserved(live, unasked);
+    const hung = hungLook(this.#last, (dev) => this.memoryOf(dev).hang);
+    if (hung !== null) return this.#showObserved(live, hung);
     for (let look = 1; look <= maxLooks; look++) {
       const observation = await this.#observe(live);
       if (this.#live !== live) return;
@@ -476,22 +486,13 @@ export class Protector {
     return true;
   }
 
-  async #leave(at: string): Promise<void> {
+  async #leave(at: string, pairs: string[]): Promise<void> {
     const running = this.record.disks.filter(({ state }) => state !== 'stopped');
     if (running.length === 0) return;
+    const identical = currentPairs(this.record, pairs);
     await this.#keeper.save(movedAway(this.record, at));
     this.note('migrated-away', null, {});
-  }
-
-  /** A primary that somebody was quick to write to after the stop has no fingerprint to be compared with. */
-  async #rememberStop(pairs: string[], clean: boolean, stoppedAtMs: number): Promise<void> {
-    const deadlineMs = this.#shared.probeDeadlineMs();
-    for (const disk of this.record.disks) {
-      if (!pairs.includes(disk.dev) || !disk.primary.current || !disk.mirror.current) continue;
-      const found = await fingerprint(disk.primary.image, { deadlineMs });
-      const atStop = found === null || found.writtenAtMs > stoppedAtMs ? null : { clean, primary: found.text };
-      this.#keeper.take(withDisk(this.record, { ...disk, atStop }));
-    }
+    this.#departed(identical.map(({ dev }) => dev));
   }
 
   /** What QEMU reports of the copies is remembered before the loop looks. */

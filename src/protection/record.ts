@@ -180,6 +180,24 @@ export function movedAway(record: DomainRecord, at: string): DomainRecord {
   return { ...record, disks };
 }
 
+/** The record of a domain that comes from another host, as this host has it until its guest has arrived. */
+export function arriving(record: DomainRecord, at: string): DomainRecord {
+  const { disks } = movedAway(record, at);
+  const unseen = { instance: null, track: null, atStop: null, contested: null, reason: null };
+  return {
+    ...record,
+    restoreOwed: null,
+    disks: disks.map((disk) => ({
+      ...disk,
+      ...unseen,
+      // With policy strict the guest does not run there on the primary alone either.
+      exposedSince: record.policy === 'strict' ? at : disk.exposedSince,
+      state: 'stopped',
+      since: at,
+    })),
+  };
+}
+
 /**
  * Whether the hook saw this start, and it is the first since the record was written or read: in an earlier one the guest may have
  * written, and the primary's fingerprint is not sure to tell. A power cut can take a file's time back, and leave what was written.

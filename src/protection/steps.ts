@@ -26,7 +26,7 @@ export interface StepArguments {
   removeStandIn: { dev: string; path: string };
   closePrimary: { dev: string; nodes: string[] };
   /** Fails unless the disk was not written to since QEMU started, and the primary is as when it last stopped. */
-  requireUntouched: { dev: string; qdev: string; node: string; image: Image; fingerprint: string };
+  requireUntouched: { dev: string; qdev: string; node: string; image: Image; fingerprint: string | null };
   /** Closes what an unplugged disk left behind. */
   closeOrphans: { dev: string; nodes: string[] };
   compose: { dev: string; primaryTop: string };
@@ -50,15 +50,12 @@ export interface StepArguments {
   finishDelta: { dev: string; from: string; to: string; bitmap: string };
   cancelSync: { dev: string };
   flush: { dev: string; node: string };
-  /**
-   * Asks a copy for an answer: its storage by another process, and then, if `node` is given, QEMU itself: a server that was away
-   * unnoticed may have lost what it had acknowledged. What comes of it is seen in the next observation.
-   */
-  probe: { dev: string; side: Side; image: Image; node: string | null };
+  /** Asks a copy for an answer by another process; what comes of it is seen in the next observation. */
+  probe: { dev: string; side: Side; image: Image };
   /** Takes a copy for failed, so that it is opened anew. */
   suspect: { dev: string; side: Side; why: string };
   /** As `probe`, but fails without an answer. */
-  requireAnswer: { dev: string; side: Side; image: Image; node: string | null };
+  requireAnswer: { dev: string; side: Side; image: Image };
   /** libvirt's names over the mirror, for libvirt's own copy job. */
   buildLayers: { dev: string; names: string[] };
   startCopy: { dev: string; to: Image };

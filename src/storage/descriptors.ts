@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { Socket } from 'node:net';
 import { z } from 'zod';
 import { CdpError, errorText } from '../errors.ts';
+import { socketUri } from '../libvirt/uri.ts';
 import type { Source } from './image.ts';
 import { runTool, type ToolOutcome } from './run-tool.ts';
 
@@ -80,7 +81,7 @@ async function handSocket(path: string, to: Recipient, deadlineMs: number): Prom
 }
 
 function recipient({ libvirtSocket, domainId }: Recipient): [string, string] {
-  return [`qemu+unix:///system?socket=${encodeURIComponent(libvirtSocket)}`, String(domainId)];
+  return [socketUri(libvirtSocket), String(domainId)];
 }
 
 function requireDone(path: string, outcome: ToolOutcome, deadlineMs: number): void {

@@ -229,20 +229,6 @@ describe('virt-cdp', () => {
       });
     }
 
-    it('--check tells it in one line, with performance data', async () => {
-      agent.statuses.set('web1', domainWith({ disks: [diskWith(), diskWith({ ...exposed, dev: 'vdb' })] }));
-      const { stdout } = await run('status', '--check');
-      assert.match(
-        stdout,
-        /^DEGRADED: web1 vdb exposed; 1 of 2 disks protected \| protected=1 degraded=1 broken=0 exposed=\d+s exposed_bytes=1288490189B\n$/,
-      );
-      agent.statuses.set('web1', domainWith());
-      assert.equal(
-        (await run('status', '--check')).stdout,
-        'OK: 1 of 1 disks protected | protected=1 degraded=0 broken=0 exposed=0s exposed_bytes=0B\n',
-      );
-    });
-
     it('has colours on a terminal only, and not with NO_COLOR', async () => {
       const argv = ['status', '--socket', agent.socketPath];
       assert.match((await runHere(argv, { tty: true })).stdout, /\u001b\[32mprotected/);
@@ -270,6 +256,11 @@ describe('virt-cdp', () => {
         ['release web1', {}],
         ['failover web1 --accept-data-loss --no-wait', { acceptDataLoss: true }],
         ['rebuild web1 --to original --format raw', { to: 'original', format: 'raw' }],
+        ['migrate web1 --to qemu+ssh://b/system --unprotected', { to: 'qemu+ssh://b/system', unprotected: true }],
+        [
+          'migrate web1 --to qemu:///b --dest-socket /s --virsh=--persistent',
+          { to: 'qemu:///b', destSocket: '/s', options: ['--persistent'] },
+        ],
         [`rebuild web1 --disk vda --to-xml ${xml}`, { disk: 'vda', toXml: '<disk/>' }],
         ['resync web1 --full', { full: true }],
         ['start web1 --accept-data-loss', { acceptDataLoss: true }],

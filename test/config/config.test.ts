@@ -17,15 +17,7 @@ describe('the configuration that is shipped', () => {
     const shown = parseConfig(uncommented, installed);
     assert.equal(shown.libvirt.socket, '/run/libvirt/libvirt-sock');
     assert.deepEqual({ ...shown, libvirt: null }, { ...parseConfig('', installed), libvirt: null });
-    assert.equal((uncommented.match(/^[a-z_.]+ = /gm) ?? []).length, 12);
-  });
-
-  it('has examples of those that have no default', async () => {
-    const shipped = await readFile('packaging/virt-cdp.toml', 'utf8');
-    const { metrics, notify, socketGroup } = parseConfig(shipped.replace(/^# {3}(?=[a-z_.]+ = )/gm, ''), '/etc/x.toml');
-    assert.deepEqual(metrics.listen, { host: '127.0.0.1', port: 9768 });
-    assert.equal(socketGroup, 'virt-cdp');
-    assert.ok(notify.exec !== null && notify.webhook !== null);
+    assert.equal((uncommented.match(/^[a-z_.]+ = /gm) ?? []).length, 11);
   });
 });
 
@@ -43,7 +35,6 @@ describe('the configuration', () => {
       store: '/var/lib/virt-cdp',
       policyDir: '/etc/policy.d',
       socket: '/run/virt-cdp/virt-cdp.sock',
-      socketGroup: null,
       log: { level: 'info' },
       mirror: { timeoutMs: 5000 },
       hook: { deadlineMs: 1000 },
@@ -51,8 +42,6 @@ describe('the configuration', () => {
       onHang: 'wait',
       start: { afterDamage: 'mirror' },
       rebuild: { auto: false },
-      metrics: { listen: null },
-      notify: { exec: null, webhook: null, deadlineMs: 10_000 },
     } satisfies Config);
   });
 
@@ -64,7 +53,6 @@ describe('the configuration', () => {
        store = "/srv/cdp"
        policy_dir = "/srv/policies"
        socket = "/run/x.sock"
-       socket_group = "cdp"
        [libvirt]
        socket = "/tmp/libvirt-sock"
        [log]
@@ -78,20 +66,13 @@ describe('the configuration', () => {
        [start]
        after_damage = "refuse"
        [rebuild]
-       auto = true
-       [metrics]
-       listen = "[::1]:9768"
-       [notify]
-       exec = ["/bin/page", "me"]
-       webhook = "http://alerts/x"
-       deadline_ms = 100`,
+       auto = true`,
     );
     assert.deepEqual(await loadConfig(file), {
       libvirt: { socket: '/tmp/libvirt-sock' },
       store: '/srv/cdp',
       policyDir: '/srv/policies',
       socket: '/run/x.sock',
-      socketGroup: 'cdp',
       log: { level: 'debug' },
       mirror: { timeoutMs: 2500 },
       hook: { deadlineMs: 500 },
@@ -99,8 +80,6 @@ describe('the configuration', () => {
       onHang: 'restart',
       start: { afterDamage: 'refuse' },
       rebuild: { auto: true },
-      metrics: { listen: { host: '::1', port: 9768 } },
-      notify: { exec: ['/bin/page', 'me'], webhook: 'http://alerts/x', deadlineMs: 100 },
     });
   });
 
@@ -117,12 +96,6 @@ describe('the configuration', () => {
     ['store = "var/lib"', /absolute path[^]*store/],
     ['socket = ""', /absolute path[^]*socket/],
     ['libvirt = 1', /libvirt/],
-    ['socket_group = "a b"', /group's name[^]*socket_group/],
-    ['metrics.listen = "9768"', /HOST:PORT[^]*metrics\.listen/],
-    ['metrics.listen = "a:99999"', /65535[^]*metrics\.listen/],
-    ['notify.exec = []', /notify\.exec/],
-    ['notify.exec = ["page-me"]', /absolute path[^]*notify\.exec/],
-    ['notify.webhook = "file:///etc/passwd"', /notify\.webhook/],
     ['store = ', /invalid value[^]*1: {2}store/],
     ['__proto__ = 1', /__proto__/],
     ['[rebuild]\nauto = 99999999999999999999', /x is invalid/],
@@ -141,7 +114,8 @@ describe('the configuration', () => {
     await assert.rejects(loadConfig(folder), { code: 'config-unreadable' });
   });
 
-  it('throws nothing but UsageError, whatever it reads', () => {
+  it('throws nothing but UsageError, whatever it reads', function () {
+    this.timeout(60_000);
     const key = fc.constantFrom(
       'store',
       'socket',

@@ -90,10 +90,6 @@ export class FakeAgent implements AgentApi {
     return this.self;
   }
 
-  metrics(): Promise<{ contentType: string; text: string }> {
-    return Promise.resolve({ contentType: 'text/plain; version=0.0.4', text: 'virt_cdp_up 1\n' });
-  }
-
   policies(): PolicyReport {
     return this.report;
   }
@@ -101,6 +97,10 @@ export class FakeAgent implements AgentApi {
   hook(call: HookCall): HookAnswer {
     this.hookCalls.push(call);
     return this.onHook();
+  }
+
+  arrival(): Promise<null> {
+    return Promise.resolve(null);
   }
 
   eventsSince(since: number): ProtectionEvent[] {

@@ -1,9 +1,11 @@
 import assert from 'node:assert/strict';
+import { Agent } from '../lab/agent.ts';
 import type { Guest } from '../lab/guest.ts';
 import { Libvirtd } from '../lab/libvirtd.ts';
 import type { Finished } from '../lab/run.ts';
-import { endWell, goesOn } from './copies-hold.ts';
-import { events, setScene, waitForLibvirt, waitState } from './scene.ts';
+import { waitFor } from '../lab/wait.ts';
+import { assertNothingLost, endWell, goesOn, Mark } from './copies-hold.ts';
+import { events, patienceMs, setScene, status, waitForLibvirt, waitState } from './scene.ts';
 
 describe('a live migration by plain virsh', function () {
   this.timeout(150_000);
@@ -87,5 +89,99 @@ describe('a live migration by plain virsh', function () {
     await waitState(agent, 'm2', 'protected');
     await goesOn(guest, 20);
     await endWell(guest, [primary, mirror]);
+  });
+});
+
+describe('virt-cdp migrate', function () {
+  this.timeout(120_000);
+  const scene = setScene();
+  let other: Libvirtd;
+  let there: Agent;
+  let guest: Guest;
+  let primary: string;
+  let mirror: string;
+  let mark: Mark;
+
+  before(async () => {
+    const { lab, agent } = scene;
+    other = await Libvirtd.start();
+    there = new Agent(other, { config: { mirror: { timeout_ms: 1500 } } });
+    await there.start();
+    await waitForLibvirt(there);
+    const image = await lab.image('m3.raw');
+    primary = image.file;
+    mirror = lab.path('m3-mirror.raw');
+    guest = await scene.residentGuest({
+      name: 'm3',
+      cmdline: 'witness.blocks=2000 witness.rate=50',
+      disks: [{ dev: 'vda', bus: 'virtio', image }],
+    });
+    await agent.mustCdp('protect', 'm3', '--disk', 'vda', '--mirror', mirror, '--create');
+    await waitState(agent, 'm3', 'protected');
+    mark = new Mark(mirror, 3000);
+    await mark.set();
+  });
+
+  after(async function () {
+    this.timeout(60_000);
+    await there.kill('SIGKILL');
+    await other.close();
+  });
+
+  const uri = (agent: Agent): string => (agent === there ? other.uri : scene.lab.libvirtd.uri);
+
+  async function migrate(from: Agent, to: Agent, virsh = '--migrateuri tcp://127.0.0.1'): Promise<Finished> {
+    const options = `--unsafe --listen-address 127.0.0.1 ${virsh}`;
+    return from.cdp('migrate', 'm3', '--to', uri(to), '--dest-socket', to.socket, '--virsh', options);
+  }
+
+  it('takes the guest there and back, protected by the same copies, of which none is copied', async () => {
+    const { agent } = scene;
+    for (const [from, to] of [
+      [agent, there],
+      [there, agent],
+    ] as const) {
+      const { code, stdout, stderr } = await migrate(from, to);
+      assert.equal(code, 0, stderr);
+      assert.match(stdout, /protected; nothing was copied/);
+      assert.equal((await status(to, 'm3')).state, 'protected');
+      const left = await waitState(from, 'm3', 'stopped');
+      assert.deepEqual(
+        [left.primary.current, left.mirror.current],
+        [true, false],
+        'the mirror is not its own any more',
+      );
+      await goesOn(guest, 20);
+      assert.ok(await mark.isThere(), 'the mirror was not copied');
+    }
+    const armed = (await events(there, 'm3', 'armed')).map(({ detail }) => detail);
+    assert.deepEqual(armed, [{ copied: 0 }]);
+  });
+
+  it('that is refused, or fails on the way, leaves the guest as it was', async () => {
+    const { agent } = scene;
+    assert.equal((await agent.cdp('migrate', 'm3', '--to', other.uri)).code, 4, 'without an agent there');
+    const { code, stderr } = await migrate(agent, there, '--migrateuri tcp://127.0.0.2');
+    assert.equal(code, 1);
+    assert.match(stderr, /it runs here as before/);
+    await waitState(agent, 'm3', 'protected');
+    await goesOn(guest, 20);
+    assert.ok(await mark.isThere());
+  });
+
+  it('goes on there when nobody hands it over, with its mirror stale until it is copied', async () => {
+    const { agent } = scene;
+    const cli = migrate(agent, there);
+    await waitFor('m3 to arrive', async () => (await other.virsh('domstate', 'm3')).code === 0, patienceMs);
+    await agent.kill('SIGKILL');
+    assert.notEqual((await cli).code, 0);
+    await waitState(there, 'm3', 'protected');
+    await goesOn(guest, 20);
+    assert.ok(!(await mark.isThere()), 'the mirror was copied');
+    await agent.start();
+    const left = await waitState(agent, 'm3', 'stopped');
+    assert.deepEqual([left.primary.current, left.mirror.current], [true, false]);
+    await other.mustVirsh('destroy', 'm3');
+    await assertNothingLost(guest, [primary, mirror]);
   });
 });

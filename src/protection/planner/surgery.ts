@@ -67,7 +67,7 @@ export function arm(disk: PresentDisk, primary: PrimaryNodes, bitmap: string): S
 }
 
 /** Puts the two-copy writer over copies that nobody has written to since they were identical. */
-export function armIdentical(disk: PresentDisk, primary: PrimaryNodes, fingerprint: string): Surgery {
+export function armIdentical(disk: PresentDisk, primary: PrimaryNodes, fingerprint: string | null): Surgery {
   const { graph, record } = disk;
   const { dev } = record;
   return {
@@ -311,7 +311,7 @@ function written({ record, graph }: PresentDisk, side: Side, node: string): Bitm
 }
 
 /** libvirt's names of the topmost image, without backing files and filters. */
-export function layerNames({ data, chain }: PrimaryNodes): string[] {
+function layerNames({ data, chain }: PrimaryNodes): string[] {
   const index = /^libvirt-\d+-/.exec(data)?.[0];
   return index === undefined ? [] : chain.filter((name) => name.startsWith(index));
 }

@@ -11,7 +11,6 @@ import { declaredAgain } from '../definitions/compare.ts';
 import type { Host } from '../host.ts';
 import type { Protector } from '../protector.ts';
 import { newDiskRecord, type DiskRecord } from '../record.ts';
-import { storageRemarks } from '../storage-remarks.ts';
 import { wayToStopPolicy } from '../stop-policy.ts';
 import { takeMirror } from './mirror-checks.ts';
 import { announcePause, saveAndRestore } from './save-restore.ts';
@@ -91,9 +90,7 @@ async function declareNew(
     await unprotect(protector, { disk: disk.dev });
     throw error;
   }
-  const options = { deadlineMs: host.config().mirror.timeoutMs, opener: host.opener };
-  const warnings = await storageRemarks({ primary: { image: primary }, mirror: { image: declared.mirror } }, options);
-  return { protector, warnings, pauses };
+  return { protector, warnings: [], pauses };
 }
 
 /**
