@@ -372,7 +372,7 @@ export class Protector {
       if (steps.some(({ step }) => step === 'park'))
         steps = plan((this.#last = await this.#lookAtFiles(live, observation, { patient: false })));
       // What follows may take long; a state that is no longer true is not shown meanwhile.
-      else if (isWorseThanShown(observation, (dev) => this.memoryOf(dev).trouble))
+      else if (isWorseThanShown(observation, steps, (dev) => this.memoryOf(dev).trouble))
         await this.#showObserved(live, observation);
       if (steps.length === 0) {
         await this.#showObserved(live, observation);

@@ -2,6 +2,7 @@ import { imageName, sameStorage } from '../storage/image.ts';
 import { damageOf } from './planner/damage.ts';
 import { hungState, silenceRemark } from './hangs/hang-state.ts';
 import type { DiskMemory } from './disk-memory.ts';
+import type { Step } from './steps.ts';
 import {
   diskStates,
   type CopyStatus,
@@ -88,10 +89,11 @@ export function stateOf(o: Observation, disk: DiskObservation, trouble: string |
   return { ...view, reason: view.reason === null ? advice : `${advice}; ${view.reason}` };
 }
 
-/** A guest that runs has a disk whose state is worse than the one that is shown. */
-export function isWorseThanShown(o: Observation, troubleOf: (dev: string) => string | null): boolean {
+/** A guest that runs has a disk whose state is worse than the one that is shown; a planned record does not know that, and would undo it. */
+export function isWorseThanShown(o: Observation, steps: Step[], troubleOf: (dev: string) => string | null): boolean {
   return (
     o.run === 'running' &&
+    !steps.some(({ step }) => step === 'record') &&
     o.disks.some((disk) => {
       const { state } = stateOf(o, disk, troubleOf(disk.record.dev));
       return state !== disk.record.state && worst([state, disk.record.state]) === state;
