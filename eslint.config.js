@@ -19,13 +19,14 @@ const storeys = [
   'store',
   'qmp',
   'libvirt',
+  'iscsi',
 ];
 
 /** Programs: siblings that share a storey's rank but never import each other. */
 const programs = ['agent', 'cli', 'hook'];
 
 /** Written as if they were packages of their own: they know nothing of protection, and import nothing else of src/. */
-const packages = ['qmp', 'libvirt'];
+const packages = ['qmp', 'libvirt', 'iscsi'];
 
 function forbiddenAbove(storey) {
   const above = packages.includes(storey)

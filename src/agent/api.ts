@@ -11,6 +11,7 @@ import type { RuleKeeper } from '../protection/rules/rule-keeper.ts';
 import { migrate } from './migrate.ts';
 import { start } from '../protection/requests/start.ts';
 import { unprotect } from '../protection/requests/unprotect.ts';
+import { createMetrics } from './metrics.ts';
 
 /** What was done, for the user, and what they should know besides. */
 interface Outcome {
@@ -72,10 +73,18 @@ function onProtected<Args>(
 
 /** The agent's side of src/control. */
 export function agentApi(host: Host, policies: PolicyFolder, rules: RuleKeeper, agent: () => AgentReport): AgentApi {
+  const metrics = createMetrics({
+    domains: () => Promise.resolve(protectedDomains(host)),
+    agent,
+    overdueCalls: () => host.session.overdueCalls,
+    brokenPolicyFiles: () => policies.files.filter(({ problem }) => problem !== null).length,
+    followEvents: (listener) => host.events.follow(listener),
+  });
   return {
     agent,
+    metrics: async () => ({ contentType: metrics.contentType, text: await metrics.text() }),
     domains: async (all) => {
-      const protectedOnes = host.protectors().map((protector) => protector.status(blindness(host)));
+      const protectedOnes = protectedDomains(host);
       return all ? [...protectedOnes, ...(await undeclared(host, protectedOnes))] : protectedOnes;
     },
     domain: async (name) => (await protectorNamed(host, name)).status(blindness(host)),
@@ -91,6 +100,10 @@ export function agentApi(host: Host, policies: PolicyFolder, rules: RuleKeeper, 
     eventsSince: (since) => host.events.since(since),
     followEvents: (listener) => host.events.follow(listener),
   };
+}
+
+function protectedDomains(host: Host): DomainStatus[] {
+  return host.protectors().map((protector) => protector.status(blindness(host)));
 }
 
 /** What libvirt refuses it says in words for users. */

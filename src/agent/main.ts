@@ -20,6 +20,8 @@ import { RuleKeeper } from '../protection/rules/rule-keeper.ts';
 import { EventLog } from '../store/event-log.ts';
 import { RecordStore } from '../store/record-store.ts';
 import { agentApi } from './api.ts';
+import { listenForScrapes } from './metrics-listener.ts';
+import { Notifier } from './notify.ts';
 
 const usage = 'usage: virt-cdpd [--config FILE] [--check] [--version]';
 
@@ -105,11 +107,18 @@ async function runUntilSignal(configPath: string, initial: Config): Promise<void
     libvirtConnected: session.state === 'connected',
   });
   const api = agentApi(host, policies, rules, report);
-  const server = await startServer({ socketPath: config.socket, api, log, version });
+  const { listen } = initial.metrics;
+  const scrapes = listen === null ? null : await listenForScrapes(listen, () => api.metrics(), log);
+  const notifier = new Notifier(() => config.notify, log);
+  const unfollow = host.events.follow((event) => notifier.tell(event));
+  const server = await startServer({ socketPath: config.socket, group: config.socketGroup, api, log, version });
   log.info('virt-cdpd is up', { version, socket: config.socket, libvirt: config.libvirt.socket });
   const signal = await nextSignal();
   log.info('virt-cdpd ends; guests stay as they are', { signal });
   await server.close();
+  await scrapes?.close();
+  unfollow();
+  notifier.close();
   rules.close();
   await host.close();
   await host.events.written();

@@ -16,6 +16,8 @@ export interface Config {
   policyDir: string;
   /** The agent's own unix socket. */
   socket: string;
+  /** Whose members may use the socket, besides root. */
+  socketGroup: string | null;
   log: { level: 'error' | 'warn' | 'info' | 'debug' };
   /** How long an `available` domain may wait for its mirror. */
   mirror: { timeoutMs: number };
@@ -29,17 +31,35 @@ export interface Config {
   onHang: 'wait' | 'restart';
   /** Begin a rebuild without being asked, where the declaration says nothing of it. */
   rebuild: { auto: boolean };
+  /** A TCP address at which Prometheus finds the metrics, besides the agent's own socket. */
+  metrics: { listen: { host: string; port: number } | null };
+  /** Who is told of changes of state: a program by its arguments, a server by its URL. */
+  notify: { exec: [string, ...string[]] | null; webhook: string | null; deadlineMs: number };
 }
 
 const path = z.string().regex(/^\/[^\0]*$/, 'must be an absolute path');
 
 const millisecondsUpTo = (most: number): z.ZodNumber => z.number().int().min(1).max(most);
 
+/** `HOST:PORT`, an IPv6 address in brackets. */
+const address = z
+  .string()
+  .regex(/^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):\d{1,5}$/, 'must be HOST:PORT')
+  .transform((text) => {
+    const [, host = '', port] = /^(.*):(\d+)$/.exec(text) ?? [];
+    return { host: host.replace(/^\[|\]$/g, ''), port: Number(port) };
+  })
+  .refine(({ port }) => port <= 65535, 'must have a port up to 65535');
+
 const fileSchema = z.strictObject({
   libvirt: z.strictObject({ socket: path.optional() }).default({}),
   store: path.default('/var/lib/virt-cdp'),
   policy_dir: path.optional(),
   socket: path.default('/run/virt-cdp/virt-cdp.sock'),
+  socket_group: z
+    .string()
+    .regex(/^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$/, "must be a group's name")
+    .optional(),
   log: z.strictObject({ level: z.enum(['error', 'warn', 'info', 'debug']).default('info') }).prefault({}),
   mirror: z.strictObject({ timeout_ms: millisecondsUpTo(600_000).default(5000) }).prefault({}),
   // A hook holds libvirt's lock of the domain, and listing all domains waits for it: never longer than a second.
@@ -48,16 +68,40 @@ const fileSchema = z.strictObject({
   start: z.strictObject({ after_damage: z.enum(['mirror', 'refuse']).default('mirror') }).prefault({}),
   on_hang: z.enum(['wait', 'restart']).default('wait'),
   rebuild: z.strictObject({ auto: z.boolean().default(false) }).prefault({}),
+  metrics: z.strictObject({ listen: address.optional() }).default({}),
+  notify: z
+    .strictObject({
+      exec: z.tuple([path], z.string().regex(/^[^\0]*$/, 'must have no zero byte')).optional(),
+      webhook: z.url({ protocol: /^https?$/ }).optional(),
+      deadline_ms: millisecondsUpTo(600_000).default(10_000),
+    })
+    .prefault({}),
 });
 
 /** `folder` is the configuration file's, below which the policy files are unless they are elsewhere. */
 const schemaIn = (folder: string): z.ZodType<Config> =>
   fileSchema.transform(
-    ({ libvirt, store, policy_dir, socket, log, mirror, hook, resync, start, on_hang, rebuild }): Config => ({
+    ({
+      libvirt,
+      store,
+      policy_dir,
+      socket,
+      socket_group,
+      log,
+      mirror,
+      hook,
+      resync,
+      start,
+      on_hang,
+      rebuild,
+      metrics,
+      notify,
+    }): Config => ({
       libvirt: { socket: libvirt.socket ?? defaultLibvirtSocket() },
       store,
       policyDir: policy_dir ?? join(folder, 'policy.d'),
       socket,
+      socketGroup: socket_group ?? null,
       log,
       mirror: { timeoutMs: mirror.timeout_ms },
       hook: { deadlineMs: hook.deadline_ms },
@@ -65,6 +109,8 @@ const schemaIn = (folder: string): z.ZodType<Config> =>
       start: { afterDamage: start.after_damage },
       onHang: on_hang,
       rebuild,
+      metrics: { listen: metrics.listen ?? null },
+      notify: { exec: notify.exec ?? null, webhook: notify.webhook ?? null, deadlineMs: notify.deadline_ms },
     }),
   );
 

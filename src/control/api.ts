@@ -101,6 +101,8 @@ export interface AgentReport {
 /** What the server offers; the agent implements it. Errors are CdpErrors. */
 export interface AgentApi {
   agent(): AgentReport;
+  /** For Prometheus. */
+  metrics(): Promise<{ contentType: string; text: string }>;
   policies(): PolicyReport;
   /** Protected domains; with `all` also undeclared ones, with no disks. */
   domains(all: boolean): Promise<DomainStatus[]>;

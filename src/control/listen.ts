@@ -1,22 +1,27 @@
+import { execFile } from 'node:child_process';
 import { lstat, mkdir, unlink } from 'node:fs/promises';
 import type { Server } from 'node:http';
 import { connect } from 'node:net';
 import { dirname } from 'node:path';
+import { promisify } from 'node:util';
 import { CdpError } from '../errors.ts';
 
 /** Longest time to wait for a sign of life from whoever may be behind an old socket. */
 const probeMs = 2000;
 
+const run = promisify(execFile);
+
 /**
- * Listens on a unix socket of mode 0660. A socket that a dead agent left behind is replaced; one that somebody
+ * Listens on a unix socket of mode 0660, of this group if one is named, else of the process's own. A socket that a dead agent left behind is replaced; one that somebody
  * answers on is left alone. The parent folder is created with mode 0755 if it is missing.
  * @throws CdpError `agent-already-running`, `socket-in-the-way` or `cannot-listen`.
  */
-export async function listenOnSocket(server: Server, socketPath: string): Promise<void> {
+export async function listenOnSocket(server: Server, socketPath: string, group: string | null): Promise<void> {
   try {
     await mkdir(dirname(socketPath), { recursive: true, mode: 0o755 });
     await removeStaleSocket(socketPath);
     await listen(server, socketPath);
+    if (group !== null) await giveTo(group, server, socketPath);
   } catch (cause) {
     if (cause instanceof CdpError) throw cause;
     if ((cause as NodeJS.ErrnoException).code === 'EADDRINUSE') throw alreadyRunning(socketPath);
@@ -43,6 +48,20 @@ function listen(server: Server, socketPath: string): Promise<void> {
       process.umask(umask);
     }
   });
+}
+
+async function giveTo(group: string, server: Server, socketPath: string): Promise<void> {
+  try {
+    await run('chgrp', ['--', group, socketPath]);
+  } catch (cause) {
+    server.close();
+    throw new CdpError({
+      code: 'cannot-listen',
+      message: `the socket ${socketPath} can't be given to the group '${group}'`,
+      hint: 'name a group of this host with the configuration key socket_group, or leave it out',
+      cause,
+    });
+  }
 }
 
 async function removeStaleSocket(socketPath: string): Promise<void> {

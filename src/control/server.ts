@@ -13,6 +13,8 @@ const requestMs = 30_000;
 
 export interface ServerOptions {
   socketPath: string;
+  /** Whose members may use the socket, besides root; null for nobody. */
+  group?: string | null;
   api: AgentApi;
   log: Log;
   version: string;
@@ -32,7 +34,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     void respond(options, request, response);
   });
   refuseWhatIsNotHttp(server);
-  await listenOnSocket(server, options.socketPath);
+  await listenOnSocket(server, options.socketPath, options.group ?? null);
   server.on('error', (error) => options.log.error('socket failed', { error: error.message }));
   return {
     close: () =>
@@ -50,6 +52,11 @@ async function respond(options: ServerOptions, request: IncomingMessage, respons
   try {
     if (path === '/v1/events' && method === 'GET') {
       sendEvents(response, api, checkQuery(eventsQuerySchema, query()));
+      return;
+    }
+    if (path === '/metrics' && method === 'GET') {
+      const { contentType, text } = await api.metrics();
+      response.writeHead(200, { 'content-type': contentType }).end(text);
       return;
     }
     const { route, name, verb } = findRoute(method, path);

@@ -4,15 +4,15 @@ import type { Monitor } from '../qmp/monitor.ts';
 
 interface Seen {
   nodes: BlockNode[];
-  /** The nodes of which QEMU could not tell, and when it was last asked; null if it could. */
-  failed: { on: string; atMs: number } | null;
+  /** The nodes of which QEMU could not tell, and until when it is not asked again; null if it could. */
+  failed: { on: string; untilMs: number } | null;
 }
 
 /** Of each QEMU. */
 const lastSeen = new WeakMap<Monitor, Seen>();
 
-/** Each vain try holds up QEMU until the storage's own time-out. */
-const askAgainMs = 30_000;
+/** Each vain try holds up QEMU, until the storage's own time-out: so much longer it is then left in peace, at least a second. */
+const peace = { factor: 5, leastMs: 1_000 };
 
 /**
  * The nodes of the graph with their drivers and bitmaps. For that QEMU reads from Ceph RBD images (block/rbd.c:
@@ -23,8 +23,8 @@ export async function describeNodes(monitor: Monitor, graph: BlockGraph, devices
   const names = graph.nodes.flatMap(({ type, name }) => (type === 'block-driver' ? name : []));
   const on = [...names].sort().join(' ');
   const before = lastSeen.get(monitor) ?? { nodes: [], failed: null };
-  if (before.failed?.on === on && Date.now() - before.failed.atMs < askAgainMs)
-    return asLastSeen(names, before.nodes, devices);
+  const beganMs = Date.now();
+  if (before.failed?.on === on && beganMs < before.failed.untilMs) return asLastSeen(names, before.nodes, devices);
   try {
     const nodes = await monitor.execute('query-named-block-nodes', { flat: true });
     lastSeen.set(monitor, { nodes, failed: null });
@@ -32,7 +32,11 @@ export async function describeNodes(monitor: Monitor, graph: BlockGraph, devices
   } catch (error) {
     if (!(error instanceof QmpError)) throw error;
     const nodes = asLastSeen(names, before.nodes, devices);
-    lastSeen.set(monitor, { nodes, failed: { on, atMs: Date.now() } });
+    const endedMs = Date.now();
+    lastSeen.set(monitor, {
+      nodes,
+      failed: { on, untilMs: endedMs + Math.max(peace.leastMs, peace.factor * (endedMs - beganMs)) },
+    });
     return nodes;
   }
 }

@@ -14,6 +14,10 @@ export interface DiskNames {
   /** An idle null node of the disk's size, from which a flush job copies nothing. */
   nothing: string;
   flushJob: string;
+  /** The job that reads the beginning of a copy, `slice`, into `sink`. */
+  readJob: string;
+  slice: string;
+  sink: string;
   /** The job that brings a stale copy up to date, and the filter node that it inserts. */
   syncJob: string;
 }
@@ -28,8 +32,16 @@ export function diskNames(dev: string): DiskNames {
     parkNull: `${prefix}-park-null`,
     nothing: `${prefix}-nothing`,
     flushJob: `${prefix}-flush`,
+    readJob: `${prefix}-read`,
+    slice: `${prefix}-slice`,
+    sink: `${prefix}-sink`,
     syncJob: `${prefix}-sync`,
   };
+}
+
+/** An idle node is named after the socket of QEMU's connection to the mirror. */
+export function connectionPrefix(dev: string): string {
+  return `cdp-${dev}-socket-`;
 }
 
 /** An idle node that exists while a pause of the domain is ours, so that a restarted agent knows whom to resume. */

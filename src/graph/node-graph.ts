@@ -64,6 +64,11 @@ export class NodeGraph {
     return this.#byName.has(name);
   }
 
+  /** The nodes whose names begin so. */
+  named(prefix: string): string[] {
+    return [...this.#byName.keys()].filter((name) => name.startsWith(prefix));
+  }
+
   isFilter(name: string): boolean {
     return filterDrivers.has(this.#byName.get(name)?.driver ?? '');
   }

@@ -1,6 +1,6 @@
 import type { BlockDevice, BlockGraph, BlockJob, BlockNode } from '../qmp/commands.ts';
 import type { Monitor } from '../qmp/monitor.ts';
-import { diskNames, epochPrefix, surgeryMark, trackPrefix } from './names.ts';
+import { connectionPrefix, diskNames, epochPrefix, surgeryMark, trackPrefix } from './names.ts';
 import { describeNodes } from './describe-nodes.ts';
 import { NodeGraph } from './node-graph.ts';
 
@@ -126,10 +126,11 @@ function graphView(
       return device ? viewDisk(nodeGraph, jobs, device, dev, sourceIndex) : null;
     },
     orphans: (dev) => {
-      const { pair, syncJob, mirror, park, nothing } = diskNames(dev);
+      const { pair, syncJob, mirror, park, nothing, slice, sink } = diskNames(dev);
       const layers = nodeGraph.has(mirror) ? nodeGraph.topsAbove(mirror) : [];
       const tops = [...layers, syncJob, pair, mirror, park, nothing].filter((name) => nodeGraph.has(name));
-      return [...new Set(tops.flatMap((name) => nodeGraph.below(name)))];
+      const idle = [slice, sink].filter((name) => nodeGraph.has(name)).concat(nodeGraph.named(connectionPrefix(dev)));
+      return [...new Set([...idle, ...tops.flatMap((name) => nodeGraph.below(name))])];
     },
   };
 }
@@ -182,8 +183,9 @@ function viewDisk(
     ],
     syncJob: jobs.find(({ device }) => device === names.syncJob) ?? null,
     otherJob:
-      jobs.find(({ device }) => device !== names.syncJob && device !== names.flushJob && jobNames.includes(device)) ??
-      null,
+      jobs.find(
+        ({ device }) => ![names.syncJob, names.flushJob, names.readJob].includes(device) && jobNames.includes(device),
+      ) ?? null,
   };
 }
 

@@ -24,7 +24,7 @@ export class Prober {
     this.#opener = opener;
   }
 
-  /** Whether it says anything by the deadline, be it an error. */
+  /** Whether it says anything by the deadline, be it an error that QEMU would take for one. */
   ask(image: Image): Promise<boolean> {
     const name = imageName(image);
     const asked = this.#questions.get(name);
@@ -48,7 +48,8 @@ export class Prober {
       return !outcome.deadlinePassed;
     }
     const answer = await probeImage(image, { deadlineMs, opener: this.#opener }).finally(ended);
-    return answer.ok || !answer.late;
+    // An error of a target that is gone is none to QEMU's own initiator: it waits, as for one that is silent.
+    return answer.ok || (!answer.late && source.kind !== 'iscsi');
   }
 }
 

@@ -24,6 +24,8 @@ export class DiskMemory {
   /** QEMU was told to fail whatever is asked of the copy until it is opened anew. */
   yanked: Record<Side, boolean> = { primary: false, mirror: false };
   deltaPasses = 0;
+  /** What is weak about the storage of the copies. */
+  storageRemark: string | undefined;
   /** Why the last attempt to get on failed; null after a success. */
   trouble: string | null = null;
   /** The device's count of finished flushes when an epoch had begun. */

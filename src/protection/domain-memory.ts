@@ -12,6 +12,8 @@ export class DomainMemory {
   readonly #disks = new Map<string, DiskMemory>();
   /** The disks that stopped the guest since it last ran; empty when no event told, and the devices' io-status has to. */
   readonly #failing = new Set<string>();
+  /** The guest is paused, as far as is known. */
+  isStopped = false;
   /** When the guest itself shut QEMU down. */
   #shutdownAtMs: number | null = null;
 
@@ -34,6 +36,7 @@ export class DomainMemory {
   /** Another QEMU runs now. */
   begin(): void {
     this.#disks.clear();
+    this.isStopped = false;
     this.#failing.clear();
     this.#shutdownAtMs = null;
   }
@@ -41,6 +44,7 @@ export class DomainMemory {
   /** `disks` as last seen; `lost` is told of a copy that was not known to fail. */
   learn(event: QmpEvent, disks: DiskObservation[], lost: (dev: string, side: Side, why: string) => void): void {
     if (event.event === 'RESUME') {
+      this.isStopped = false;
       this.#failing.clear();
       for (const memory of this.all()) {
         memory.ioErrorIsPast = false;
@@ -48,7 +52,10 @@ export class DomainMemory {
       }
     }
     // QEMU stops only when every request has ended.
-    if (event.event === 'STOP') for (const memory of this.all()) memory.hang = null;
+    if (event.event === 'STOP') {
+      this.isStopped = true;
+      for (const memory of this.all()) memory.hang = null;
+    }
     if (event.event === 'SHUTDOWN' && event.data['guest'] === true) this.#shutdownAtMs = Date.now();
     // libvirt makes a reboot of a power-off: the same QEMU goes on.
     if (event.event === 'RESET' || event.event === 'RESUME') this.#shutdownAtMs = null;

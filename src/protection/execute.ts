@@ -2,6 +2,7 @@ import type { Image } from '../domain/image.ts';
 import { errorText } from '../errors.ts';
 import { addBitmap, removeBitmap } from '../graph/bitmaps.ts';
 import { diskNames, epochName } from '../graph/names.ts';
+import { endRead, readNode } from '../graph/read.ts';
 import {
   buildLayers,
   buildPark,
@@ -13,6 +14,7 @@ import {
   setRoot,
   unmarkSurgery,
 } from '../graph/surgery.ts';
+import { QmpError } from '../qmp/errors.ts';
 import { imageName } from '../storage/image.ts';
 import { fingerprint } from '../storage/fingerprint.ts';
 import { putStandIn, removeStandIn } from '../health/stand-in.ts';
@@ -31,6 +33,7 @@ import {
   startFullSync,
   startSnapshotSync,
 } from '../sync/jobs.ts';
+import { forgetConnection, hasReconnected, withConnectionNoted } from './connection.ts';
 import type { DiskMemory } from './disk-memory.ts';
 import type { LiveDomain } from './live-domain.ts';
 import { openImage } from './open-image.ts';
@@ -94,13 +97,17 @@ const executors: Executors = {
     await requireToAnswer(bench, image);
     requireMirrorSize(image, await imageSize(image, lookOptions(bench)), sizeBytes);
     const shown = image.format === 'raw' ? { sizeBytes } : {};
-    await openImage(bench, image, { storageNode: mirrorStorage, formatNode: mirror, ...shown });
+    await withConnectionNoted(bench.live, dev, () =>
+      openImage(bench, image, { storageNode: mirrorStorage, formatNode: mirror, ...shown }),
+    );
     bench.memoryOf(dev).opened('mirror');
   },
   closeMirror: async ({ live, memoryOf }, { dev }) => {
     const { mirror, mirrorStorage, flushJob } = diskNames(dev);
     await cancelSync(live.monitor, flushJob);
+    await endRead(live.monitor, diskNames(dev));
     await closeNodes(live.monitor, [mirror, mirrorStorage]);
+    await forgetConnection(live, dev);
     memoryOf(dev).closed('mirror');
   },
   openPrimary: async (bench, { dev, image, names: [formatNode = '', storageNode = `${formatNode}-file`] }) => {
@@ -112,11 +119,13 @@ const executors: Executors = {
   removeStandIn: (_, { path }) => removeStandIn(path, toolDeadline),
   closePrimary: async ({ live, memoryOf }, { dev, nodes }) => {
     await cancelSync(live.monitor, diskNames(dev).flushJob);
+    await endRead(live.monitor, diskNames(dev));
     await closeNodes(live.monitor, nodes);
     memoryOf(dev).closed('primary');
   },
   closeOrphans: async ({ live, memoryOf }, { dev, nodes }) => {
     await cancelSync(live.monitor, diskNames(dev).syncJob);
+    await cancelSync(live.monitor, diskNames(dev).readJob);
     await closeNodes(live.monitor, nodes);
     memoryOf(dev).unplugged();
   },
@@ -161,16 +170,16 @@ const executors: Executors = {
       throw error;
     }
   },
-  probe: async (bench, { dev, side, image }) => {
-    const why = await ask(bench, dev, side, image);
-    if (why !== null) bench.memoryOf(dev).failed(why);
+  probe: async (bench, copy) => {
+    const why = await ask(bench, copy);
+    if (why !== null) bench.memoryOf(copy.dev).failed(why);
   },
   suspect: ({ memoryOf }, { dev, side, why }) => {
     memoryOf(dev).learn(side, { is: 'failed', why, noSpace: false });
     return Promise.resolve();
   },
-  requireAnswer: async (bench, { dev, side, image }) => {
-    const why = await ask(bench, dev, side, image);
+  requireAnswer: async (bench, copy) => {
+    const why = await ask(bench, copy);
     if (why !== null) throw new Error(why);
   },
   buildLayers: ({ live }, { dev, names }) => buildLayers(live.monitor, dev, names),
@@ -213,12 +222,24 @@ export async function execute(step: Step, bench: Workbench): Promise<void> {
 }
 
 /** Why a copy does not answer; null if it does. */
-async function ask(bench: Workbench, dev: string, side: Side, image: Image): Promise<string | null> {
+async function ask(bench: Workbench, { dev, side, image, node }: StepArguments['probe']): Promise<string | null> {
   const answer = await probeImage(image, lookOptions(bench));
-  bench
-    .memoryOf(dev)
-    .learn(side, answer.ok ? { is: 'answering' } : { is: 'failed', why: answer.reason, noSpace: false });
-  return answer.ok ? null : `the ${side} does not answer: ${answer.reason}`;
+  const why = !answer.ok ? answer.reason : node === null ? null : await askQemu(bench, dev, side, node);
+  bench.memoryOf(dev).learn(side, why === null ? { is: 'answering' } : { is: 'failed', why, noSpace: false });
+  return why === null ? null : `the ${side} does not answer: ${why}`;
+}
+
+/** As `ask`, of what answers others: a read that hangs would take QEMU along. */
+async function askQemu({ live }: Workbench, dev: string, side: Side, node: string): Promise<string | null> {
+  try {
+    await readNode(live.monitor, diskNames(dev), node);
+  } catch (error) {
+    // A read that QEMU does not let begin tells nothing of the copy.
+    if (!(error instanceof QmpError)) return `its storage does, but not to QEMU: ${errorText(error)}`;
+  }
+  return side === 'mirror' && (await hasReconnected(live, dev))
+    ? 'its server was away, and may have lost what it had not flushed'
+    : null;
 }
 
 /** Another process asks the storage first: a QEMU that opens one which hangs would hang with it. */

@@ -40,6 +40,7 @@ import { Protector, type Shared } from './protector.ts';
 import { settleRestore } from './saved-domain.ts';
 import { sinceStart, type DiskRecord, type DomainRecord, type DomainRecordSchema } from './record.ts';
 import type { Step } from './steps.ts';
+import { StorageRemarks } from './storage-remarks.ts';
 
 export interface HostParts {
   session: LibvirtSession;
@@ -93,6 +94,7 @@ export class Host {
   readonly #guard: StartGuard;
   readonly #backends: Backends;
   readonly #hangs: HangWatch;
+  readonly #storage: StorageRemarks;
   readonly #files = new FileWatch((uuid) => this.#protectors.get(uuid)?.suspectFiles());
   #claiming: Promise<unknown> = Promise.resolve();
   /** How many disks were protected when a record was last changed. */
@@ -139,6 +141,7 @@ export class Host {
       patienceMs,
       helpless,
     });
+    this.#storage = new StorageRemarks(() => ({ deadlineMs: config().mirror.timeoutMs, opener: this.opener }), log);
     this.#shared = {
       store,
       events,
@@ -148,7 +151,10 @@ export class Host {
       opener: this.opener,
       afterStep,
       recordChanged: () => this.#recordChanged(),
-      shown,
+      shown: (protector) => {
+        this.#storage.consider(protector);
+        shown(protector);
+      },
       watchFiles: (uuid, paths) => this.#watchFiles(uuid, paths),
       watchCopies: (uuid, images) => this.#backends.watch(uuid, images),
       undeclare: (uuid, dev) => this.definitions.undeclare(uuid, dev),

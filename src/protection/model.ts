@@ -117,6 +117,7 @@ export const eventNames = [
   'renamed',
   'policy-changed',
   'definition-differs',
+  'at-risk',
   'definition-restored',
   'mirror-contested',
   'gone',

@@ -36,8 +36,9 @@ export class MonitorGate {
     let timer: NodeJS.Timeout | undefined;
     const passed = new Promise<never>((_, reject) => {
       timer = setTimeout(() => {
+        const wasSilent = this.silentSince !== null;
         this.#overdue.add(sentAtMs);
-        this.#changed();
+        if (!wasSilent) this.#changed();
         reject(this.#silent());
       }, deadlineMs);
     });

@@ -42,6 +42,7 @@ export async function observe(
   if (outdated) live.forgetDisks();
   const liveDisks = outdated ? await live.disks() : knownDisks;
   const run = runView(view, reason);
+  domainMemory.isStopped = run !== 'running';
   const disks = await Promise.all(
     record.disks.map(async (disk): Promise<DiskObservation> => {
       const { dev } = disk;

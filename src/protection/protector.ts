@@ -12,7 +12,7 @@ import type { DiskMemory } from './disk-memory.ts';
 import { DomainMemory } from './domain-memory.ts';
 import { execute, StepFailed, type Workbench } from './execute.ts';
 import { imagesInUse } from './hangs/copies-in-use.ts';
-import { hungLook } from './hangs/hang-state.ts';
+import { lookWithoutAsking } from './hangs/hang-state.ts';
 import type { LiveDomain } from './live-domain.ts';
 import type { DiskStatus, DomainStatus, EventName, Guarantee, ProtectionEvent } from './model.ts';
 import type { Observation } from './observation.ts';
@@ -309,7 +309,7 @@ export class Protector {
     return domainStatus(
       this.record,
       running,
-      disks.map((disk) => withRemark(disk, also(disk.dev))),
+      disks.map((disk) => withRemark(withRemark(disk, also(disk.dev)), this.memoryOf(disk.dev).storageRemark)),
       this.#guarantee(),
     );
   }
@@ -361,8 +361,8 @@ export class Protector {
   }
 
   async #lookAndAct(live: LiveDomain): Promise<void> {
-    const hung = hungLook(this.#last, (dev) => this.memoryOf(dev).hang);
-    if (hung !== null) return this.#showObserved(live, hung);
+    const unasked = lookWithoutAsking(this.#last, this.#memory);
+    if (unasked !== null) return this.#showObserved(live, unasked);
     for (let look = 1; look <= maxLooks; look++) {
       const observation = await this.#observe(live);
       if (this.#live !== live) return;

@@ -50,12 +50,15 @@ export interface StepArguments {
   finishDelta: { dev: string; from: string; to: string; bitmap: string };
   cancelSync: { dev: string };
   flush: { dev: string; node: string };
-  /** Asks a copy for an answer by another process; what comes of it is seen in the next observation. */
-  probe: { dev: string; side: Side; image: Image };
+  /**
+   * Asks a copy for an answer: its storage by another process, and then, if `node` is given, QEMU itself: a server that was away
+   * unnoticed may have lost what it had acknowledged. What comes of it is seen in the next observation.
+   */
+  probe: { dev: string; side: Side; image: Image; node: string | null };
   /** Takes a copy for failed, so that it is opened anew. */
   suspect: { dev: string; side: Side; why: string };
   /** As `probe`, but fails without an answer. */
-  requireAnswer: { dev: string; side: Side; image: Image };
+  requireAnswer: { dev: string; side: Side; image: Image; node: string | null };
   /** libvirt's names over the mirror, for libvirt's own copy job. */
   buildLayers: { dev: string; names: string[] };
   startCopy: { dev: string; to: Image };

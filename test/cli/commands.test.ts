@@ -229,6 +229,20 @@ describe('virt-cdp', () => {
       });
     }
 
+    it('--check tells it in one line, with performance data', async () => {
+      agent.statuses.set('web1', domainWith({ disks: [diskWith(), diskWith({ ...exposed, dev: 'vdb' })] }));
+      const { stdout } = await run('status', '--check');
+      assert.match(
+        stdout,
+        /^DEGRADED: web1 vdb exposed; 1 of 2 disks protected \| protected=1 degraded=1 broken=0 exposed=\d+s exposed_bytes=1288490189B\n$/,
+      );
+      agent.statuses.set('web1', domainWith());
+      assert.equal(
+        (await run('status', '--check')).stdout,
+        'OK: 1 of 1 disks protected | protected=1 degraded=0 broken=0 exposed=0s exposed_bytes=0B\n',
+      );
+    });
+
     it('has colours on a terminal only, and not with NO_COLOR', async () => {
       const argv = ['status', '--socket', agent.socketPath];
       assert.match((await runHere(argv, { tty: true })).stdout, /\u001b\[32mprotected/);

@@ -17,7 +17,15 @@ describe('the configuration that is shipped', () => {
     const shown = parseConfig(uncommented, installed);
     assert.equal(shown.libvirt.socket, '/run/libvirt/libvirt-sock');
     assert.deepEqual({ ...shown, libvirt: null }, { ...parseConfig('', installed), libvirt: null });
-    assert.equal((uncommented.match(/^[a-z_.]+ = /gm) ?? []).length, 11);
+    assert.equal((uncommented.match(/^[a-z_.]+ = /gm) ?? []).length, 12);
+  });
+
+  it('has examples of those that have no default', async () => {
+    const shipped = await readFile('packaging/virt-cdp.toml', 'utf8');
+    const { metrics, notify, socketGroup } = parseConfig(shipped.replace(/^# {3}(?=[a-z_.]+ = )/gm, ''), '/etc/x.toml');
+    assert.deepEqual(metrics.listen, { host: '127.0.0.1', port: 9768 });
+    assert.equal(socketGroup, 'virt-cdp');
+    assert.ok(notify.exec !== null && notify.webhook !== null);
   });
 });
 
@@ -35,6 +43,7 @@ describe('the configuration', () => {
       store: '/var/lib/virt-cdp',
       policyDir: '/etc/policy.d',
       socket: '/run/virt-cdp/virt-cdp.sock',
+      socketGroup: null,
       log: { level: 'info' },
       mirror: { timeoutMs: 5000 },
       hook: { deadlineMs: 1000 },
@@ -42,6 +51,8 @@ describe('the configuration', () => {
       onHang: 'wait',
       start: { afterDamage: 'mirror' },
       rebuild: { auto: false },
+      metrics: { listen: null },
+      notify: { exec: null, webhook: null, deadlineMs: 10_000 },
     } satisfies Config);
   });
 
@@ -53,6 +64,7 @@ describe('the configuration', () => {
        store = "/srv/cdp"
        policy_dir = "/srv/policies"
        socket = "/run/x.sock"
+       socket_group = "cdp"
        [libvirt]
        socket = "/tmp/libvirt-sock"
        [log]
@@ -66,13 +78,20 @@ describe('the configuration', () => {
        [start]
        after_damage = "refuse"
        [rebuild]
-       auto = true`,
+       auto = true
+       [metrics]
+       listen = "[::1]:9768"
+       [notify]
+       exec = ["/bin/page", "me"]
+       webhook = "http://alerts/x"
+       deadline_ms = 100`,
     );
     assert.deepEqual(await loadConfig(file), {
       libvirt: { socket: '/tmp/libvirt-sock' },
       store: '/srv/cdp',
       policyDir: '/srv/policies',
       socket: '/run/x.sock',
+      socketGroup: 'cdp',
       log: { level: 'debug' },
       mirror: { timeoutMs: 2500 },
       hook: { deadlineMs: 500 },
@@ -80,6 +99,8 @@ describe('the configuration', () => {
       onHang: 'restart',
       start: { afterDamage: 'refuse' },
       rebuild: { auto: true },
+      metrics: { listen: { host: '::1', port: 9768 } },
+      notify: { exec: ['/bin/page', 'me'], webhook: 'http://alerts/x', deadlineMs: 100 },
     });
   });
 
@@ -96,6 +117,12 @@ describe('the configuration', () => {
     ['store = "var/lib"', /absolute path[^]*store/],
     ['socket = ""', /absolute path[^]*socket/],
     ['libvirt = 1', /libvirt/],
+    ['socket_group = "a b"', /group's name[^]*socket_group/],
+    ['metrics.listen = "9768"', /HOST:PORT[^]*metrics\.listen/],
+    ['metrics.listen = "a:99999"', /65535[^]*metrics\.listen/],
+    ['notify.exec = []', /notify\.exec/],
+    ['notify.exec = ["page-me"]', /absolute path[^]*notify\.exec/],
+    ['notify.webhook = "file:///etc/passwd"', /notify\.webhook/],
     ['store = ', /invalid value[^]*1: {2}store/],
     ['__proto__ = 1', /__proto__/],
     ['[rebuild]\nauto = 99999999999999999999', /x is invalid/],

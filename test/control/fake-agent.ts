@@ -90,6 +90,10 @@ export class FakeAgent implements AgentApi {
     return this.self;
   }
 
+  metrics(): Promise<{ contentType: string; text: string }> {
+    return Promise.resolve({ contentType: 'text/plain; version=0.0.4', text: 'virt_cdp_up 1\n' });
+  }
+
   policies(): PolicyReport {
     return this.report;
   }

@@ -33,6 +33,14 @@ describe('the agent on its socket', () => {
     assert.equal(await agent.client.version(), '1.2.3');
   });
 
+  it('tells its metrics as text', async () => {
+    const { socketPath } = agent;
+    const answer = await send({ socketPath, method: 'GET', path: '/metrics', deadlineMs: 5000 });
+    assert.deepEqual(answer, { status: 200, text: 'virt_cdp_up 1\n' });
+    const posted = await send({ socketPath, method: 'POST', path: '/metrics', deadlineMs: 5000 });
+    assert.equal(posted.status, 404);
+  });
+
   it('takes any name that a domain can have', async () => {
     for (const name of ['..', 'a b', 'ü%2F?#', 'x/y']) {
       agent.statuses.set(name, domainWith({ domain: name }));
@@ -208,6 +216,19 @@ describe('the socket itself', () => {
     assert.equal((await stat(socketPath)).mode & 0o777, 0o660);
     assert.equal((await stat(dirname(socketPath))).mode & 0o777, 0o755);
     await server.close();
+    await assert.rejects(stat(socketPath), { code: 'ENOENT' });
+  });
+
+  it('is given to a group, and refused to one that is not there', async function () {
+    if (process.getuid?.() !== 0) this.skip();
+    const log = quietLog(() => undefined);
+    const socketPath = join(folder, 'group.sock');
+    const options = { socketPath, api: new FakeAgent(), log, version: '1' };
+    const server = await startServer({ ...options, group: 'daemon' });
+    const { mode, uid, gid } = await stat(socketPath);
+    assert.deepEqual([mode & 0o777, uid, gid], [0o660, 0, 1]);
+    await server.close();
+    await assert.rejects(startServer({ ...options, group: 'nonexistent' }), { code: 'cannot-listen' });
     await assert.rejects(stat(socketPath), { code: 'ENOENT' });
   });
 

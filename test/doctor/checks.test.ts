@@ -8,7 +8,7 @@ import { copiesCheck } from '../../src/doctor/checks/copies.ts';
 import { emulatorCheck, emulatorsIn } from '../../src/doctor/checks/emulator.ts';
 import { hookCheck } from '../../src/doctor/checks/hook.ts';
 import { libvirtCheck } from '../../src/doctor/checks/libvirt.ts';
-import { hasMountNamespace, permissionsCheck, securityIn } from '../../src/doctor/checks/permissions.ts';
+import { confinementsIn, permissionsCheck } from '../../src/doctor/checks/permissions.ts';
 import { policyFilesCheck } from '../../src/doctor/checks/policy-files.ts';
 import { primariesCheck } from '../../src/doctor/checks/primaries.ts';
 import { spaceCheck } from '../../src/doctor/checks/space.ts';
@@ -229,34 +229,35 @@ describe('virt-cdp doctor', () => {
   });
 
   describe('permissions', () => {
-    const local = [{ domain: 'web1', dev: 'vda', name: '/dev/sdb', kind: 'block' }];
-    const root = { user: 0, securityModels: [], privateDev: false, local };
+    const local = [{ domain: 'web1', dev: 'vda', name: '/dev/sdb' }];
+    const well = { confinedBy: [], virsh: '8.2.0', local };
     it('is content', () => {
-      allWell(permissionsCheck.examine(root));
-      allWell(permissionsCheck.examine({ user: 64055, securityModels: ['apparmor'], privateDev: true, local: [] }));
-      allWell(permissionsCheck.examine({ ...root, privateDev: true, local: [{ ...local[0]!, kind: 'file' }] }));
+      allWell(permissionsCheck.examine(well));
+      allWell(permissionsCheck.examine({ ...well, confinedBy: ['apparmor'], local: [] }));
+      allWell(permissionsCheck.examine({ ...well, virsh: '10.0.0' }));
     });
-    it("finds QEMU's user, its confinement and its own /dev in the way", () => {
-      const nbd = /nbd:\/\//;
-      finds(permissionsCheck.examine({ ...root, user: 64055 }), 'warning', /'\/dev\/sdb': .* user 64055$/, nbd);
-      finds(permissionsCheck.examine({ ...root, securityModels: ['selinux'] }), 'warning', /selinux/, nbd);
-      finds(permissionsCheck.examine({ ...root, privateDev: true }), 'warning', /\/dev of its own/, nbd);
+    it('finds what may keep QEMU from a mirror', () => {
+      for (const [model, fix] of [
+        ['apparmor', /libvirt-qemu\.d/],
+        ['selinux', /ausearch/],
+      ] as const)
+        finds(
+          permissionsCheck.examine({ ...well, confinedBy: [model] }),
+          'warning',
+          new RegExp(`${model}, .* web1 vda, '/dev/sdb'`),
+          fix,
+        );
+    });
+    it('finds virsh missing, or too old', () => {
+      finds(permissionsCheck.examine({ ...well, virsh: null }), 'error', /not installed/, /libvirt-client/);
+      finds(permissionsCheck.examine({ ...well, virsh: '8.1.0' }), 'error', /8\.1\.0/, /libvirt-client/);
     });
     it("reads libvirt's capabilities", () => {
-      const model = (name: string, label: string): string =>
-        `<secmodel><model>${name}</model><doi>0</doi>${label}</secmodel>`;
-      const dac = model(
-        'dac',
-        "<baselabel type='kvm'>+64055:+994</baselabel><baselabel type='qemu'>+64055:+994</baselabel>",
-      );
-      const xml = (models: string): string => `<capabilities><host>${models}</host></capabilities>`;
-      assert.deepEqual(securityIn(xml(model('apparmor', '') + dac)), { user: 64055, securityModels: ['apparmor'] });
-      assert.deepEqual(securityIn(xml(model('none', ''))), { user: null, securityModels: [] });
-    });
-    it("reads qemu.conf's namespaces", () => {
-      assert.equal(hasMountNamespace('#namespaces = [ ]\n'), true);
-      assert.equal(hasMountNamespace('namespaces = []\n'), false);
-      assert.equal(hasMountNamespace('namespaces = [ "mount" ]\n'), true);
+      const model = (name: string): string => `<secmodel><model>${name}</model><doi>0</doi></secmodel>`;
+      const xml = (...names: string[]): string =>
+        `<capabilities><host>${names.map(model).join('')}</host></capabilities>`;
+      assert.deepEqual(confinementsIn(xml('apparmor', 'dac')), ['apparmor']);
+      assert.deepEqual(confinementsIn(xml('none')), []);
     });
   });
 
@@ -266,7 +267,6 @@ describe('virt-cdp doctor', () => {
     for (const [by, fix] of [
       ['iscsi', /replacement_timeout/],
       ['rbd', /rados_osd_op_timeout/],
-      ['nbd', /ss --kill/],
       ['nfs', /softerr/],
     ] as const) {
       it(`finds ${by} that waits for ever`, () =>

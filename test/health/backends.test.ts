@@ -15,6 +15,14 @@ import { waitFor } from '../lab/wait.ts';
 
 const patienceMs = 20_000;
 
+describe('a storage that refuses', () => {
+  it('has answered, but for an iSCSI target: for that QEMU waits', async () => {
+    const prober = new Prober(() => 5_000, withoutSecrets);
+    assert.equal(await prober.ask(parseImageUri('nbd://127.0.0.1:1/x')), true);
+    assert.equal(await prober.ask(parseImageUri('iscsi://127.0.0.1:1/iqn.2026-01.x:y/1')), false);
+  });
+});
+
 describe('what copies lie on', function () {
   this.timeout(60_000);
   let folder: string;

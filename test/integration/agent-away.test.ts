@@ -164,20 +164,77 @@ describe('an agent that was away', function () {
     await assertWell();
   });
 
-  it('when the server of the mirror lost what it had not flushed, brings that back', async () => {
+  /** The blocks of some of the guest's latest writes. */
+  async function writes(): Promise<Set<number>> {
     const written = new Set<number>();
     const unsubscribe = guest.witness.onAck(({ block }) => written.add(block));
     await goesOn(guest, 30);
     unsubscribe();
+    return written;
+  }
+
+  /** A server crashes, loses what it had acknowledged and not flushed, and is there again. */
+  async function forgets(
+    server: NbdServer,
+    blocks: Iterable<number>,
+    meanwhile?: () => Promise<unknown>,
+  ): Promise<void> {
+    await server.kill();
+    await meanwhile?.();
+    for (const block of blocks) await writeBlock(server.file, block, Buffer.alloc(recordSize));
+    await server.restart();
+  }
+
+  it('when the server of the mirror lost what it had not flushed, brings that back', async () => {
+    const written = await writes();
     const before = await lastEvent();
-    await whileAway(async () => {
-      await mirror.kill();
-      await pausedByError();
-      for (const block of written) await writeBlock(mirror.file, block, Buffer.alloc(recordSize));
-      await mirror.restart();
-    }, 'protected');
+    await whileAway(() => forgets(mirror, written, pausedByError), 'protected');
     await assertWell();
     assert.ok((await eventsAfter(before)).includes('armed'), 'nothing was brought back');
+  });
+
+  it('when such a server is back before anybody noticed, and then the primary fails, does not move the guest onto its mirror', async () => {
+    const written = await writes();
+    await whileAway(async () => {
+      await guest.suspend();
+      await forgets(mirror, written);
+      primary.failAll();
+      await guest.resume();
+      await pausedByError();
+    }, 'broken');
+    const before = await lastEvent();
+    primary.heal();
+    await assertWell();
+    assert.ok(!(await eventsAfter(before)).includes('failed-over'));
+  });
+
+  it('when such a server is back before anybody noticed, fails over on request only when its mirror is current again', async () => {
+    const { agent } = scene;
+    const written = await writes();
+    await whileAway(async () => {
+      await guest.suspend();
+      await forgets(mirror, written);
+    }, 'protected');
+    await agent.mustCdp('failover', 'web1');
+    await assertNothingLost(guest, [mirror.file]);
+    await guest.resume();
+    await agent.mustCdp('rebuild', 'web1', '--to', 'original');
+    await assertWell();
+  });
+
+  it('when the server of the primary was away unnoticed, does not hold the guest on it', async () => {
+    const { agent } = scene;
+    const written = await writes();
+    await whileAway(async () => {
+      await guest.suspend();
+      await forgets(primary, written);
+    }, 'protected');
+    await agent.cdp('hold', 'web1');
+    await waitState(agent, 'web1', 'failed-over');
+    await assertNothingLost(guest, [mirror.file]);
+    await guest.resume();
+    await agent.mustCdp('rebuild', 'web1', '--to', 'original');
+    await assertWell();
   });
 
   it('while another domain is held at its start does not wait for that', async () => {

@@ -10,7 +10,12 @@ export async function assertNothingLost(guest: Guest, copies: readonly Image[], 
   assert.deepEqual(guest.witness.errors, [], 'guest errors');
   for (const copy of copies) {
     const { missing, acknowledged } = await guest.witness.checkCopy(copy, dev);
-    assert.deepEqual(missing, [], `lost on ${JSON.stringify(copy)}`);
+    const boots = guest.witness.promised(dev).boots.join();
+    assert.deepEqual(
+      missing,
+      [],
+      `lost on ${JSON.stringify(copy)}, after ${acknowledged} writes in the boots ${boots}`,
+    );
     assert.ok(acknowledged > 0, 'the guest has written nothing');
   }
 }

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { chmodSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
+import { send } from '../../src/control/transport.ts';
 import type { Finding } from '../../src/doctor/finding.ts';
 import { setScene } from './scene.ts';
 
@@ -40,6 +41,13 @@ describe('virt-cdp doctor, on a real libvirtd', function () {
     const noticed = await of('hook');
     assert.equal(noticed.severity, 'ok', noticed.what);
     assert.match(noticed.what, /calls it/);
+  });
+
+  it("finds the agent's own figures in its metrics", async () => {
+    const { socket: socketPath } = scene.agent;
+    const { text } = await send({ socketPath, method: 'GET', path: '/metrics', deadlineMs: 10_000 });
+    assert.match(text, /^virt_cdp_libvirt_connected 1$/m);
+    assert.match(text, /^nodejs_eventloop_lag_seconds /m);
   });
 
   it('finds planted faults, each with what to type', async () => {

@@ -4,7 +4,7 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { CephCluster } from '../lab/ceph.ts';
 import { IscsiTarget } from '../lab/iscsi.ts';
-import { run } from '../lab/run.ts';
+import { type Finished, run } from '../lab/run.ts';
 import { endWell, goesOn } from './copies-hold.ts';
 import { events, setScene, sourceOf, waitLiveStatus, waitState } from './scene.ts';
 
@@ -13,14 +13,14 @@ const sizeBytes = 64 << 20;
 
 /** What a guest's own Ceph client is told: an OSD that is gone is an I/O error soon. */
 const clientTimeouts = `[client]
-rados_osd_op_timeout = 2
-rados_mon_op_timeout = 2
+rados_osd_op_timeout = 3
+rados_mon_op_timeout = 3
 client_mount_timeout = 5
 `;
 
 describe('network storage with logins', function () {
   this.timeout(150_000);
-  const scene = setScene({ config: { mirror: { timeout_ms: 3_000 } } });
+  const scene = setScene({ config: { mirror: { timeout_ms: 4_000 } } });
   let ceph: CephCluster;
   const targets: IscsiTarget[] = [];
 
@@ -52,11 +52,17 @@ describe('network storage with logins', function () {
     await run('rm', [valuePath]);
   }
 
-  async function lun(name: string): Promise<IscsiTarget> {
+  async function lun(name: string, writeCache = false): Promise<IscsiTarget> {
     const { lab } = scene;
     const { file } = await lab.image(`${name}.img`, 'raw', sizeBytes);
     const login = { username: 'cdp', password };
-    const target = await IscsiTarget.start({ scratch: lab.root, namespace: lab.libvirtd.namespace, file, login });
+    const target = await IscsiTarget.start({
+      scratch: lab.root,
+      namespace: lab.libvirtd.namespace,
+      file,
+      login,
+      writeCache,
+    });
     targets.push(target);
     return target;
   }
@@ -107,6 +113,8 @@ describe('network storage with logins', function () {
     await waitLiveStatus(guest, 'protected');
     assert.equal(await sourceOf(guest, 'next start'), 'rbd:vms/web1-new');
     assert.equal((await events(agent, 'web1', 'rebuild-finished')).length, 1);
+    const [risk] = await events(agent, 'web1', 'at-risk');
+    assert.match(String(risk?.detail['what']), /iSCSI initiator waits/);
     await goesOn(guest);
 
     assert.equal(guest.witness.boots, 1);
@@ -150,20 +158,31 @@ describe('network storage with logins', function () {
     ]);
   });
 
-  it('a private secret is refused when the disk is declared, with the way out', async () => {
+  it('what speaks against a LUN is said when the disk is declared: a private secret, a write cache', async () => {
     const { agent, lab } = scene;
     await secret('iscsi', 'private-login', Buffer.from(password).toString('base64'), true);
-    const target = await lun('web3-mirror');
+    const target = await lun('web3-mirror', true);
     await lab.domain({
       name: 'web3',
       disks: [{ dev: 'vda', bus: 'virtio', image: await lab.image('web3.img', 'raw', sizeBytes) }],
       start: false,
     });
-    const mirror = diskXml('web3-mirror', target.sourceXml('private-login'));
-    const { code, stdout } = await agent.cdp('protect', 'web3', '--disk', 'vda', '--mirror-xml', mirror, '--json');
-    const { error } = JSON.parse(stdout) as { error: { code: string; hint: string } };
-    assert.deepEqual([code, error.code], [1, 'secret-private']);
+    const protect = (usage: string): Promise<Finished> => {
+      const mirror = diskXml(usage, target.sourceXml(usage));
+      return agent.cdp('protect', 'web3', '--disk', 'vda', '--mirror-xml', mirror, '--json');
+    };
+    const refused = await protect('private-login');
+    const { error } = JSON.parse(refused.stdout) as { error: { code: string; hint: string } };
+    assert.deepEqual([refused.code, error.code], [1, 'secret-private']);
     assert.match(error.hint, /private='no'/);
+
+    const { code, stdout } = await protect('lun-login');
+    const { warnings } = JSON.parse(stdout) as { warnings: string[] };
+    assert.equal(code, 0);
+    assert.ok(
+      warnings.some((warning) => warning.includes('has a write cache (WCE)')),
+      stdout,
+    );
   });
 });
 

@@ -64,12 +64,13 @@ describe('a domain with several disks', function () {
 
   /** Whichever copies a start takes, the first disk is at most one record ahead, and the second never. */
   async function assertOneMoment(): Promise<void> {
+    const { boots } = guest.witness.promised('vda');
     for (const first of await currentCopies('vda')) {
       for (const second of await currentCopies('vdb')) {
-        const [a, b] = [await highestRecord(first), await highestRecord(second)];
+        const [a, b] = [await highestRecord(first, boots), await highestRecord(second, boots)];
         assert.equal(a.epoch, b.epoch, `${first} and ${second} are of different boots`);
         assert.ok(a.n === b.n || a.n === b.n + 1, `${first} ends with ${a.n}, ${second} with ${b.n}`);
-        assert.deepEqual(await outOfOrder(first, second), []);
+        assert.deepEqual(await outOfOrder(first, second, boots), []);
       }
     }
     for (const dev of devs) await assertNothingLost(guest, await currentCopies(dev), dev);

@@ -136,7 +136,7 @@ describe('after a stop', function () {
     const { mirror: stopped } = await waitState(agent, 'web1', 'stopped');
     assert.deepEqual([stopped.current, stopped.consistentAsOf], [false, copied.mirror.consistentAsOf]);
     assert.deepEqual((await checkBlocks(mirror.file, 'vda', promised)).missing, []);
-    assert.deepEqual(await outOfOrder(atCrash, mirror.file), []);
+    assert.deepEqual(await outOfOrder(atCrash, mirror.file, promised.boots), []);
 
     await guest.start();
     await waitState(agent, 'web1', 'protected');

@@ -165,6 +165,7 @@ bluestore block size = ${2 << 30}
 osd pool default size = 1
 osd pool default min size = 1
 osd crush chooseleaf type = 0
+osd client watch timeout = 5
 mon allow pool size one = true
 mon warn on pool no redundancy = false
 [mon]

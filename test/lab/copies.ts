@@ -7,6 +7,14 @@ import { must, run } from './run.ts';
 /** An image as qemu-img takes it: a path, an NBD URI or a `json:` file name; the format is probed unless told. */
 export type Image = string | { filename: string; format: 'raw' | 'qcow2' };
 
+/** What the guest was told to be safe on one disk. */
+export interface Promised {
+  /** The epochs of the guest's boots so far, first to last. */
+  boots: readonly number[];
+  /** By block: the last record that was acknowledged. */
+  records: ReadonlyMap<number, RecordNumber>;
+}
+
 /** An acknowledged write that a copy does not hold. */
 export interface Missing {
   block: number;
@@ -21,31 +29,31 @@ export interface CopyReport {
 }
 
 /**
- * Whether a copy of the disk `dev` holds, for each block, the expected record or a later one. The image may be in use; of
+ * Whether a copy of the disk `dev` holds, for each block, the promised record or a later one. The image may be in use; of
  * a qcow2 image in use, only what its QEMU has written out is seen.
  */
-export async function checkBlocks(
-  image: Image,
-  dev: string,
-  expected: ReadonlyMap<number, RecordNumber>,
-): Promise<CopyReport> {
+export async function checkBlocks(image: Image, dev: string, { boots, records }: Promised): Promise<CopyReport> {
   const missing: Missing[] = [];
   await withRaw(image, async (raw) => {
-    for (const [block, record] of expected) {
+    for (const [block, record] of records) {
       const found = await recordAt(raw, block);
       const holds =
-        typeof found === 'object' && found.dev === dev && found.block === block && compareRecords(found, record) >= 0;
+        typeof found === 'object' &&
+        found.dev === dev &&
+        found.block === block &&
+        compareRecords(found, record, boots) >= 0;
       if (!holds) missing.push({ block, expected: record, found });
     }
   });
-  return { checkedBlocks: expected.size, missing };
+  return { checkedBlocks: records.size, missing };
 }
 
 /**
  * For guests with `witness.ordered=1`, whose record n reaches the second disk only when the first has acknowledged it: the
- * blocks where the second disk's copy is ahead of the first one's. Empty if the two are copies as of one moment.
+ * blocks where the second disk's copy is ahead of the first one's. Empty if the two are copies as of one moment. `boots` as in
+ * `Promised`.
  */
-export async function outOfOrder(first: Image, second: Image): Promise<number[]> {
+export async function outOfOrder(first: Image, second: Image, boots: readonly number[]): Promise<number[]> {
   const blocks: number[] = [];
   await withRaw(second, async (later) =>
     withRaw(first, async (earlier) => {
@@ -54,7 +62,7 @@ export async function outOfOrder(first: Image, second: Image): Promise<number[]>
         const after = await recordAt(later, block);
         if (typeof after !== 'object') continue;
         const before = await recordAt(earlier, block);
-        if (typeof before !== 'object' || compareRecords(before, after) < 0) blocks.push(block);
+        if (typeof before !== 'object' || compareRecords(before, after, boots) < 0) blocks.push(block);
       }
     }),
   );
@@ -65,13 +73,14 @@ export async function outOfOrder(first: Image, second: Image): Promise<number[]>
  * The record of a copy that was written last: of guests with `witness.ordered=1` its number tells how far the copy goes.
  * @throws Error when there is none.
  */
-export async function highestRecord(image: Image): Promise<WitnessRecord> {
+export async function highestRecord(image: Image, boots: readonly number[]): Promise<WitnessRecord> {
   let highest: WitnessRecord | undefined;
   await withRaw(image, async (raw) => {
     const { size } = await raw.stat();
     for (let block = 0; block < size / recordSize; block++) {
       const found = await recordAt(raw, block);
-      if (typeof found === 'object' && (highest === undefined || compareRecords(found, highest) > 0)) highest = found;
+      if (typeof found === 'object' && (highest === undefined || compareRecords(found, highest, boots) > 0))
+        highest = found;
     }
   });
   if (highest === undefined) throw new Error(`${fileName(image)} holds no record`);

@@ -1,5 +1,5 @@
 import { closeSync, type FSWatcher, openSync, readSync, watch } from 'node:fs';
-import { checkBlocks, type CopyReport, type Image } from './copies.ts';
+import { checkBlocks, type CopyReport, type Image, type Promised } from './copies.ts';
 import type { RecordNumber } from './record.ts';
 import { tail } from './run.ts';
 import { within } from './wait.ts';
@@ -37,8 +37,7 @@ export class Witness {
   readonly #errors: GuestError[] = [];
   readonly #chunk = Buffer.alloc(1 << 16);
   #rest = '';
-  #epoch = 0;
-  #boots = 0;
+  readonly #boots: number[] = [];
   #stopped = false;
   #lastAckAtMs: number | undefined;
 
@@ -63,7 +62,7 @@ export class Witness {
 
   /** How many times the witness began. */
   get boots(): number {
-    return this.#boots;
+    return this.#boots.length;
   }
 
   /** Whether the guest has stopped writing since its last boot, because of a power button. */
@@ -91,7 +90,7 @@ export class Witness {
 
   /** Waits until the guest has booted for the `boot`th time (1: the first). */
   async waitReady(timeoutMs: number, boot = 1): Promise<void> {
-    await this.#until(`boot ${boot} of the guest`, () => this.#boots >= boot, timeoutMs);
+    await this.#until(`boot ${boot} of the guest`, () => this.boots >= boot, timeoutMs);
   }
 
   /** Waits for the guest's last words before it powers off. */
@@ -99,16 +98,16 @@ export class Witness {
     await this.#until('the guest to stop writing', () => this.#stopped, timeoutMs);
   }
 
-  /** What must be on each copy of the disk `dev` from now on, by block: the last record that was acknowledged, or a later one. */
-  promised(dev: string): Map<number, RecordNumber> {
+  /** What must be on each copy of the disk `dev` from now on: for each block the record that is told, or a later one. */
+  promised(dev: string): Promised {
     this.#read();
-    return new Map(this.#promised.get(dev));
+    return { boots: this.#boots, records: new Map(this.#promised.get(dev)) };
   }
 
   /** Whether a copy of the disk `dev` holds every write that was acknowledged before this call, or a later one. */
   async checkCopy(image: Image, dev: string): Promise<CopyReport & { acknowledged: number }> {
-    const expected = this.promised(dev);
-    return { acknowledged: this.acknowledged(dev), ...(await checkBlocks(image, dev, expected)) };
+    const promised = this.promised(dev);
+    return { acknowledged: this.acknowledged(dev), ...(await checkBlocks(image, dev, promised)) };
   }
 
   close(): void {
@@ -135,7 +134,7 @@ export class Witness {
 
   #describe(): string {
     const errors = this.#errors.slice(-5).map((error) => JSON.stringify(error));
-    return `boots ${this.#boots}, acknowledged ${this.acknowledged()}, errors ${errors.join()}\n${tail(this.#path)}`;
+    return `boots ${this.boots}, acknowledged ${this.acknowledged()}, errors ${errors.join()}\n${tail(this.#path)}`;
   }
 
   #read(): void {
@@ -163,8 +162,7 @@ export class Witness {
     }
     const ready = /^WITNESS READY epoch=(\d+)/.exec(line);
     if (ready !== null) {
-      this.#epoch = Number(ready[1]);
-      this.#boots++;
+      this.#boots.push(Number(ready[1]));
       this.#stopped = false;
     } else if (line === 'WITNESS STOPPED') {
       this.#stopped = true;
@@ -173,7 +171,7 @@ export class Witness {
 
   #acknowledge(dev: string, n: number, block: number, latencyMicros: number): void {
     const atMs = performance.now();
-    const epoch = this.#epoch;
+    const epoch = this.#boots.at(-1) ?? 0;
     let blocks = this.#promised.get(dev);
     if (blocks === undefined) this.#promised.set(dev, (blocks = new Map<number, RecordNumber>()));
     blocks.set(block, { epoch, n });

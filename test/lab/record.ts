@@ -5,7 +5,7 @@ export const recordSize = 4096;
 
 /** A record's place in the order of writes to one block: boots come first, then numbers within the boot. */
 export interface RecordNumber {
-  /** Microseconds since 1970 when the guest's witness began. */
+  /** Which boot: microseconds since 1970 when its witness began, by the guest's clock, which is not sure to order the boots. */
   epoch: number;
   n: number;
 }
@@ -32,9 +32,12 @@ export function readRecord(block: Buffer): WitnessRecord | 'empty' | 'damaged' {
   };
 }
 
-/** Negative if `a` was written before `b`, 0 if they are the same record. */
-export function compareRecords(a: RecordNumber, b: RecordNumber): number {
-  return a.epoch - b.epoch || a.n - b.n;
+/**
+ * Negative if `a` was written before `b`, 0 if they are the same record. `boots` are the epochs of the boots that were seen, first to
+ * last; one that nobody saw comes before all.
+ */
+export function compareRecords(a: RecordNumber, b: RecordNumber, boots: readonly number[]): number {
+  return boots.indexOf(a.epoch) - boots.indexOf(b.epoch) || a.n - b.n;
 }
 
 function isZero(block: Buffer): boolean {

@@ -13,7 +13,7 @@
  * only)  witness.rate=N (records a second and disk; 0: as fast as it goes)  witness.start_delay_ms=N  witness.ordered=1
  * (record n goes to the second disk, at the same block, only when the first has acknowledged it).
  *
- * The record's layout is read again by record.ts.
+ * Each boot writes another sequence of blocks, which seed and epoch determine. The record's layout is read again by record.ts.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -41,7 +41,7 @@
 /** One 4 KiB block on a disk, little endian. */
 struct record {
 	char magic[8];
-	uint64_t epoch; /* microseconds since 1970 when this boot's witness began: orders the boots */
+	uint64_t epoch; /* microseconds since 1970 when this boot's witness began: tells the boots apart */
 	uint64_t n;
 	uint64_t block;
 	uint64_t seed;
@@ -147,7 +147,7 @@ static uint32_t crc32(const void *data, size_t length)
 
 static void fill(struct record *r, const struct disk *d, uint64_t n, uint64_t block)
 {
-	uint64_t state = seed ^ (n << 32) ^ block;
+	uint64_t state = seed ^ epoch ^ (n << 32) ^ block;
 	memset(r, 0, sizeof *r);
 	memcpy(r->magic, "WITNESS1", 8);
 	r->epoch = epoch;
@@ -273,7 +273,7 @@ int main(void)
 		cmdline[0] = 0;
 	make_crc_table();
 	epoch = micros(CLOCK_REALTIME);
-	seed = number("seed", epoch);
+	seed = number("seed", 0);
 	rate = number("rate", 0);
 	depth = number("depth", 1);
 	if (depth < 1 || depth > MAX_DEPTH)

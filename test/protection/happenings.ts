@@ -30,7 +30,12 @@ export type Happening =
   | { what: 'guest flushes' | 'job goes on' | 'job fails' | 'epoch ages'; disk: number }
   | { what: 'copy fails' | 'copy heals' | 'server loses its cache'; disk: number; side: 'primary' | 'mirror' }
   | {
-      what: 'mirror server crashes' | 'primary is edited' | 'disk is unplugged' | 'disk is plugged in';
+      what:
+        | 'mirror server crashes'
+        | 'mirror server restarts'
+        | 'primary is edited'
+        | 'disk is unplugged'
+        | 'disk is plugged in';
       disk: number;
     }
   | { what: 'hold' | 'release' }
@@ -71,7 +76,13 @@ export const happening: fc.Arbitrary<Happening> = fc.oneof(
       side,
     }),
   },
-  { weight: 4, arbitrary: fc.record({ what: fc.constant('mirror server crashes' as const), disk }) },
+  {
+    weight: 6,
+    arbitrary: fc.record({
+      what: fc.constantFrom('mirror server crashes' as const, 'mirror server restarts' as const),
+      disk,
+    }),
+  },
   {
     weight: 2,
     arbitrary: fc.record({ what: fc.constantFrom('disk is unplugged' as const, 'disk is plugged in' as const), disk }),
@@ -110,8 +121,8 @@ export const happening: fc.Arbitrary<Happening> = fc.oneof(
 );
 
 /**
- * A copy may lose what it acknowledged only while another has it, and while somebody can hear of it. Beyond what the planner can
- * know is a connection that died and whose server is back before the next I/O, when the other copy is left on request.
+ * A copy may lose what it acknowledged only while another has it, and while somebody can hear of it: from the next I/O, or from the
+ * connection that it lost.
  */
 function mayLose(
   domain: SimulatedDomain,
@@ -131,6 +142,11 @@ function mayLose(
     mirror.current &&
     copies.every((copy) => !copy.failing && !copy.failsOnce && !copy.lostUnseen)
   );
+}
+
+/** What it lost nothing but the next I/O will tell. */
+function somethingHidden(domain: SimulatedDomain): boolean {
+  return [...domain.copies.values()].some((copy) => copy.lostUnseen && domain.qemu?.hasLost(copy) !== true);
 }
 
 function somethingLost(domain: SimulatedDomain, side?: 'primary'): boolean {
@@ -220,7 +236,7 @@ function eventOf(
     case 'events are lost':
       return only(!somethingLost(domain, 'primary'), () => (domain.deaf = !domain.deaf));
     case 'all heals':
-      return only(!somethingLost(domain), () => heal(domain));
+      return only(!somethingHidden(domain), () => heal(domain));
     case 'guest writes':
       return only(domain.runs(), () => domain.guestWrites(dev, happening.block));
     case 'guest flushes':
@@ -232,9 +248,9 @@ function eventOf(
     case 'epoch ages':
       return () => qemu?.nodes.get(`cdp-${dev}`)?.bitmaps.forEach((_, name) => domain.agedEpochs.add(name));
     case 'copy fails':
-      return only(!somethingLost(domain), () => (copy.failing = true));
+      return only(!somethingHidden(domain), () => (copy.failing = true));
     case 'copy heals':
-      return only(!copy.lostUnseen, () => (copy.failing = false));
+      return () => (copy.failing = false);
     case 'server loses its cache':
       return only(mayLose(domain, agent, record) && (happening.side === 'mirror' || heard), () => {
         copy.loseUnflushed();
@@ -242,12 +258,13 @@ function eventOf(
         copy.lostUnseen = true;
       });
     case 'mirror server crashes':
+    case 'mirror server restarts':
       return only(!record.mirror.current || mayLose(domain, agent, record), () => {
         copy.loseUnflushed();
         copy.lostUnseen = record.mirror.current;
         // What it lost the guest had not flushed: as after a power cut, it may be there or not.
         domain.atEnd.delete(dev);
-        copy.failing = true;
+        copy.failing = happening.what === 'mirror server crashes';
         for (const node of qemu?.nodes.values() ?? []) if (node.copy === copy) node.broken = true;
       });
     case 'disk is unplugged':
@@ -280,7 +297,7 @@ function wishOf(domain: SimulatedDomain, agent: SimulatedAgent, what: Wish, reco
   const { dev, primary, mirror, intent } = record;
   const running = domain.qemu !== null;
   const intend = (possible: boolean, intentOf: (disk: DiskRecord) => Intent, disk?: string): Event | null =>
-    possible && !somethingLost(domain) ? () => change(domain, intentOf, disk) : null;
+    possible && !somethingHidden(domain) ? () => change(domain, intentOf, disk) : null;
   switch (what) {
     case 'hold':
       return intend(

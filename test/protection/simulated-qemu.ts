@@ -92,8 +92,10 @@ interface Node {
   kind: 'image' | 'storage' | 'layer' | 'quorum' | 'filter' | 'park' | 'null';
   below: string[];
   copy: Copy | null;
-  /** Its connection is gone for good. */
+  /** Its connection is gone, which the next request finds out, and the one after that makes another. */
   broken: boolean;
+  /** Its connection is not the first. */
+  reconnected: boolean;
   /** Something was written since the last flush: only then a flush asks the storage. */
   dirty: boolean;
   bitmaps: Map<string, Set<number>>;
@@ -152,7 +154,7 @@ export class SimulatedQemu {
     if (kind === 'image' && [...this.nodes.values()].some((node) => node.copy === copy))
       throw new Refused(`no write lock on ${copy?.name ?? ''}`);
     if (kind === 'image' && copy?.failing === true) throw new Failed(`${copy.name} can't be opened`);
-    this.nodes.set(name, { kind, below, copy, broken: false, dirty: false, bitmaps: new Map() });
+    this.nodes.set(name, { kind, below, copy, broken: false, reconnected: false, dirty: false, bitmaps: new Map() });
   }
 
   /** What was written is flushed, as far as that goes (QEMU, block.c: bdrv_close). */
@@ -162,6 +164,20 @@ export class SimulatedQemu {
     if (this.parents(name).length > 0) throw new Refused(`${name} is in use by ${this.parents(name).join()}`);
     if (node.dirty && !node.broken) node.copy?.flush();
     this.nodes.delete(name);
+  }
+
+  /** Its node of this copy has another connection than at first, or none. */
+  hasLost(copy: Copy): boolean {
+    return [...this.nodes.values()].some((node) => node.copy === copy && (node.broken || node.reconnected));
+  }
+
+  /** As QEMU's NBD client does it (QEMU, block/nbd.c: nbd_co_send_request). */
+  #reaches(name: string): boolean {
+    const node = this.node(name);
+    const { broken } = node;
+    node.reconnected ||= broken;
+    node.broken = false;
+    return !broken;
   }
 
   /** Nodes, devices and jobs that use a node. */
@@ -211,12 +227,12 @@ export class SimulatedQemu {
 
   /** Whether the guest's write reached all that it must reach. */
   write(name: string, block: number, version: number): boolean {
-    const { kind, below, copy, broken, bitmaps } = this.node(name);
+    const { kind, below, copy, bitmaps } = this.node(name);
     for (const bitmap of bitmaps.values()) bitmap.add(block);
     switch (kind) {
       case 'image':
         this.node(name).dirty = true;
-        return !broken && copy !== null && copy.write(block, version);
+        return this.#reaches(name) && copy !== null && copy.write(block, version);
       case 'quorum':
         return this.#onAll(below, (child) => this.write(child, block, version));
       case 'filter':
@@ -231,10 +247,10 @@ export class SimulatedQemu {
   }
 
   flush(name: string): boolean {
-    const { kind, below, copy, broken } = this.node(name);
+    const { kind, below, copy } = this.node(name);
     if (kind === 'image') {
       const node = this.node(name);
-      if (node.dirty) node.dirty = broken || copy?.flush() !== true;
+      if (node.dirty) node.dirty = !this.#reaches(name) || copy?.flush() !== true;
       return !node.dirty;
     }
     if (kind === 'quorum') return this.#onAll(below, (child) => this.flush(child));
@@ -264,6 +280,7 @@ export class SimulatedQemu {
       below: [job.device],
       copy: null,
       broken: false,
+      reconnected: false,
       dirty: false,
       bitmaps: new Map(),
     });

@@ -164,9 +164,10 @@ const executors: Executors = {
     domain.memoryOf(dev).failed(node === diskNames(dev).mirror ? 'mirror' : 'primary');
     throw new Failed(`the flush of ${node}`);
   },
-  probe: (domain, { dev, side, image }) => {
+  probe: (domain, { dev, side, image, node }) => {
     const memory = domain.memoryOf(dev);
-    if (domain.copyOf(image).failing) memory.failed(side);
+    if (domain.copyOf(image).failing || (node !== null && domain.qemu?.hasLost(domain.copyOf(image)) === true))
+      memory.failed(side);
     else memory.health[side] = { is: 'answering' };
   },
   suspect: (domain, { dev, side }) => domain.memoryOf(dev).failed(side),

@@ -1,8 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { errorText } from '../../src/errors.ts';
 import type { DomainStatus } from '../../src/protection/model.ts';
-import { checkBlocks } from '../lab/copies.ts';
-import type { RecordNumber } from '../lab/record.ts';
+import { checkBlocks, type Promised } from '../lab/copies.ts';
 import { Violation } from './violation.ts';
 import type { Copy, DomainInForce, World } from './world.ts';
 
@@ -48,7 +47,7 @@ export async function checkCopies(world: World, { name, guest, disks }: DomainIn
       const missing = await missingOn(
         world.named(source),
         disk.dev,
-        promised.get(disk.dev) ?? new Map<number, RecordNumber>(),
+        promised.get(disk.dev) ?? { boots: [], records: new Map() },
       );
       if (missing.length === 0) continue;
       throw new Violation(
@@ -60,14 +59,10 @@ export async function checkCopies(world: World, { name, guest, disks }: DomainIn
 }
 
 /** A block that is being written may be half old and half new, for a moment. */
-async function missingOn(
-  { file: filename, format }: Copy,
-  dev: string,
-  promised: Map<number, RecordNumber>,
-): Promise<unknown[]> {
-  let rest = promised;
+async function missingOn({ file: filename, format }: Copy, dev: string, promised: Promised): Promise<unknown[]> {
+  let rest = promised.records;
   for (let look = 1; ; look++) {
-    const { missing } = await checkBlocks({ filename, format }, dev, rest);
+    const { missing } = await checkBlocks({ filename, format }, dev, { ...promised, records: rest });
     if (missing.length === 0 || look === 3) return missing;
     rest = new Map(missing.map(({ block, expected }) => [block, expected]));
     await sleep(200);

@@ -15,7 +15,10 @@ export const protect = defineCommand({
   domain: 'required',
   options: {
     disk: { value: 'DEV', summary: "the disk's target, e.g. vda", required: true },
-    mirror: { value: 'URI', summary: 'where the second copy lives: a path, /dev/..., nbd://... or nbd+unix://...' },
+    mirror: {
+      value: 'URI',
+      summary: 'where the second copy lives: a path, /dev/..., nbd://..., iscsi://... or rbd:POOL/IMAGE',
+    },
     mirrorXml: { value: 'FILE', summary: "the same as a libvirt <disk> element, for what a URI can't say" },
     policy: {
       value: 'POLICY',

@@ -9,8 +9,8 @@ import { disksOf, libvirtDeadlineMs, libvirtOf } from '../host-view.ts';
 interface Primary {
   domain: string;
   dev: string;
-  /** What it is reached by; `local` can't be cut off from this host. */
-  by: 'iscsi' | 'rbd' | 'nbd' | 'nfs' | 'local';
+  /** What it is reached by; NBD that hangs is noticed and left by the agent. */
+  by: 'iscsi' | 'rbd' | 'nfs' | 'other';
   /** Whether an operation that is not answered ends by itself in an error. */
   endsByItself: boolean;
 }
@@ -23,9 +23,8 @@ const fixes: Record<Primary['by'], string> = {
   iscsi:
     "QEMU's own initiator waits for ever: log in by the kernel's (iscsiadm --login) and use the device, with node.session.timeo.replacement_timeout in /etc/iscsi/iscsid.conf",
   rbd: 'put rados_osd_op_timeout = 30 and rados_mon_op_timeout = 30 into [client] of the file that <config> of the disk names (/etc/ceph/ceph.conf); it holds from the next start on',
-  nbd: 'QEMU waits for ever: to make such a server fail, cut its connection: ss --kill dst SERVER',
   nfs: 'mount it with softerr,timeo=100,retrans=2',
-  local: '',
+  other: '',
 };
 
 /** Whether the primaries that libvirt opens over a network end a wait by themselves. */
@@ -57,18 +56,18 @@ async function primaryOf(libvirt: LibvirtClient, domain: string, dev: string): P
 
 async function waitOf(source: XmlElement): Promise<Pick<Primary, 'by' | 'endsByItself'>> {
   const protocol = attributeOf(source, 'protocol');
-  if (protocol === 'iscsi' || protocol === 'nbd') return { by: protocol, endsByItself: false };
+  if (protocol === 'iscsi') return { by: protocol, endsByItself: false };
   if (protocol === 'rbd') {
     const path = attributeOf(childOf(source, 'config'), 'file') ?? '/etc/ceph/ceph.conf';
     const text = await readFile(path, 'utf8').catch(() => '');
     return { by: 'rbd', endsByItself: /^\s*rados[ _]osd[ _]op[ _]timeout\s*=\s*[1-9]/m.test(text) };
   }
   const file = attributeOf(source, 'file');
-  if (file === null) return { by: 'local', endsByItself: true };
+  if (file === null) return { by: 'other', endsByItself: true };
   const { stdout } = await runTool('findmnt', ['--noheadings', '--output=FSTYPE,OPTIONS', '--target', file], {
     deadlineMs,
   });
   const [type = '', options = ''] = stdout.trim().split(/\s+/);
-  if (!type.startsWith('nfs')) return { by: 'local', endsByItself: true };
+  if (!type.startsWith('nfs')) return { by: 'other', endsByItself: true };
   return { by: 'nfs', endsByItself: options.split(',').some((option) => option === 'soft' || option === 'softerr') };
 }

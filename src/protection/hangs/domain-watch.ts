@@ -44,7 +44,9 @@ export class DomainWatch {
   /** Answers whether anything may be amiss, so that the next look should be soon. */
   async look(): Promise<boolean> {
     const { live, observation } = this.#protector;
-    if (live === null || observation === null) return false;
+    if (live === null) return false;
+    if (live.silentSince !== null) return this.#weighSilence(Date.parse(live.silentSince));
+    if (observation === null) return false;
     const disks = observation.disks.filter((disk) => copiesInUse(disk).length > 0);
     this.#hearBackends(disks);
     await this.#see(live.monitor, disks);
@@ -158,8 +160,21 @@ export class DomainWatch {
     if (memory.hang?.side !== side) memory.hang = { side, since };
     if (leave !== null && (await this.#leave(monitor, disk, leave))) return;
     this.#protector.wake();
-    if (side === null || leave !== side || stuckMs < lastResort * this.#parts.patienceMs()) return;
-    if (Date.now() < this.#resortAtMs) return;
+    if (side !== null && leave === side) await this.#resort(dev, side, stuckMs);
+  }
+
+  /** QEMU's monitor does not answer: a look came just when a storage had fallen silent, or somebody's command. The guest has to wait then, too. */
+  async #weighSilence(sinceMs: number): Promise<boolean> {
+    for (const { dev, primary, mirror } of this.#protector.record.disks) {
+      if (!primary.current || !mirror.current) continue;
+      const [first, second] = await Promise.all([primary, mirror].map(({ image }) => this.#parts.prober.ask(image)));
+      if (first !== second) await this.#resort(dev, first === true ? 'mirror' : 'primary', Date.now() - sinceMs);
+    }
+    return false;
+  }
+
+  async #resort(dev: string, side: Side, stuckMs: number): Promise<void> {
+    if (stuckMs < lastResort * this.#parts.patienceMs() || Date.now() < this.#resortAtMs) return;
     this.#resortAtMs = Date.now() + resortAgainMs;
     await this.#parts.helpless(this.#protector, dev, side);
   }

@@ -1,5 +1,7 @@
+import type { DomainMemory } from '../domain-memory.ts';
 import type { DiskState } from '../model.ts';
 import type { DiskObservation, Hang, Observation } from '../observation.ts';
+import { mustNotWait } from '../planner/hang.ts';
 import { copiesInUse } from './copies-in-use.ts';
 
 /** The state of a running disk whose requests don't end, and what there is to do. */
@@ -22,12 +24,17 @@ export function hungState(domain: string, disk: DiskObservation, hang: Hang): { 
 }
 
 /**
- * What was seen of a domain last, with what hangs now; null if nothing does. While requests hang QEMU is not looked at: what it would ask
- * its storage might hang, too, and its monitor with that.
+ * What was seen of a domain last, with what hangs now; null if nothing does. While something in use does not answer QEMU is not looked
+ * at: for its lists it asks the storage, for files' sizes, and its monitor would wait for that.
  */
-export function hungLook(last: Observation | null, hangOf: (dev: string) => Hang | null): Observation | null {
-  const disks = last?.disks.map((disk) => ({ ...disk, hang: hangOf(disk.record.dev) })) ?? [];
-  return last === null || disks.every(({ hang }) => hang === null) ? null : { ...last, run: 'running', disks };
+export function lookWithoutAsking(last: Observation | null, memory: DomainMemory): Observation | null {
+  if (last === null || memory.isStopped) return null;
+  const disks = last.disks.map((disk) => {
+    const known = memory.of(disk.record.dev);
+    return { ...disk, hang: known.hang, silent: copiesInUse(disk).filter((side) => known.isSilent(side)) };
+  });
+  const look: Observation = { ...last, run: 'running', disks };
+  return mustNotWait(look) ? look : null;
 }
 
 /** What there is to say of a protected disk of which a copy does not answer; null if all do. */

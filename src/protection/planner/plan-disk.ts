@@ -2,6 +2,7 @@ import { diskNames } from '../../graph/names.ts';
 import type { PrimaryNodes } from '../../graph/view.ts';
 import type { Image } from '../../domain/image.ts';
 import { imageName, sameStorage } from '../../storage/image.ts';
+import { probe, probeStorage, requireAnswer } from './asking.ts';
 import { damageOf } from './damage.ts';
 import type { DiskObservation, Observation } from '../observation.ts';
 import { nothing, steps, surgery, type DiskPlan } from './disk-plan.ts';
@@ -104,12 +105,9 @@ function planPair(o: Observation, disk: PresentDisk): DiskPlan {
 }
 
 /** Unless an I/O has just shown which copy is well, the other must not be left for one that died unnoticed. */
-function onlyIfAnswering({ record, ioFailed }: PresentDisk, side: Side, leaving: Surgery): Surgery {
-  if (ioFailed) return leaving;
-  return {
-    ...leaving,
-    before: [{ step: 'requireAnswer', dev: record.dev, side, image: record[side].image }, ...leaving.before],
-  };
+function onlyIfAnswering(disk: PresentDisk, side: Side, leaving: Surgery): Surgery {
+  if (disk.ioFailed) return leaving;
+  return { ...leaving, before: [requireAnswer(disk, side), ...leaving.before] };
 }
 
 /** What is composed is equal, also when a crash kept that from being recorded. */
@@ -366,16 +364,12 @@ function askAgain(disk: PresentDisk, side: Side): DiskPlan {
     return steps({ step: 'cancelSync', dev }, { step: 'suspect', dev, side: target, why });
   }
   if (health[side].is === 'answering') return nothing;
-  return health[side].is === 'unknown' || mayRetry ? steps(probe(disk, side)) : nothing;
+  return health[side].is === 'unknown' || mayRetry ? steps(probeStorage(disk, side)) : nothing;
 }
 
 /** A primary whose file is gone can't be asked from outside: it is taken to answer QEMU. */
 function probes(disk: PresentDisk): DiskStep[] {
   return [...(disk.primaryGone === null ? [probe(disk, 'primary')] : []), probe(disk, 'mirror')];
-}
-
-function probe({ record }: PresentDisk, side: Side): DiskStep {
-  return { step: 'probe', dev: record.dev, side, image: record[side].image };
 }
 
 function removePark({ graph, record: { dev } }: PresentDisk): DiskStep[] {

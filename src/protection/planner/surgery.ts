@@ -311,7 +311,7 @@ function written({ record, graph }: PresentDisk, side: Side, node: string): Bitm
 }
 
 /** libvirt's names of the topmost image, without backing files and filters. */
-function layerNames({ data, chain }: PrimaryNodes): string[] {
+export function layerNames({ data, chain }: PrimaryNodes): string[] {
   const index = /^libvirt-\d+-/.exec(data)?.[0];
   return index === undefined ? [] : chain.filter((name) => name.startsWith(index));
 }

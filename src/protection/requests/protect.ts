@@ -11,6 +11,7 @@ import { declaredAgain } from '../definitions/compare.ts';
 import type { Host } from '../host.ts';
 import type { Protector } from '../protector.ts';
 import { newDiskRecord, type DiskRecord } from '../record.ts';
+import { storageRemarks } from '../storage-remarks.ts';
 import { wayToStopPolicy } from '../stop-policy.ts';
 import { takeMirror } from './mirror-checks.ts';
 import { announcePause, saveAndRestore } from './save-restore.ts';
@@ -90,7 +91,9 @@ async function declareNew(
     await unprotect(protector, { disk: disk.dev });
     throw error;
   }
-  return { protector, warnings: [], pauses };
+  const options = { deadlineMs: host.config().mirror.timeoutMs, opener: host.opener };
+  const warnings = await storageRemarks({ primary: { image: primary }, mirror: { image: declared.mirror } }, options);
+  return { protector, warnings, pauses };
 }
 
 /**

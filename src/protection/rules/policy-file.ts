@@ -74,15 +74,29 @@ export function ruleFor(rules: PolicyRule[], domain: string): PolicyRule | null 
  * @throws UsageError `image-uri-invalid`.
  */
 export function mirrorOf(template: string, domain: string, dev: string): Image {
+  for (const name of [domain, dev])
+    if (name === '.' || name === '..' || name.includes('/')) {
+      const message = `'${name}' can't stand in the name of a mirror: it leads to another folder`;
+      throw new UsageError({ code: 'image-uri-invalid', message, hint: 'declare this domain: virt-cdp protect' });
+    }
   const name = template.startsWith('/') ? domain : encodeURIComponent(domain);
   return parseImageUri(template.replaceAll('{domain}', () => name).replaceAll('{dev}', dev));
 }
 
+/** In time that grows with the product of the lengths, whatever the pattern: a regular expression may take for ever. */
 function matches(pattern: string, name: string): boolean {
-  const source = pattern.replaceAll(/[.*+?^${}()|[\]\\]/g, (character) =>
-    character === '*' ? '.*' : character === '?' ? '.' : `\\${character}`,
-  );
-  return new RegExp(`^${source}$`, 'su').test(name);
+  const characters = Array.from(name);
+  // Which beginnings of the name, by their length, fit the pattern so far.
+  let fits = [true, ...characters.map(() => false)];
+  for (const one of pattern) {
+    let any = false;
+    fits = fits.map((fit, length) => {
+      any ||= fit;
+      if (one === '*') return any;
+      return length > 0 && fits[length - 1] === true && (one === '?' || one === characters[length - 1]);
+    });
+  }
+  return fits.at(-1) === true;
 }
 
 function placeholders(template: string, known: string[], complain: (why: string) => void): void {

@@ -1,4 +1,4 @@
-/** flushNode on a real QEMU, with a server whose flushes fail when a file says so. */
+/** flushNode and readNode on a real QEMU, with a server whose flushes fail when a file says so. */
 import assert from 'node:assert/strict';
 import { execFile, spawn, type ChildProcess } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
@@ -8,6 +8,8 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
+import { diskNames } from '../../src/graph/names.ts';
+import { readNode } from '../../src/graph/read.ts';
 import { openNodes } from '../../src/graph/surgery.ts';
 import { Monitor, type QmpChannel, type QmpEvent } from '../../src/qmp/monitor.ts';
 import { flushNode } from '../../src/sync/flush.ts';
@@ -61,7 +63,7 @@ async function connected(path: string): Promise<Socket> {
   }
 }
 
-describe('flushNode on a real QEMU', function () {
+describe('a node of a real QEMU', function () {
   this.timeout(20_000);
   let folder: string;
   let children: ChildProcess[];
@@ -78,7 +80,7 @@ describe('flushNode on a real QEMU', function () {
       `get_size=echo ${sizeBytes}`,
       'can_write=exit 0',
       'can_flush=exit 0',
-      'pread=head -c $3 /dev/zero',
+      `pread=[ ! -e ${broken} ] || { echo EIO >&2; exit 1; }; head -c $3 /dev/zero`,
       'pwrite=cat >/dev/null',
       `flush=[ ! -e ${broken} ] || { echo EIO >&2; exit 1; }`,
     ];
@@ -114,7 +116,7 @@ describe('flushNode on a real QEMU', function () {
     rmSync(folder, { recursive: true });
   });
 
-  it('succeeds when the server flushes, any number of times', async () => {
+  it('is flushed when the server flushes, any number of times', async () => {
     const monitor = new Monitor(channel);
     await flushNode(monitor, 'flush', 'nothing', 'mirror');
     await flushNode(monitor, 'flush', 'nothing', 'mirror');
@@ -157,5 +159,21 @@ describe('flushNode on a real QEMU', function () {
     rmSync(join(folder, 'broken'));
     await write();
     await flushNode(monitor, 'flush', 'nothing', 'mirror');
+  });
+
+  it('reads through a node in use, although an agent died in the middle of that, and fails when the server does', async () => {
+    const monitor = new Monitor(channel);
+    const names = diskNames('vda');
+    await monitor.execute('blockdev-add', { driver: 'raw', 'node-name': 'in-use', file: 'mirror' });
+    await readNode(monitor, names, 'mirror');
+    await openNodes(monitor, [
+      { driver: 'raw', 'node-name': names.slice, file: 'mirror', offset: 0, size: 65536, 'read-only': true },
+      { driver: 'null-co', 'node-name': names.sink, size: 65536 },
+    ]);
+    await readNode(monitor, names, 'mirror');
+    writeFileSync(join(folder, 'broken'), '');
+    await assert.rejects(readNode(monitor, names, 'mirror'), /the read of mirror failed/);
+    rmSync(join(folder, 'broken'));
+    await readNode(monitor, names, 'mirror');
   });
 });
