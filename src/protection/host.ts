@@ -37,6 +37,7 @@ import { Arrivals } from './arrivals.ts';
 import { LiveDomain } from './live-domain.ts';
 import type { EventName, ProtectionEvent, Side } from './model.ts';
 import { Protector, type Shared } from './protector.ts';
+import { reachLibvirt } from './reach-libvirt.ts';
 import { settleRestore } from './saved-domain.ts';
 import { sinceStart, type DiskRecord, type DomainRecord, type DomainRecordSchema } from './record.ts';
 import type { Step } from './steps.ts';
@@ -67,14 +68,6 @@ const mostBetweenProbesMs = 5_000;
 
 /** How long a request waits for a libvirt that is not connected. */
 const reachMs = 5_000;
-
-function libvirtUnreachable(socket: string): CdpError {
-  return new CdpError({
-    code: 'libvirt-unreachable',
-    message: `libvirt does not answer on ${socket}`,
-    hint: 'systemctl status libvirtd (or virtqemud); another socket is named by libvirt.socket in the configuration',
-  });
-}
 
 /** The protected domains of this host: one protector each, woken by what libvirt reports. */
 export class Host {
@@ -207,18 +200,7 @@ export class Host {
 
   /** Waits a moment for libvirt. @throws CdpError `libvirt-unreachable` */
   async reached(): Promise<void> {
-    const { session } = this;
-    if (session.state === 'connected') return;
-    let stop = (): void => undefined;
-    const connected = new Promise<void>((resolve, reject) => {
-      const timer = setTimeout(() => reject(libvirtUnreachable(this.config().libvirt.socket)), reachMs);
-      const unsubscribe = session.onConnected(resolve);
-      stop = () => {
-        clearTimeout(timer);
-        unsubscribe();
-      };
-    });
-    await connected.finally(() => stop());
+    await reachLibvirt(this.session, this.config().libvirt.socket, reachMs);
   }
 
   /** Waits a moment for the first look at a domain, before which nobody knows whether it runs. */
