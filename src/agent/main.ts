@@ -22,6 +22,7 @@ import { RecordStore } from '../store/record-store.ts';
 import { agentApi } from './api.ts';
 import { listenForScrapes } from './metrics-listener.ts';
 import { Notifier } from './notify.ts';
+import { tellServiceManager } from './service-manager.ts';
 
 const usage = 'usage: virt-cdpd [--config FILE] [--check] [--version]';
 
@@ -113,7 +114,11 @@ async function runUntilSignal(configPath: string, initial: Config): Promise<void
   const unfollow = host.events.follow((event) => notifier.tell(event));
   const server = await startServer({ socketPath: config.socket, group: config.socketGroup, api, log, version });
   log.info('virt-cdpd is up', { version, socket: config.socket, libvirt: config.libvirt.socket });
+  const unwatched = await tellServiceManager(process.env, (error) =>
+    log.warn('systemd could not be told that the agent lives', { error: errorText(error) }),
+  );
   const signal = await nextSignal();
+  unwatched();
   log.info('virt-cdpd ends; guests stay as they are', { signal });
   await server.close();
   await scrapes?.close();

@@ -1,4 +1,3 @@
-import { styleText } from 'node:util';
 import type { ExitCode } from './exit.ts';
 import type { CdpError } from '../errors.ts';
 
@@ -8,7 +7,10 @@ export interface OutputStream {
   columns?: number;
 }
 
-export type Style = 'red' | 'yellow' | 'green' | 'bold' | 'dim';
+/** Select Graphic Rendition of ECMA-48: what begins a style, and what ends it. */
+const styles = { red: [31, 39], yellow: [33, 39], green: [32, 39], bold: [1, 22], dim: [2, 22] } as const;
+
+export type Style = keyof typeof styles;
 
 /** Where a command's results go: text for people, or JSON for programs. */
 export interface Output {
@@ -46,7 +48,7 @@ export function createOutput({ json, stdout, stderr, env }: OutputOptions): Outp
     raw: (text) => void stdout.write(text),
     warn: (text) => void stderr.write(`${text}\n`),
     value: (value) => void stdout.write(`${JSON.stringify(value)}\n`),
-    style: (style, text) => (coloured ? styleText(style, text, { validateStream: false }) : text),
+    style: (style, text) => (coloured ? `\x1b[${styles[style][0]}m${text}\x1b[${styles[style][1]}m` : text),
   };
 }
 

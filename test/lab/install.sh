@@ -4,7 +4,8 @@
 set -eu
 
 packages='qemu-system-x86 qemu-utils qemu-block-extra libvirt-daemon-system libvirt-clients nbdkit libnbd-bin busybox-static
-cpio kmod xz-utils gcc libc6-dev util-linux tgt ceph-mon ceph-osd ceph-common'
+cpio kmod xz-utils gcc libc6-dev util-linux tgt ceph-mon ceph-osd ceph-common debootstrap systemd-container dpkg-dev debhelper
+lintian rpm'
 
 fail() {
   echo "install.sh: $*" >&2

@@ -20,7 +20,7 @@ export const installHook = defineCommand({
     out.line(`${path} is in place`);
     if (first) {
       out.line('it is the first qemu hook of this host, which libvirt notices only when told:');
-      out.line('run: systemctl kill -s HUP libvirtd   (or virtqemud, where that is what runs)');
+      out.line('run: systemctl kill --kill-who=main -s HUP libvirtd   (or virtqemud, where that is what runs)');
     } else {
       out.line('libvirt uses it from the next start of a domain on');
     }
