@@ -1,6 +1,6 @@
 /** libvirt's functions, typed. */
 import { CallPool } from './call-pool.ts';
-import { jobType, memoryStat, metadataType } from './constants.ts';
+import { jobOperation, jobType, memoryStat, metadataType } from './constants.ts';
 import type { DomainRunState } from './constants.ts';
 import { isLibvirtError, libvirtErrorCode } from './errors.ts';
 import { EventHub } from './event-hub.ts';
@@ -278,6 +278,18 @@ export class LibvirtClient {
   async hasJob(dom: DomainRef, deadlineMs?: number): Promise<boolean> {
     const { type } = await this.#caller.call(procedures.jobInfo, dom, deadlineMs);
     return type === jobType.bounded || type === jobType.unbounded;
+  }
+
+  /** Whether libvirt migrates the domain to another host now. */
+  async isLeaving(dom: DomainRef, deadlineMs?: number): Promise<boolean> {
+    const { type, parameters } = await this.#caller.call(procedures.jobStats, { dom, flags: 0 }, deadlineMs);
+    const operation = parameters.find(({ field }) => field === 'operation')?.value;
+    return (type === jobType.bounded || type === jobType.unbounded) && operation === BigInt(jobOperation.migrationOut);
+  }
+
+  /** Gives up what libvirt does with the domain: a migration, save or dump. */
+  abortJob(dom: DomainRef, deadlineMs?: number): Promise<void> {
+    return this.#caller.call(procedures.abortJob, dom, deadlineMs);
   }
 
   /** How many bytes of the host's memory the running domain's QEMU has; null if libvirt can't tell. */

@@ -83,6 +83,9 @@ export const blockJobStatus = { completed: 0, failed: 1, canceled: 2, ready: 3 }
 /** Types of a domain's job (virDomainJobType). */
 export const jobType = { none: 0, bounded: 1, unbounded: 2, completed: 3, failed: 4, cancelled: 5 } as const;
 
+/** What a domain's job does (virDomainJobOperation). */
+export const jobOperation = { save: 2, migrationOut: 5, dump: 8 } as const;
+
 /** Tags of `memoryStats` (virDomainMemoryStatTags). */
 export const memoryStat = { rss: 7 } as const;
 

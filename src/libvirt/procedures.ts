@@ -2,7 +2,7 @@
  * Every procedure that is called: its number, arguments and result, as in src/remote/remote_protocol.x and
  * src/remote/qemu_protocol.x. A struct with one field is that field on the wire.
  */
-import { bytes, domain, secret, string, ullongParameter, uuid } from './types.ts';
+import { anyParameter, bytes, domain, secret, string, ullongParameter, uuid } from './types.ts';
 import type { DomainRef } from './types.ts';
 import { array, flag, int, nothing, opaque, optional, struct, uint } from './xdr.ts';
 import type { Codec } from './xdr.ts';
@@ -111,6 +111,8 @@ export const procedures = {
   managedSaveDefineXml: remote(389, 'domainManagedSaveDefineXML', withXml, nothing),
 
   jobInfo: remote(163, 'domainGetJobInfo', domain, jobInfo),
+  jobStats: remote(298, 'domainGetJobStats', onDomain, struct({ type: int, parameters: array(anyParameter, 64) })),
+  abortJob: remote(164, 'domainAbortJob', domain, nothing),
   memoryStats: remote(
     159,
     'domainMemoryStats',

@@ -2,7 +2,7 @@
 import { ProtocolError } from './errors.ts';
 import type { LibvirtErrorParts } from './errors.ts';
 import { asSafeNumber, fixedOpaque, int, optional, struct, text, uhyper } from './xdr.ts';
-import type { Codec } from './xdr.ts';
+import type { Codec, XdrReader } from './xdr.ts';
 
 /** REMOTE_STRING_MAX */
 export const string = text(4 * 1024 * 1024);
@@ -44,7 +44,7 @@ export interface SecretRef {
 
 export const secret = struct<SecretRef>({ uuid, usageType: int, usageId: string });
 
-const typedParameterType = { ullong: 4 } as const;
+const typedParameterType = { int: 1, uint: 2, llong: 3, ullong: 4, double: 5, boolean: 6, string: 7 } as const;
 
 /** A virTypedParameter of the only type that this client sends. */
 export interface UllongParameter {
@@ -65,6 +65,47 @@ export const ullongParameter: Codec<UllongParameter> = {
     return { field, value: bytes.read(from) };
   },
 };
+
+/** A virTypedParameter of any type; only whole numbers are told. */
+export interface AnyParameter {
+  field: string;
+  type: number;
+  value: bigint | null;
+}
+
+export const anyParameter: Codec<AnyParameter> = {
+  write: (to, { field, type, value }) => {
+    string.write(to, field);
+    int.write(to, type);
+    if (type === typedParameterType.int) int.write(to, Number(value));
+    else uhyper.write(to, value ?? 0n);
+  },
+  read: (from) => {
+    const field = string.read(from);
+    const type = int.read(from);
+    return { field, type, value: readValue(from, type) };
+  },
+};
+
+function readValue(from: XdrReader, type: number): bigint | null {
+  switch (type) {
+    case typedParameterType.int:
+    case typedParameterType.uint:
+    case typedParameterType.boolean:
+      return BigInt(int.read(from));
+    case typedParameterType.llong:
+    case typedParameterType.ullong:
+      return uhyper.read(from);
+    case typedParameterType.double:
+      uhyper.read(from);
+      return null;
+    case typedParameterType.string:
+      string.read(from);
+      return null;
+    default:
+      throw new ProtocolError(`a typed parameter of type ${type}`);
+  }
+}
 
 interface WireError {
   code: number;

@@ -71,9 +71,22 @@ export class StepFailed extends Error {
 /** A local file system answers at once. */
 const toolDeadline = { deadlineMs: 2_000 };
 
+/** A migration that is cancelled ends at once, unless its network hangs. */
+const migrationEndDeadlineMs = 10_000;
+
 type Executors = { [Name in StepName]: (bench: Workbench, args: StepArguments[Name]) => Promise<void> };
 
 const executors: Executors = {
+  cancelMigration: async ({ live, note }, { dev }) => {
+    await live.monitor.eventAfter(
+      'the end of the migration',
+      ({ event, data }) =>
+        event === 'MIGRATION' && ['cancelled', 'failed', 'completed'].includes(String(data['status'])),
+      migrationEndDeadlineMs,
+      () => live.cancelMigration(),
+    );
+    note('migration-cancelled', dev, { why: 'it is failed over, and the other host would open its stale primary' });
+  },
   markSurgery: ({ live }) => markSurgery(live.monitor),
   unmarkSurgery: ({ live }) => unmarkSurgery(live.monitor),
   pause: ({ live }) => pauseCleanly(live.monitor),

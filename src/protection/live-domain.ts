@@ -102,6 +102,15 @@ export class LiveDomain {
     this.forgetPersistentDisks();
   }
 
+  /** libvirt migrates the domain to another host. */
+  isLeaving(): Promise<boolean> {
+    return this.#client.isLeaving(this.ref);
+  }
+
+  cancelMigration(): Promise<void> {
+    return this.#client.abortJob(this.ref);
+  }
+
   /** Starts libvirt's copy job onto an existing image; 0 is unlimited. */
   async startCopy(dev: string, to: Image, maxBytesPerS: number): Promise<void> {
     await this.#client.blockCopy(this.ref, dev, imageToDiskXml(to), {

@@ -123,6 +123,7 @@ export const eventNames = [
   'gone',
   'migrated-away',
   'arrived',
+  'migration-cancelled',
   'saved',
   'restored',
   'restore-failed',

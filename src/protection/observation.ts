@@ -10,6 +10,8 @@ export interface Observation {
   run: RunView;
   /** A save, a dump or a migration is under way, at whose end QEMU (7.2, tried) aborts if a job still writes. */
   migrating: boolean;
+  /** It is a migration to another host, which will open the images that libvirt's live XML names. */
+  leaving: boolean;
   /** Which QEMU this is. */
   instance: string;
   /** The mark of a surgery of ours stands in QEMU. */

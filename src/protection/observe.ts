@@ -86,6 +86,7 @@ export async function observe(
     run,
     instance: live.instance,
     migrating: view.migrating,
+    leaving: view.migrating && (await live.isLeaving()),
     surgeryMarked: view.surgeryMarked,
     record,
     disks,

@@ -7,6 +7,8 @@ type NoArguments = object;
 
 /** Every step of a plan, with its arguments. Steps are data: the planner makes them, exactly one executor each carries them out. */
 export interface StepArguments {
+  /** The guest would go on elsewhere on a stale copy of this disk. */
+  cancelMigration: { dev: string };
   /** Leaves the mark that the pause which follows is ours. */
   markSurgery: NoArguments;
   unmarkSurgery: NoArguments;

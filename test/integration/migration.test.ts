@@ -22,9 +22,9 @@ describe('a live migration by plain virsh', function () {
   });
 
   /** Two libvirtds on one machine, which share their files, are two hosts to libvirt. */
-  async function migrate(name: string, from: Libvirtd, to: Libvirtd): Promise<Finished> {
+  async function migrate(name: string, from: Libvirtd, to: Libvirtd, ...options: string[]): Promise<Finished> {
     const listen = ['tcp://127.0.0.1', '--listen-address', '127.0.0.1'];
-    return from.virsh('migrate', '--live', '--unsafe', name, to.uri, ...listen);
+    return from.virsh('migrate', '--live', '--unsafe', name, to.uri, ...listen, ...options);
   }
 
   async function mustMigrate(name: string, from: Libvirtd, to: Libvirtd): Promise<void> {
@@ -67,6 +67,24 @@ describe('a live migration by plain virsh', function () {
     }
     assert.equal((await events(agent, 'm1', 'migrated-away')).length, 2);
     await endWell(guest, [{ filename: primary, format: 'qcow2' }, mirror]);
+  });
+
+  it('of a domain that is failed over is cancelled: the other host would open its stale primary', async () => {
+    const { agent, lab } = scene;
+    const { guest, mirror } = await protectedGuest('m3', 'raw');
+    await agent.mustCdp('failover', 'm3');
+    // So slowly that the agent sees it.
+    const { code } = await migrate('m3', lab.libvirtd, other, '--bandwidth', '4');
+    assert.notEqual(code, 0, 'it has gone');
+    assert.equal((await events(agent, 'm3', 'migration-cancelled')).length, 1);
+    assert.equal((await waitState(agent, 'm3', 'failed-over')).runningOn, 'mirror');
+    await goesOn(guest, 20);
+
+    // A save is nobody else's affair.
+    await lab.virsh('managedsave', 'm3');
+    await waitState(agent, 'm3', 'stopped');
+    assert.equal((await events(agent, 'm3', 'migration-cancelled')).length, 1);
+    await assertNothingLost(guest, [mirror]);
   });
 
   it('of a protected raw file is refused by its lock, and the guest stays protected; held it can go', async () => {

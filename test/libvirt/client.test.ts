@@ -139,6 +139,24 @@ describe('client', () => {
     assert.deepEqual(found, [false, true, true, false, false, false]);
   });
 
+  it('tells a migration to another host from a save, and from one that has ended', async () => {
+    const answers: [type: number, operation: bigint][] = [
+      [2, 5n],
+      [2, 2n],
+      [3, 5n],
+    ];
+    const found: boolean[] = [];
+    for (const [type, value] of answers) {
+      const parameters = [
+        { field: 'time_elapsed', type: 4, value: 7n },
+        { field: 'operation', type: 1, value },
+      ];
+      daemon.on(procedures.jobStats, (call) => call.answer(procedures.jobStats, { type, parameters }));
+      found.push(await client.isLeaving(dom));
+    }
+    assert.deepEqual(found, [true, false, false]);
+  });
+
   it('has the bytes of a QEMU, or null if libvirt does not know', async () => {
     let stats = [
       { tag: 6, value: 1 },

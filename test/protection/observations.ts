@@ -133,7 +133,13 @@ export function diskSeen(parts: DiskParts = {}): DiskObservation {
 
 export function look(
   disks: DiskParts | DiskParts[] = {},
-  parts: { run?: RunView; policy?: 'available' | 'strict'; surgeryMarked?: boolean; migrating?: boolean } = {},
+  parts: {
+    run?: RunView;
+    policy?: 'available' | 'strict';
+    surgeryMarked?: boolean;
+    migrating?: boolean;
+    leaving?: boolean;
+  } = {},
 ): Observation {
   const seen = (Array.isArray(disks) ? disks : [disks]).map(diskSeen);
   return {
@@ -142,6 +148,7 @@ export function look(
     instance: 'boot/1',
     surgeryMarked: parts.surgeryMarked ?? false,
     migrating: parts.migrating ?? false,
+    leaving: parts.leaving ?? false,
     record: {
       version: 1,
       uuid: '8a2f0b4e-0000-4000-8000-000000000001',

@@ -350,6 +350,7 @@ export class SimulatedDomain {
       instance: `qemu-${this.#starts}`,
       surgeryMarked: this.marked,
       migrating: false,
+      leaving: false,
       record: this.record,
       disks: this.record.disks.map((record) => this.#observeDisk(record)),
     };

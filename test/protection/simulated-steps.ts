@@ -13,6 +13,7 @@ export function executeSimulated(domain: SimulatedDomain, step: Step): void {
 }
 
 const executors: Executors = {
+  cancelMigration: () => undefined,
   markSurgery: (domain) => {
     if (domain.marked) throw new Refused('the surgery is marked already');
     domain.marked = true;

@@ -2,6 +2,7 @@ import type { DiskObservation, Observation } from '../observation.ts';
 import { damageOf } from './damage.ts';
 import { mustNotWait } from './hang.ts';
 import { planDisk } from './plan-disk.ts';
+import { sameStorage } from '../../storage/image.ts';
 import type { DiskRecord, DomainRecord } from '../record.ts';
 import type { Step } from '../steps.ts';
 import type { DiskStep, Surgery } from './surgery.ts';
@@ -12,6 +13,8 @@ import type { DiskStep, Surgery } from './surgery.ts';
  */
 export function plan(o: Observation): Step[] {
   if (mustNotWait(o)) return [];
+  const astray = o.leaving ? o.disks.find(isOffItsXml) : undefined;
+  if (astray !== undefined) return [{ step: 'cancelMigration', dev: astray.record.dev }];
   const halted = o.migrating ? o.disks.flatMap(withoutSync) : [];
   if (halted.length > 0 || o.run === 'hands-off') return halted;
   const plans = o.disks.map((disk) => planDisk(o, disk));
@@ -25,6 +28,11 @@ export function plan(o: Observation): Step[] {
   const forgets = steps.some(({ step }) => step === 'forget');
   if (steps.length > 0 && !(forgets && end.length > 0)) return withRecords(o.record, steps);
   return end.length > 0 ? end : idleParks(o);
+}
+
+/** libvirt's live XML, which is what another host is given, names a stale copy: nothing can change it until a rebuild ends. */
+function isOffItsXml({ record: { primary, mirror }, liveImage }: DiskObservation): boolean {
+  return !primary.current && mirror.current && liveImage !== null && !sameStorage(liveImage, mirror.image);
 }
 
 function withoutSync({ graph, record: { dev } }: DiskObservation): Step[] {

@@ -242,6 +242,8 @@ describe('plan', () => {
     table([
       ['ends a sync, which would abort QEMU', underway, 'cancelSync', { migrating: true }],
       ['ends it also while nothing else may be done', underway, 'cancelSync', { migrating: true, run: 'hands-off' }],
+      ['is cancelled where the other host would open a stale primary', onMirror, 'cancelMigration', { migrating: true, leaving: true, run: 'hands-off' }],
+      ['may take along a domain on its primary', exposed, '', { migrating: true, leaving: true, run: 'hands-off' }],
       ['lets none begin', { ...nearlyDone, graph: { ...nearlyDone.graph!, parkReady: false } }, '', { migrating: true }],
     ]);
   });
