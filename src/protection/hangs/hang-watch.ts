@@ -22,7 +22,7 @@ const tickMs = 500;
 
 /** A domain is looked at so often while something may be amiss, and at least so often while nothing is. */
 const suspiciousMs = 1_000;
-const mostIdleMs = 10_000;
+const mostIdleMs = 30_000;
 
 /**
  * Watches every protected domain for requests that don't end (docs/decisions/hangs.md).
@@ -54,7 +54,7 @@ export class HangWatch {
   }
 
   get #idleMs(): number {
-    return Math.min(mostIdleMs, 2 * this.#parts.patienceMs());
+    return Math.min(mostIdleMs, 6 * this.#parts.patienceMs());
   }
 
   #tick(): void {
