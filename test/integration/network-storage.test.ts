@@ -97,6 +97,13 @@ describe('network storage with logins', function () {
     );
     await goesOn(guest);
 
+    // A target that is gone is no error to QEMU: the guest waits, which is told, and goes on when it is back.
+    await target.kill();
+    await waitState(agent, 'web1', 'waiting');
+    await target.restart();
+    await waitState(agent, 'web1', 'protected');
+    await goesOn(guest);
+
     // 3: Ceph's storage is gone under the writing guest, and the LUN becomes its main disk.
     await ceph.killOsd();
     const moved = await waitState(agent, 'web1', 'failed-over');
