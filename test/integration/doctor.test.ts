@@ -6,7 +6,7 @@ import type { Finding } from '../../src/doctor/finding.ts';
 import { setScene } from './scene.ts';
 
 describe('virt-cdp doctor, on a real libvirtd', function () {
-  this.timeout(60_000);
+  this.timeout(150_000);
   const scene = setScene();
 
   async function ask(): Promise<Finding[]> {

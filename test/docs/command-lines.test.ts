@@ -1,0 +1,46 @@
+import assert from 'node:assert/strict';
+import { readFileSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { dashed } from '../../src/cli/command.ts';
+import { commands } from '../../src/cli/commands.ts';
+
+const root = join(import.meta.dirname, '../..');
+const pages = ['README.md', 'CONTRIBUTING.md', ...readdirSync(join(root, 'docs')).map((name) => `docs/${name}`)].filter(
+  (name) => name.endsWith('.md'),
+);
+
+/** What stands in backticks, and the lines of blocks, that begin with the command. */
+function commandLines(text: string): string[][] {
+  const blocks = [...text.matchAll(/^```\w*\n([^]*?)^```/gm)].flatMap(([, block = '']) => block.split('\n'));
+  const inline = [...text.replaceAll(/^```[^]*?^```/gm, '').matchAll(/`([^`]+)`/g)].map(([, code = '']) => code);
+  return [...blocks, ...inline].flatMap((line) => {
+    const words =
+      line
+        .trim()
+        .replace(/^node dist\/virt-cdp\.js /, 'virt-cdp ')
+        .split(/[;|]/)[0]
+        ?.trim()
+        .split(/\s+/) ?? [];
+    return words[0] === 'virt-cdp' && words.length > 1 ? [words.slice(1)] : [];
+  });
+}
+
+describe('the command lines in the documents', () => {
+  const globals = ['--json', '--help', '--socket', '--version'];
+
+  for (const page of pages) {
+    it(`are such as there are, in ${page}`, () => {
+      for (const words of commandLines(readFileSync(join(root, page), 'utf8'))) {
+        const [name = '', ...args] = words;
+        if (globals.includes(name) || /^(COMMAND|ACTION|help)$/.test(name)) continue;
+        const command = commands.find((one) => one.name === name);
+        assert.ok(command !== undefined, `there is no virt-cdp ${name}`);
+        const known = [...Object.keys(command.options).map(dashed), ...globals];
+        for (const option of args.flatMap((arg) => /--[a-z-]+/.exec(arg)?.[0] ?? []))
+          assert.ok(known.includes(option), `virt-cdp ${name} has no ${option}`);
+      }
+    });
+  }
+
+  it('are found', () => assert.ok(commandLines(readFileSync(join(root, 'docs/states.md'), 'utf8')).length > 10));
+});
