@@ -7,7 +7,7 @@ export function statusLines(status: DomainStatus, out: Output, nowMs: number): s
   const name = out.style('bold', status.domain);
   const run = status.running ? 'running' : 'not running';
   if (status.disks.length === 0) return [`${name}  not protected (${run})`];
-  const promise = status.guarantee === 'none' ? ', guarantee none' : '';
+  const promise = status.guarantee === 'strict-ack' ? '' : `, guarantee ${status.guarantee}`;
   const head = `${name}  ${styledState(status.state, out)}  (${run}, policy ${status.policy}${promise})`;
   return [head, ...status.disks.flatMap((disk) => diskLines(status, disk, out, nowMs).map((line) => `  ${line}`))];
 }

@@ -19,6 +19,8 @@ export interface Config {
   /** Whose members may use the socket, besides root. */
   socketGroup: string | null;
   log: { level: 'error' | 'warn' | 'info' | 'debug' };
+  /** What writes to both copies: the best that QEMU and the disk allow, or mirror jobs in any case. */
+  engine: 'auto' | 'mirror';
   /** How long an `available` domain may wait for its mirror. */
   mirror: { timeoutMs: number };
   /** How long a hook's question may take. */
@@ -61,6 +63,7 @@ const fileSchema = z.strictObject({
     .regex(/^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$/, "must be a group's name")
     .optional(),
   log: z.strictObject({ level: z.enum(['error', 'warn', 'info', 'debug']).default('info') }).prefault({}),
+  engine: z.enum(['auto', 'mirror']).default('auto'),
   mirror: z.strictObject({ timeout_ms: millisecondsUpTo(600_000).default(5000) }).prefault({}),
   // A hook holds libvirt's lock of the domain, and listing all domains waits for it: never longer than a second.
   hook: z.strictObject({ deadline_ms: millisecondsUpTo(1000).default(1000) }).prefault({}),
@@ -88,6 +91,7 @@ const schemaIn = (folder: string): z.ZodType<Config> =>
       socket,
       socket_group,
       log,
+      engine,
       mirror,
       hook,
       resync,
@@ -103,6 +107,7 @@ const schemaIn = (folder: string): z.ZodType<Config> =>
       socket,
       socketGroup: socket_group ?? null,
       log,
+      engine,
       mirror: { timeoutMs: mirror.timeout_ms },
       hook: { deadlineMs: hook.deadline_ms },
       resync: { maxBytesPerS: resync.max_bytes_per_s },

@@ -5,6 +5,7 @@
  */
 import { z } from 'zod';
 import type { CopyStatus, DiskStatus, DomainStatus, JobStatus, ProtectionEvent } from '../protection/model.ts';
+import { engines } from '../graph/engine.ts';
 import { diskStates, eventNames, guarantees } from '../protection/model.ts';
 import { domainRecordSchema } from '../protection/record.ts';
 import type {
@@ -56,7 +57,7 @@ export const domainStatusSchema = z.strictObject({
   running: z.boolean(),
   state: z.enum(diskStates),
   policy: z.enum(['available', 'strict']),
-  engine: z.literal('quorum'),
+  engine: z.enum(engines),
   guarantee: z.enum(guarantees),
   disks: z.array(diskStatusSchema),
 });

@@ -3,8 +3,9 @@
  * found again by them after a crash of the agent.
  */
 export interface DiskNames {
-  /** The two-copy writer, a quorum node. */
+  /** The two-copy writer: a quorum node, or the filter of a mirror job. */
   pair: string;
+  pairJob: string;
   /** The mirror's topmost node, as large as the disk. */
   mirror: string;
   mirrorStorage: string;
@@ -26,6 +27,7 @@ export function diskNames(dev: string): DiskNames {
   const prefix = `cdp-${dev}`;
   return {
     pair: prefix,
+    pairJob: `${prefix}-pair`,
     mirror: `${prefix}-mirror`,
     mirrorStorage: `${prefix}-mirror-storage`,
     park: `${prefix}-park`,

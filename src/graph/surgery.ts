@@ -85,21 +85,6 @@ export async function setRoot(monitor: Monitor, qdev: string, from: string, node
 }
 
 /**
- * The two-copy writer. Every child must succeed (`vote-threshold` 2): with 1, a read after a failed write would return the
- * first child's old data without an error. Reads come from the primary, and from the mirror where that fails.
- */
-export async function compose(monitor: Monitor, dev: string, primaryTop: string): Promise<void> {
-  const { pair, mirror } = diskNames(dev);
-  await addNode(monitor, {
-    driver: 'quorum',
-    'node-name': pair,
-    children: [primaryTop, mirror],
-    'vote-threshold': 2,
-    'read-pattern': 'fifo',
-  });
-}
-
-/**
  * Adds nodes that belong together, lowest first; none is left behind if one can't be opened. An agent that died in the middle of
  * opening or closing them may have left some, which are closed first: what is in use QEMU does not let go.
  */

@@ -1,6 +1,7 @@
 import type { BlockDevice, BlockGraph, BlockJob, BlockNode } from '../qmp/commands.ts';
 import type { Monitor } from '../qmp/monitor.ts';
 import { connectionPrefix, diskNames, epochPrefix, surgeryMark, trackPrefix } from './names.ts';
+import type { Engine } from './engine.ts';
 import { describeNodes } from './describe-nodes.ts';
 import { NodeGraph } from './node-graph.ts';
 
@@ -16,6 +17,14 @@ export type Layout =
   | 'layered'
   /** The park: every I/O fails. */
   | 'parked';
+
+export interface Pair {
+  engine: Engine;
+  primaryChild: string;
+  epochs: string[];
+  /** The mirror has every write that was acknowledged through the pair, as far as QEMU knows. */
+  inSync: boolean;
+}
 
 export interface TrackBitmap {
   name: string;
@@ -38,7 +47,7 @@ export interface DiskGraph {
   /** The mirror's own node is open. */
   mirrorOpen: boolean;
   /** The two-copy writer exists, under the device or not. */
-  pair: { primaryChild: string; epochs: string[] } | null;
+  pair: Pair | null;
   parkReady: boolean;
   /** Layers over the mirror's node under libvirt's names, topmost first, with the filter of a job that runs on them. */
   layers: string[];
@@ -169,10 +178,7 @@ function viewDisk(
     layout,
     primary,
     mirrorOpen: graph.has(names.mirror),
-    pair:
-      primaryChild === undefined
-        ? null
-        : { primaryChild, epochs: graph.bitmaps(names.pair, epochPrefix).map(({ name }) => name) },
+    pair: primaryChild === undefined ? null : viewPair(graph, jobs, dev, primaryChild),
     parkReady: graph.has(names.park),
     layers,
     tracking: [
@@ -184,14 +190,33 @@ function viewDisk(
     syncJob: jobs.find(({ device }) => device === names.syncJob) ?? null,
     otherJob:
       jobs.find(
-        ({ device }) => ![names.syncJob, names.flushJob, names.readJob].includes(device) && jobNames.includes(device),
+        ({ device }) =>
+          ![names.syncJob, names.flushJob, names.readJob, names.pairJob].includes(device) && jobNames.includes(device),
       ) ?? null,
+  };
+}
+
+/**
+ * A write-blocking mirror job acknowledges no write before its target has answered. A target's error pauses it, and it is never
+ * resumed: as long as it is ready and had no error, the mirror has everything.
+ */
+function viewPair(graph: NodeGraph, jobs: BlockJob[], dev: string, primaryChild: string): Pair {
+  const { pair, pairJob } = diskNames(dev);
+  const isJob = graph.isFilter(pair);
+  const job = jobs.find(({ device }) => device === pairJob);
+  return {
+    engine: isJob ? 'mirror' : 'quorum',
+    primaryChild,
+    epochs: graph.bitmaps(pair, epochPrefix).map(({ name }) => name),
+    inSync:
+      !isJob ||
+      (job !== undefined && job.ready && !job.paused && job['io-status'] === 'ok' && job['actively-synced'] !== false),
   };
 }
 
 function layoutOf(graph: NodeGraph, root: string, pair: string, mirror: string, park: string): Layout {
   if (root === park) return 'parked';
-  const [top] = graph.descent(root).filter((name) => !graph.isFilter(name));
+  const [top] = graph.descent(root).filter((name) => name === pair || !graph.isFilter(name));
   if (top === pair) return 'pair';
   if (top === mirror) return 'mirror';
   return graph.descent(root).includes(mirror) ? 'layered' : 'primary';

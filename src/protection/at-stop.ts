@@ -1,22 +1,36 @@
 import { fingerprint } from '../storage/fingerprint.ts';
 import { withDisk } from './planner/plan.ts';
-import type { DiskRecord, DomainRecord } from './record.ts';
+import { endedUnseen, type DiskRecord, type DomainRecord } from './record.ts';
 
 /** Of the disks that QEMU ended with as pairs, those that the record calls so. */
 export function currentPairs({ disks }: DomainRecord, pairs: string[]): DiskRecord[] {
   return disks.filter(({ dev, primary, mirror }) => pairs.includes(dev) && primary.current && mirror.current);
 }
 
+/** How a domain's QEMU ended. */
+export interface Stop {
+  /** The guest itself shut it down. */
+  clean: boolean;
+  /** The disks of which both copies had every write to the end, as far as was seen. */
+  pairs: string[];
+  /** Somebody listened to the end. */
+  watched: boolean;
+  stoppedAtMs: number;
+}
+
 /** The record with how its pairs were when QEMU ended. A primary that somebody was quick to write to has no fingerprint to be compared with. */
 export async function withStop(
   record: DomainRecord,
-  pairs: string[],
-  { clean, stoppedAtMs, deadlineMs }: { clean: boolean; stoppedAtMs: number; deadlineMs: number },
+  { clean, pairs, watched, stoppedAtMs }: Stop,
+  deadlineMs: number,
 ): Promise<DomainRecord> {
-  let stopped = record;
-  for (const disk of currentPairs(record, pairs)) {
+  const disks = record.disks.map((disk) => (watched && pairs.includes(disk.dev) ? disk : endedUnseen(disk)));
+  let stopped: DomainRecord = { ...record, disks };
+  for (const disk of currentPairs(stopped, pairs)) {
     const found = await fingerprint(disk.primary.image, { deadlineMs });
-    const atStop = found === null || found.writtenAtMs > stoppedAtMs ? null : { clean, primary: found.text };
+    // The guest's last flush has not reached a mirror job's target.
+    const identical = clean && disk.engine === 'quorum';
+    const atStop = found === null || found.writtenAtMs > stoppedAtMs ? null : { clean: identical, primary: found.text };
     stopped = withDisk(stopped, { ...disk, atStop });
   }
   return stopped;

@@ -106,7 +106,11 @@ export class DomainMemory {
   stopped(disks: DiskObservation[]): { clean: boolean; pairs: string[] } {
     const clean = this.#shutdownAtMs !== null && Date.now() - this.#shutdownAtMs <= killedAfterMs;
     const pairs = disks.flatMap(({ record: { dev }, graph }) =>
-      graph?.layout === 'pair' && Object.values(this.of(dev).health).every(({ is }) => is !== 'failed') ? [dev] : [],
+      graph?.layout === 'pair' &&
+      graph.pair?.inSync === true &&
+      Object.values(this.of(dev).health).every(({ is }) => is !== 'failed')
+        ? [dev]
+        : [],
     );
     return { clean, pairs };
   }

@@ -5,12 +5,21 @@ import type { DiskObservation, Health } from './observation.ts';
 
 type Failed = Extract<Health, { is: 'failed' }>;
 
+interface Report {
+  side: Side;
+  health: Failed;
+}
+
+/** What an event tells against a copy; null if nothing. */
+export function damageReport(event: QmpEvent, disk: DiskObservation): Report | null {
+  return event.event === 'QUORUM_REPORT_BAD' ? reportOfQuorum(event, disk) : reportOfMirrorJob(event, disk);
+}
+
 /**
- * What an event tells against a copy; null if nothing. QUORUM_REPORT_BAD names the child that failed; a name that is neither
- * copy's is that of a job's filter, whose target failed, and tells nothing against the copies.
+ * QUORUM_REPORT_BAD names the child that failed; a name that is neither copy's is that of a job's filter, whose target failed, and
+ * tells nothing against the copies.
  */
-export function damageReport({ event, data }: QmpEvent, disk: DiskObservation): { side: Side; health: Failed } | null {
-  if (event !== 'QUORUM_REPORT_BAD') return null;
+function reportOfQuorum({ data }: QmpEvent, disk: DiskObservation): Report | null {
   const node = data['node-name'];
   const side = sideOf(node, disk);
   if (side === null) return null;
@@ -19,6 +28,19 @@ export function damageReport({ event, data }: QmpEvent, disk: DiskObservation): 
     side,
     health: { is: 'failed', why: `${String(data['type'])}: ${error}`, noSpace: /no space/i.test(error) },
   };
+}
+
+/** The guest is shown what fails on the primary; the job says what fails on the mirror. */
+function reportOfMirrorJob(event: QmpEvent, disk: DiskObservation): Report | null {
+  const { graph, record } = disk;
+  const { data } = event;
+  const why = String(data['operation']);
+  if (event.event === 'BLOCK_JOB_ERROR' && data['device'] === diskNames(record.dev).pairJob)
+    return { side: 'mirror', health: { is: 'failed', why: `${why} error of the mirror job`, noSpace: false } };
+  if (event.event !== 'BLOCK_IO_ERROR' || graph?.layout !== 'pair' || graph.pair?.engine !== 'mirror') return null;
+  if (data['node-name'] !== graph.root) return null;
+  const noSpace = data['nospace'] === true;
+  return { side: 'primary', health: { is: 'failed', why: `${why}: ${String(data['reason'])}`, noSpace } };
 }
 
 /**

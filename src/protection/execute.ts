@@ -1,13 +1,13 @@
 import type { Image } from '../domain/image.ts';
 import { errorText } from '../errors.ts';
 import { addBitmap, removeBitmap } from '../graph/bitmaps.ts';
+import { compose, dissolve } from '../graph/engine.ts';
 import { diskNames, epochName } from '../graph/names.ts';
 import { endRead, readNode } from '../graph/read.ts';
 import {
   buildLayers,
   buildPark,
   closeNodes,
-  compose,
   markSurgery,
   pauseCleanly,
   resume,
@@ -139,6 +139,7 @@ const executors: Executors = {
   closeOrphans: async ({ live, memoryOf }, { dev, nodes }) => {
     await cancelSync(live.monitor, diskNames(dev).syncJob);
     await cancelSync(live.monitor, diskNames(dev).readJob);
+    await cancelSync(live.monitor, diskNames(dev).pairJob);
     await closeNodes(live.monitor, nodes);
     memoryOf(dev).unplugged();
   },
@@ -149,8 +150,8 @@ const executors: Executors = {
     const found = await fingerprint(image, { deadlineMs: bench.probeDeadlineMs });
     if (found?.text !== expected) throw new Error(`'${imageName(image)}' was changed while the domain was stopped`);
   },
-  compose: ({ live }, { dev, primaryTop }) => compose(live.monitor, dev, primaryTop),
-  dropPair: ({ live }, { dev }) => closeNodes(live.monitor, [diskNames(dev).pair]),
+  compose: ({ live }, { dev, primaryTop, engine }) => compose(live.monitor, dev, primaryTop, engine),
+  dropPair: ({ live }, { dev }) => dissolve(live.monitor, dev),
   addEpoch: async ({ live, memoryOf }, { dev }) => {
     await addBitmap(live.monitor, diskNames(dev).pair, epochName(Date.now()), []);
     memoryOf(dev).reachable = { primary: true, mirror: true };

@@ -142,6 +142,7 @@ export class Host {
       maxBytesPerS: () => config().resync.maxBytesPerS,
       probeDeadlineMs: () => config().mirror.timeoutMs,
       opener: this.opener,
+      engine: () => config().engine,
       afterStep,
       recordChanged: () => this.#recordChanged(),
       shown: (protector) => {

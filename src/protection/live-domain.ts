@@ -4,6 +4,7 @@ import { parseDomain, type DomainDisk } from '../domain/domain.ts';
 import { withDiskImage } from '../domain/edit.ts';
 import type { Image } from '../domain/image.ts';
 import { statusToXml, STATUS_KEY, STATUS_URI } from '../domain/live-status.ts';
+import { hasQuorum } from '../graph/engine.ts';
 import type { LibvirtClient } from '../libvirt/client.ts';
 import type { LibvirtSession } from '../libvirt/session.ts';
 import type { DomainRef } from '../libvirt/types.ts';
@@ -29,6 +30,7 @@ export class LiveDomain {
   readonly #gate: MonitorGate;
   readonly #listeners = new Set<(event: QmpEvent) => void>();
   #statusShown = false;
+  #hasQuorum: Promise<boolean> | null = null;
   #disks: Promise<DomainDisk[]> | null = null;
   #persistentDisks: Promise<DomainDisk[]> | null = null;
 
@@ -54,6 +56,13 @@ export class LiveDomain {
   /** Hands on an event that libvirt sent for this domain. */
   deliver(event: QmpEvent): void {
     for (const listener of [...this.#listeners]) listener(event);
+  }
+
+  /** Asked once: a QEMU does not change. */
+  hasQuorum(): Promise<boolean> {
+    this.#hasQuorum ??= hasQuorum(this.monitor);
+    this.#hasQuorum.catch(() => (this.#hasQuorum = null));
+    return this.#hasQuorum;
   }
 
   /** libvirt's live view of the disks; read again after `forgetDisks`. */

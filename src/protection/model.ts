@@ -1,4 +1,5 @@
 import type { Policy } from '../domain/declaration.ts';
+import type { Engine } from '../graph/engine.ts';
 
 /** The words in which virt-cdp speaks of a domain's protection; `virt-cdp status --json` has the same shape. */
 
@@ -57,10 +58,11 @@ export interface DiskStatus {
 }
 
 /**
- * What an acknowledged write means for a domain: `strict-ack`: while it is protected, both copies have it; `none`: a declared disk
- * runs in a way in which it can't be protected, so that one copy alone ever has it.
+ * What an acknowledged write means for a domain: `strict-ack`: while it is protected, both copies have it; `relaxed`: they have as long
+ * as the mirror does not fail, and a guest's flush reaches the primary alone; `none`: a declared disk runs in a way in which it can't be
+ * protected, so that one copy alone ever has it.
  */
-export const guarantees = ['strict-ack', 'none'] as const;
+export const guarantees = ['strict-ack', 'relaxed', 'none'] as const;
 
 export type Guarantee = (typeof guarantees)[number];
 
@@ -70,7 +72,7 @@ export interface DomainStatus {
   running: boolean;
   state: DiskState;
   policy: Policy;
-  engine: 'quorum';
+  engine: Engine;
   guarantee: Guarantee;
   disks: DiskStatus[];
 }

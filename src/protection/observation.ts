@@ -1,4 +1,5 @@
 import type { Image } from '../domain/image.ts';
+import type { Engine } from '../graph/engine.ts';
 import type { DiskGraph } from '../graph/view.ts';
 import type { Side } from './model.ts';
 import type { DiskRecord, DomainRecord } from './record.ts';
@@ -38,6 +39,8 @@ export interface DiskObservation {
   graph: DiskGraph | null;
   /** Nodes that an unplugged disk left behind in QEMU, topmost first; a disk that was plugged in since has others. */
   orphans: string[];
+  /** What writes to both copies, or will. */
+  engine: Engine;
   /** libvirt's live `<source>`; null when the disk is not in the live XML or of a kind that is not supported. */
   liveImage: Image | null;
   /** Why the running disk can't be armed, as a sentence; null if it can. */

@@ -1,8 +1,10 @@
 import type { DomainDisk } from '../domain/domain.ts';
 import { hasStopPolicy } from '../domain/domain.ts';
 import type { Image } from '../domain/image.ts';
+import type { Config } from '../config/config.ts';
+import type { Engine } from '../graph/engine.ts';
 import { epochStart } from '../graph/names.ts';
-import { viewGraph, type DiskGraph, type GraphView } from '../graph/view.ts';
+import { viewGraph, type DiskGraph, type GraphView, type Pair } from '../graph/view.ts';
 import { pausedReason } from '../libvirt/constants.ts';
 import type { Monitor } from '../qmp/monitor.ts';
 import { imageName } from '../storage/image.ts';
@@ -13,7 +15,7 @@ import { copiesInUse } from './hangs/copies-in-use.ts';
 import type { LiveDomain } from './live-domain.ts';
 import type { DiskObservation, Observation, RunView } from './observation.ts';
 import type { DomainRecord } from './record.ts';
-import { wayToStopPolicy } from './stop-policy.ts';
+import { strictNeedsQuorum, wayToStopPolicy } from './stop-policy.ts';
 
 /** How long one epoch records before the next begins: what a mirror's server may still lose is at most two epochs' writes. */
 const epochMs = 10 * 60_000;
@@ -27,6 +29,7 @@ export async function observe(
   live: LiveDomain,
   record: DomainRecord,
   domainMemory: DomainMemory,
+  setting: Config['engine'],
 ): Promise<Observation> {
   const [view, reason, knownDisks, persistentDisks] = await Promise.all([
     viewGraph(live.monitor),
@@ -43,6 +46,7 @@ export async function observe(
   const liveDisks = outdated ? await live.disks() : knownDisks;
   const run = runView(view, reason);
   domainMemory.isStopped = run !== 'running';
+  const byDefault: Engine = setting === 'mirror' || !(await live.hasQuorum()) ? 'mirror' : 'quorum';
   const disks = await Promise.all(
     record.disks.map(async (disk): Promise<DiskObservation> => {
       const { dev } = disk;
@@ -53,12 +57,14 @@ export async function observe(
           : withPath(view.disk(dev, liveDisk.alias, liveDisk.sourceIndex), disk.primary.image);
       const defined = persistentDisks.find((other) => other.dev === dev);
       const memory = domainMemory.of(dev);
+      const engine = graph?.pair?.engine ?? byDefault;
       return {
         record: disk,
         graph,
         orphans: isOffItsPair(graph) ? view.orphans(dev) : [],
+        engine,
         liveImage: liveDisk?.image ?? null,
-        obstacle: liveDisk === undefined ? null : (disk.contested ?? obstacleOf(record.name, liveDisk, defined)),
+        obstacle: liveDisk === undefined ? null : (disk.contested ?? obstacleOf(record, liveDisk, defined, engine)),
         xmlBehind: namesOther(disk, defined),
         ioFailed:
           run === 'io-error' &&
@@ -76,7 +82,7 @@ export async function observe(
         mayRetry: memory.retryInMs === 0,
         deltaPasses: memory.deltaPasses,
         epochs: graph?.pair
-          ? await viewEpochs(live.monitor, graph, graph.pair.epochs, memory)
+          ? await viewEpochs(live.monitor, graph, graph.pair, memory)
           : { rotate: false, flushed: [] },
       };
     }),
@@ -113,10 +119,16 @@ function isOutdated(view: GraphView, { dev, alias, sourceIndex }: DomainDisk): b
 }
 
 /** `defined` is the disk at the domain's next start. */
-function obstacleOf(domain: string, disk: DomainDisk, defined: DomainDisk | undefined): string | null {
+function obstacleOf(
+  { name, policy }: DomainRecord,
+  disk: DomainDisk,
+  defined: DomainDisk | undefined,
+  engine: Engine,
+): string | null {
   if (disk.unsupported !== null) return disk.unsupported;
-  if (hasStopPolicy(disk)) return null;
-  return `the domain runs without error_policy='stop' on this disk. ${wayToStopPolicy(domain, disk.dev, defined)}`;
+  if (!hasStopPolicy(disk))
+    return `the domain runs without error_policy='stop' on this disk. ${wayToStopPolicy(name, disk.dev, defined)}`;
+  return policy === 'strict' && engine === 'mirror' ? strictNeedsQuorum : null;
 }
 
 function runView({ running, runState, surgeryMarked }: GraphView, reason: number): RunView {
@@ -138,15 +150,16 @@ function runView({ running, runState, surgeryMarked }: GraphView, reason: number
 
 /**
  * Two finished flushes after an epoch began, one of them began after it did, because a node's flushes are serialised (QEMU,
- * block/io.c: bdrv_co_flush): then every copy has flushed what older epochs recorded.
+ * block/io.c: bdrv_co_flush): then every copy has flushed what older epochs recorded. Through a mirror job no flush reaches the mirror.
  */
 async function viewEpochs(
   monitor: Monitor,
   { qdev }: DiskGraph,
-  names: string[],
+  { engine, epochs }: Pair,
   memory: DiskMemory,
 ): Promise<{ rotate: boolean; flushed: string[] }> {
-  const ordered = [...names].sort((a, b) => epochStart(a) - epochStart(b));
+  if (engine === 'mirror') return { rotate: epochs.length === 0, flushed: [] };
+  const ordered = [...epochs].sort((a, b) => epochStart(a) - epochStart(b));
   const newest = ordered.at(-1);
   if (newest === undefined) return { rotate: true, flushed: [] };
   if (ordered.length === 1) return { rotate: Date.now() - epochStart(newest) > epochMs, flushed: [] };

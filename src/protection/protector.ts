@@ -1,3 +1,4 @@
+import type { Config } from '../config/config.ts';
 import { errorText } from '../errors.ts';
 import type { Log } from '../log.ts';
 import type { QmpEvent } from '../qmp/monitor.ts';
@@ -14,7 +15,7 @@ import { execute, StepFailed, type Workbench } from './execute.ts';
 import { imagesInUse } from './hangs/copies-in-use.ts';
 import { lookWithoutAsking } from './hangs/hang-state.ts';
 import type { LiveDomain } from './live-domain.ts';
-import type { DiskStatus, DomainStatus, EventName, Guarantee, ProtectionEvent } from './model.ts';
+import type { DiskStatus, DomainStatus, EventName, ProtectionEvent } from './model.ts';
 import type { Observation } from './observation.ts';
 import { observe } from './observe.ts';
 import { plan, withDisk } from './planner/plan.ts';
@@ -29,12 +30,12 @@ import {
   type DomainRecordSchema,
 } from './record.ts';
 import {
-  canBeArmed,
   diskStatus,
   domainStatus,
   goneRemark,
   isWorseThanShown,
   recordedStatus,
+  standingOf,
   stateOf,
   unseenStatus,
   withRemark,
@@ -50,6 +51,7 @@ export interface Shared {
   maxBytesPerS: () => number;
   probeDeadlineMs: () => number;
   opener: ImageOpener;
+  engine: () => Config['engine'];
   /** A domain's record changed, not necessarily in a pause. */
   recordChanged: () => void;
   /** A domain's states were looked at and shown. */
@@ -176,7 +178,8 @@ export class Protector {
   /** The domain's QEMU is gone; `migrated`: the guest goes on in another host's. */
   detach({ migrated }: { migrated: boolean }): void {
     const stoppedAtMs = Date.now();
-    const { clean, pairs } = this.#memory.stopped(this.#last?.disks ?? []);
+    const stop = this.#memory.stopped(this.#last?.disks ?? []);
+    const watched = this.#inSight;
     this.#live = null;
     this.#last = null;
     this.#inSight = false;
@@ -185,10 +188,10 @@ export class Protector {
     clearTimeout(this.#timer);
     void this.#enqueue(async () => {
       const stoppedAt = new Date(stoppedAtMs).toISOString();
-      if (migrated) await this.#leave(stoppedAt, pairs);
+      if (migrated) await this.#leave(stoppedAt, stop.pairs);
       else {
         const deadlineMs = this.#shared.probeDeadlineMs();
-        this.#keeper.take(await withStop(this.record, pairs, { clean, stoppedAtMs, deadlineMs }));
+        this.#keeper.take(await withStop(this.record, { ...stop, watched, stoppedAtMs }, deadlineMs));
       }
       await this.#showStates(() => ({ state: 'stopped', reason: stoppedReason(this.record) }), stoppedAt);
       this.#inSight = this.#live === null;
@@ -310,15 +313,8 @@ export class Protector {
       this.record,
       running,
       disks.map((disk) => withRemark(withRemark(disk, also(disk.dev)), this.memoryOf(disk.dev).storageRemark)),
-      this.#guarantee(),
+      standingOf(this.record, running, this.#last),
     );
-  }
-
-  /** Of a running domain nothing is promised before it was looked at. */
-  #guarantee(): Guarantee {
-    const last = this.#last;
-    if (this.#live === null) return 'strict-ack';
-    return last?.disks.every((disk) => canBeArmed(last, disk)) === true ? 'strict-ack' : 'none';
   }
 
   memoryOf(dev: string): DiskMemory {
@@ -391,7 +387,7 @@ export class Protector {
   }
 
   async #observe(live: LiveDomain): Promise<Observation> {
-    const observation = await observe(live, this.record, this.#memory);
+    const observation = await observe(live, this.record, this.#memory, this.#shared.engine());
     const { disks } = observation;
     this.#shared.watchFiles(this.record.uuid, disks.flatMap(primaryFiles));
     this.#shared.watchCopies(this.record.uuid, disks.flatMap(imagesInUse));
@@ -489,7 +485,7 @@ export class Protector {
   async #leave(at: string, pairs: string[]): Promise<void> {
     const running = this.record.disks.filter(({ state }) => state !== 'stopped');
     if (running.length === 0) return;
-    const identical = currentPairs(this.record, pairs);
+    const identical = currentPairs(this.record, pairs).filter(({ engine }) => engine === 'quorum');
     await this.#keeper.save(movedAway(this.record, at));
     this.note('migrated-away', null, {});
     this.#departed(identical.map(({ dev }) => dev));

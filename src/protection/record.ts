@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { policies, type DeclaredDisk } from '../domain/declaration.ts';
 import { imageFormats, type Image } from '../domain/image.ts';
+import { engines } from '../graph/engine.ts';
 import { diskStates } from './model.ts';
 
 const loginSchema = z
@@ -79,6 +80,8 @@ const diskRecordSchema = z.strictObject({
    * start uses it up, and only that one (isFirstStart).
    */
   atStop: z.strictObject({ clean: z.boolean(), primary: z.string() }).nullable(),
+  /** What wrote to both copies when they were last current. */
+  engine: z.enum(engines).default('quorum'),
   /** libvirt's names of the primary's nodes when the domain was moved off it, topmost first: a rebuild needs them again. */
   layerNames: z.array(z.string()),
   intent: intentSchema,
@@ -140,6 +143,7 @@ export function newDiskRecord({ dev, mirror, rebuild }: DeclaredDisk, primary: I
     track: null,
     instance: null,
     atStop: null,
+    engine: 'quorum',
     layerNames: [],
     intent: { kind: 'protect' },
     rebuildTo: rebuild?.to ?? null,
@@ -168,6 +172,16 @@ export function sinceStart(record: DomainRecord, start: string | null): DomainRe
     atStop: null,
   }));
   return { ...record, lastStart: start, disks };
+}
+
+/**
+ * The record of a domain whose end nobody saw. A mirror job that fails keeps no write from being acknowledged, so a mirror that was
+ * current when it was last looked at may have missed some, and nobody knows since when.
+ */
+export function endedUnseen(disk: DiskRecord): DiskRecord {
+  if (disk.engine !== 'mirror' || disk.state === 'stopped' || !disk.primary.current || !disk.mirror.current)
+    return disk;
+  return { ...disk, mirror: { ...disk.mirror, current: false, consistentAsOf: null }, track: null, atStop: null };
 }
 
 /** The record of a domain that went on elsewhere: there it has the primary alone, and copies that were equal are so no more. */

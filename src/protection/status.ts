@@ -1,4 +1,5 @@
 import { imageName, sameStorage } from '../storage/image.ts';
+import type { Engine } from '../graph/engine.ts';
 import { damageOf } from './planner/damage.ts';
 import { hungState, silenceRemark } from './hangs/hang-state.ts';
 import type { DiskMemory } from './disk-memory.ts';
@@ -118,6 +119,20 @@ export function canBeArmed(o: Observation, disk: DiskObservation): boolean {
   return disk.graph !== null && disk.obstacle === null && !runsFromOther(o, disk);
 }
 
+/** In what way a domain is protected, whenever it is. */
+export interface Standing {
+  engine: Engine;
+  guarantee: Guarantee;
+}
+
+/** The worst of all disks'. Of a domain that runs, and was not looked at yet, nothing is promised. */
+export function standingOf(record: DomainRecord, running: boolean, last: Observation | null): Standing {
+  const engines = last === null ? record.disks.map(({ engine }) => engine) : last.disks.map(({ engine }) => engine);
+  const engine = engines.includes('mirror') ? 'mirror' : 'quorum';
+  const canBe = running ? last?.disks.every((disk) => canBeArmed(last, disk)) === true : true;
+  return { engine, guarantee: !canBe ? 'none' : engine === 'mirror' ? 'relaxed' : 'strict-ack' };
+}
+
 /** In a QEMU that the record does not know, an image of which the recorded primary is no part: not the disk that was protected. */
 function runsFromOther(o: Observation, { graph, record, liveImage }: DiskObservation): boolean {
   if (graph?.layout !== 'primary' || graph.primary === null || liveImage === null) return false;
@@ -193,7 +208,7 @@ export function domainStatus(
   record: DomainRecord,
   running: boolean,
   disks: DiskStatus[],
-  guarantee: Guarantee,
+  { engine, guarantee }: Standing,
 ): DomainStatus {
   return {
     domain: record.name,
@@ -201,7 +216,7 @@ export function domainStatus(
     running,
     state: worst(disks.map(({ state }) => state)),
     policy: record.policy,
-    engine: 'quorum',
+    engine,
     guarantee,
     disks,
   };

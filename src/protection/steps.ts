@@ -1,4 +1,5 @@
 import type { Image } from '../domain/image.ts';
+import type { Engine } from '../graph/engine.ts';
 import type { BitmapName } from '../qmp/commands.ts';
 import type { EventName, Side } from './model.ts';
 import type { DomainRecord } from './record.ts';
@@ -31,7 +32,7 @@ export interface StepArguments {
   requireUntouched: { dev: string; qdev: string; node: string; image: Image; fingerprint: string | null };
   /** Closes what an unplugged disk left behind. */
   closeOrphans: { dev: string; nodes: string[] };
-  compose: { dev: string; primaryTop: string };
+  compose: { dev: string; primaryTop: string; engine: Engine };
   dropPair: { dev: string };
   /** Begins an epoch on the two-copy writer. */
   addEpoch: { dev: string };

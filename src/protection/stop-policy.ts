@@ -1,5 +1,8 @@
 import { hasStopPolicy, type DomainDisk } from '../domain/domain.ts';
 
+export const strictNeedsQuorum =
+  "policy strict needs QEMU's quorum driver: a mirror job can't hold a write's acknowledgement back until the mirror has it";
+
 /**
  * What to type so that a running disk gets error_policy='stop', which QEMU takes only when it opens the disk.
  * @param defined The disk at the domain's next start; undefined if there is none, as of a transient domain.

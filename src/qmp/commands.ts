@@ -28,6 +28,9 @@ export interface QmpCommands {
     sync: 'full' | 'none';
     'copy-mode': 'background' | 'write-blocking';
     'filter-node-name': string;
+    /** The default is to end the job. */
+    'on-source-error'?: 'stop';
+    'on-target-error'?: 'stop';
     speed: number;
   }>;
   'blockdev-backup': Call<
@@ -129,8 +132,11 @@ export interface BlockJob {
   speed: number;
   /** qapi/job.json: JobStatus; `concluded` has ended, well unless there is an `error`. */
   status: string;
+  paused: boolean;
   error?: string;
   'io-status': 'ok' | 'failed' | 'nospace';
+  /** Of a write-blocking mirror, from QEMU 8.2: the target has all that the source has. */
+  'actively-synced'?: boolean;
 }
 
 export interface BlockStats {

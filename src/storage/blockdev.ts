@@ -80,12 +80,19 @@ function through(protocol: ProtocolOptions, descriptor: string | undefined): Pro
   }
 }
 
+export interface ToolOptions {
+  direct?: boolean;
+  /** False: reads what a QEMU lets nobody read, as the target of its mirror job. */
+  locks?: boolean;
+}
+
 /**
  * The image as a json: filename, for qemu-img and qemu-io: no character of a path has a meaning there.
  * Pages are not cached unless `direct` is false.
  */
-export function imageOptions(image: Image, access: Access, options: { direct?: boolean } = {}): string {
+export function imageOptions(image: Image, access: Access, options: ToolOptions = {}): string {
   const cache = { direct: options.direct ?? true, 'no-flush': false };
-  const protocol = { ...kindOf(image.source).protocol(image.source, access), cache };
-  return `json:${JSON.stringify({ driver: image.format, file: protocol, cache })}`;
+  const protocol = kindOf(image.source).protocol(image.source, access);
+  const unlocked = options.locks === false && 'filename' in protocol ? { locking: 'off' } : {};
+  return `json:${JSON.stringify({ driver: image.format, file: { ...protocol, ...unlocked, cache }, cache })}`;
 }

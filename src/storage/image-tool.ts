@@ -1,5 +1,5 @@
 import type { Image } from '../domain/image.ts';
-import { imageOptions } from './blockdev.ts';
+import { imageOptions, type ToolOptions } from './blockdev.ts';
 import type { Access } from './kind.ts';
 import type { ImageOpener, Prepared } from './opener.ts';
 import { runTool, type ToolOutcome } from './run-tool.ts';
@@ -26,7 +26,7 @@ export class ImageTool {
   }
 
   /** The image as a json: filename. */
-  filename(options: { direct?: boolean } = {}): string {
+  filename(options: ToolOptions = {}): string {
     return imageOptions(this.image, this.access, options);
   }
 

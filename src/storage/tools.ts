@@ -145,8 +145,8 @@ export async function probeImage(image: Image, { deadlineMs, opener }: LookOptio
   }
   const read = (filename: string): Promise<ToolOutcome> =>
     tool.qemuIo(['--read-only', '--force-share', '--cmd', 'read 0 4096', filename], left());
-  let outcome = await read(tool.filename());
-  if (refusesDirect(outcome)) outcome = await read(tool.filename({ direct: false }));
+  let outcome = await read(tool.filename({ locks: false }));
+  if (refusesDirect(outcome)) outcome = await read(tool.filename({ locks: false, direct: false }));
   if (outcome.status === 0) return { ok: true };
   return { ok: false, reason: reasonOf(outcome, deadlineMs), late: outcome.deadlinePassed };
 }

@@ -17,7 +17,7 @@ describe('the configuration that is shipped', () => {
     const shown = parseConfig(uncommented, installed);
     assert.equal(shown.libvirt.socket, '/run/libvirt/libvirt-sock');
     assert.deepEqual({ ...shown, libvirt: null }, { ...parseConfig('', installed), libvirt: null });
-    assert.equal((uncommented.match(/^[a-z_.]+ = /gm) ?? []).length, 12);
+    assert.equal((uncommented.match(/^[a-z_.]+ = /gm) ?? []).length, 13);
   });
 
   it('has examples of those that have no default', async () => {
@@ -44,6 +44,7 @@ describe('the configuration', () => {
       policyDir: '/etc/policy.d',
       socket: '/run/virt-cdp/virt-cdp.sock',
       socketGroup: null,
+      engine: 'auto',
       log: { level: 'info' },
       mirror: { timeoutMs: 5000 },
       hook: { deadlineMs: 1000 },
@@ -65,6 +66,7 @@ describe('the configuration', () => {
        policy_dir = "/srv/policies"
        socket = "/run/x.sock"
        socket_group = "cdp"
+       engine = "mirror"
        [libvirt]
        socket = "/tmp/libvirt-sock"
        [log]
@@ -92,6 +94,7 @@ describe('the configuration', () => {
       policyDir: '/srv/policies',
       socket: '/run/x.sock',
       socketGroup: 'cdp',
+      engine: 'mirror',
       log: { level: 'debug' },
       mirror: { timeoutMs: 2500 },
       hook: { deadlineMs: 500 },

@@ -4,12 +4,12 @@ import {
   buildLayers,
   buildPark,
   closeNodes,
-  compose,
   markSurgery,
   openNodes,
   setRoot,
   unmarkSurgery,
 } from '../../src/graph/surgery.ts';
+import { compose } from '../../src/graph/engine.ts';
 import { FakeQemu, Refusal, type Answers } from '../qmp/fake-qemu.ts';
 
 const qdev = '/machine/peripheral/virtio-disk0/virtio-backend';
@@ -95,7 +95,7 @@ describe('surgery on the graph', () => {
   });
 
   it('composes a quorum that acknowledges what every copy has', async () => {
-    await compose(new FakeQemu(recorder).monitor, 'vda', 'libvirt-1-format');
+    await compose(new FakeQemu(recorder).monitor, 'vda', 'libvirt-1-format', 'quorum');
     assert.deepEqual(added, [
       {
         driver: 'quorum',

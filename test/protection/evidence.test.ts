@@ -53,6 +53,26 @@ describe('damageReport', () => {
   });
 });
 
+describe('damageReport of a pair by a mirror job', () => {
+  const pair = diskSeen({ graph: graph.mirrorJob, engine: 'mirror' });
+  const ioError = (data: QmpEvent['data'] = {}): QmpEvent =>
+    event('BLOCK_IO_ERROR', { 'node-name': 'cdp-vda', operation: 'write', reason: 'Input/output error', ...data });
+
+  it('blames the mirror for an error of the job', () => {
+    const report = damageReport(event('BLOCK_JOB_ERROR', { device: 'cdp-vda-pair', operation: 'write' }), pair);
+    assert.equal(report?.side, 'mirror');
+    assert.equal(damageReport(event('BLOCK_JOB_ERROR', { device: 'cdp-vdb-pair', operation: 'write' }), pair), null);
+  });
+
+  it('blames the primary for what the guest is shown, and says whether it is full', () => {
+    const error = { is: 'failed', why: 'write: Input/output error', noSpace: false };
+    assert.deepEqual(damageReport(ioError(), pair), { side: 'primary', health: error });
+    assert.equal(damageReport(ioError({ nospace: true }), pair)?.health.noSpace, true);
+    assert.equal(damageReport(ioError({ 'node-name': 'cdp-vdb' }), pair), null);
+    assert.equal(damageReport(ioError(), diskSeen()), null);
+  });
+});
+
 describe('jobReport', () => {
   const ended = (data: QmpEvent['data'], parts: DiskParts = { record: record.onlyPrimary }) =>
     jobReport(event('BLOCK_JOB_COMPLETED', { device: 'cdp-vda-sync', ...data }), diskSeen(parts));
@@ -117,6 +137,23 @@ describe('damageOf', () => {
       'mirror',
     ],
   ];
+  const out = { ...graph.mirrorJob, pair: { ...graph.mirrorJob.pair, inSync: false } };
+  const byJob: typeof rows = [
+    ['nothing is known and nothing failed', {}, 'none'],
+    ['the guest is shown the errors of the primary alone', { ioFailed: true }, 'primary'],
+    ['the primary is full', { ioFailed: true, noSpace: true }, 'primary-full'],
+    ['both failed', { ioFailed: true, health: { primary: unknown, mirror: failed } }, 'both'],
+    [
+      'a mirror that has missed a write is no help against a primary that fails',
+      { graph: out, ioFailed: true, health: { primary: failed, mirror: answering } },
+      'mirror',
+    ],
+    ['the job has failed, and nobody heard of it', { graph: out }, 'mirror'],
+  ];
+  for (const [sentence, parts, damage] of byJob)
+    it(`by a mirror job: ${sentence}: ${damage}`, () =>
+      assert.equal(damageOf(diskSeen({ graph: graph.mirrorJob, engine: 'mirror', ...parts })), damage));
+
   for (const [sentence, parts, damage] of rows)
     it(`${sentence}: ${damage}`, () => assert.equal(damageOf({ ...diskSeen(parts), graph: graph.pair }), damage));
 });

@@ -1,4 +1,5 @@
 import fc from 'fast-check';
+import { diskNames } from '../../src/graph/names.ts';
 import { withDisk } from '../../src/protection/planner/plan.ts';
 import type { DiskRecord, Intent } from '../../src/protection/record.ts';
 import { parseImageUri } from '../../src/storage/image.ts';
@@ -131,7 +132,7 @@ function mayLose(
 ): boolean {
   const copies = [primary, mirror].map(({ image }) => domain.copyOf(image));
   const suspected = Object.values(domain.memoryOf(dev).health).some(({ is }) => is === 'failed');
-  const onPair = domain.qemu?.nodes.get(domain.qemu.devices.get(dev)?.root ?? '')?.kind === 'quorum';
+  const onPair = domain.qemu?.devices.get(dev)?.root === diskNames(dev).pair;
   return (
     agent.idle &&
     intent.kind === 'protect' &&
@@ -199,7 +200,7 @@ function eventOf(
   const { dev } = record;
   const { qemu } = domain;
   const copy = domain.copyOf(record['side' in happening ? happening.side : 'mirror'].image);
-  const job = [...(qemu?.jobs.values() ?? [])].find(({ id }) => id.includes(dev));
+  const job = [...(qemu?.jobs.values() ?? [])].find(({ id, blocking }) => blocking === null && id.includes(dev));
   const heard = domain.memory !== null && !domain.deaf;
   const only = (possible: boolean, event: Event): Event | null => (possible ? event : null);
   switch (happening.what) {

@@ -1,4 +1,4 @@
-import type { DiskGraph, Layout } from '../../src/graph/view.ts';
+import type { DiskGraph, Layout, Pair } from '../../src/graph/view.ts';
 import type { DiskObservation, Health, Observation, RunView } from '../../src/protection/observation.ts';
 import { newDiskRecord, type DiskRecord, type Intent } from '../../src/protection/record.ts';
 import { parseImageUri } from '../../src/storage/image.ts';
@@ -64,7 +64,12 @@ const plain: DiskGraph = {
   otherJob: null,
 };
 
-const pair = { primaryChild: 'libvirt-1-format', epochs: ['cdp-epoch-1'] };
+const pair: Pair = {
+  engine: 'quorum',
+  primaryChild: 'libvirt-1-format',
+  epochs: ['cdp-epoch-1'],
+  inSync: true,
+};
 
 /** What lies under the device. */
 export const graph = {
@@ -90,6 +95,13 @@ export const graph = {
     parkReady: true,
     layers: ['libvirt-1-format', 'libvirt-1-storage'],
   },
+  mirrorJob: {
+    ...plain,
+    layout: 'pair',
+    root: 'cdp-vda',
+    mirrorOpen: true,
+    pair: { ...pair, engine: 'mirror' },
+  },
   parked: { ...plain, layout: 'parked', root: 'cdp-vda-park', mirrorOpen: true, parkReady: true },
   parkedPair: { ...plain, layout: 'parked', root: 'cdp-vda-park', mirrorOpen: true, pair, parkReady: true },
 } satisfies Record<string, DiskGraph & { layout: Layout }>;
@@ -102,6 +114,7 @@ export const job = (part: Partial<NonNullable<DiskGraph['syncJob']>>): NonNullab
   len: 2,
   ready: false,
   status: 'running',
+  paused: false,
   'io-status': 'ok',
   ...part,
 });
@@ -113,6 +126,7 @@ export function diskSeen(parts: DiskParts = {}): DiskObservation {
     record: record.both,
     graph: graph.pair,
     orphans: [],
+    engine: 'quorum',
     liveImage: primaryImage,
     obstacle: null,
     xmlBehind: false,

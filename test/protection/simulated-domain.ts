@@ -1,10 +1,12 @@
 import type { Policy } from '../../src/domain/declaration.ts';
 import { diskNames, epochStart } from '../../src/graph/names.ts';
+import type { Engine } from '../../src/graph/engine.ts';
 import type { DiskGraph } from '../../src/graph/view.ts';
 import type { Side } from '../../src/protection/model.ts';
 import type { DiskObservation, Health, Observation, RunView } from '../../src/protection/observation.ts';
 import { withDisk } from '../../src/protection/planner/plan.ts';
 import {
+  endedUnseen,
   isFirstStart,
   newDiskRecord,
   sinceStart,
@@ -12,27 +14,14 @@ import {
   type DomainRecord,
 } from '../../src/protection/record.ts';
 import { imageName, parseImageUri, sameStorage, type Image } from '../../src/storage/image.ts';
+import { newGuest, type Guest } from './simulated-guest.ts';
 import { SimulatedMemory } from './simulated-memory.ts';
 import { Copy, Failed, Refused, SimulatedQemu, type Job } from './simulated-qemu.ts';
 import { graphOf, orphansOf } from './simulated-view.ts';
 
-export interface Guest {
-  acknowledged: Map<number, number>;
-  /** Of these, what no power cut may take. */
-  flushed: Map<number, number>;
-  /** What nobody flushed when QEMU ended: a new QEMU does not ask the storage for it either (QEMU, block/io.c: bdrv_co_flush). */
-  unasked: Map<number, number>;
-  /** Failed, and not yet told to the guest: they are tried again after a resume. */
-  pending: { block: number; version: number }[];
-  flushes: number;
-  /** Blocks whose failed write was given up: one copy may have it and the other not. */
-  dropped: Set<number>;
-  /** It wrote or tried to since QEMU started. */
-  wrote: boolean;
-}
-
 /** One domain on one host: its QEMU, libvirt's XML, the durable record, the guest, and the storage of all copies. */
 export class SimulatedDomain {
+  readonly engine: Engine;
   readonly copies = new Map<string, Copy>();
   readonly guests = new Map<string, Guest>();
   readonly live = new Map<string, { image: Image; index: number }>();
@@ -62,20 +51,13 @@ export class SimulatedDomain {
   #sources = 0;
   #starts = 0;
 
-  constructor(policy: Policy, devs: string[]) {
+  constructor(policy: Policy, devs: string[], engine: Engine = 'quorum') {
+    this.engine = engine;
     const defined = new Map<string, Image>();
     const disks = devs.map((dev): DiskRecord => {
       const [primary, mirror] = [parseImageUri(`/primary/${dev}`), parseImageUri(`/mirror/${dev}`)];
       defined.set(dev, primary);
-      this.guests.set(dev, {
-        acknowledged: new Map(),
-        flushed: new Map(),
-        unasked: new Map(),
-        pending: [],
-        flushes: 0,
-        dropped: new Set(),
-        wrote: false,
-      });
+      this.guests.set(dev, newGuest());
       return newDiskRecord({ dev, mirror, rebuild: null }, primary, false);
     });
     this.record = {
@@ -163,12 +145,17 @@ export class SimulatedDomain {
     const heard = this.memory !== null && !this.deaf;
     const pairs = heard
       ? this.observe().disks.filter(
-          ({ graph, health, record }) => isIdentical(record) && graph?.layout === 'pair' && isWell(health),
+          ({ graph, health, record }) =>
+            isIdentical(record) && graph?.layout === 'pair' && graph.pair?.inSync === true && isWell(health),
         )
       : [];
-    this.endQemu();
+    if (clean) this.qemu?.close();
+    this.endQemu(pairs.map(({ record }) => record.dev));
     for (const { record } of pairs) {
-      const atStop = { clean, primary: this.copyOf(record.primary.image).fingerprint };
+      const atStop = {
+        clean: clean && this.engine === 'quorum',
+        primary: this.copyOf(record.primary.image).fingerprint,
+      };
       this.save(withDisk(this.record, { ...record, state: 'stopped', since: this.now(), atStop }));
     }
   }
@@ -187,11 +174,15 @@ export class SimulatedDomain {
   }
 
   /** QEMU ends, by whatever; an agent that is up records it. */
-  endQemu(): void {
+  endQemu(seen: string[] = []): void {
     this.#stop();
     for (const copy of this.copies.values()) copy.keepTime();
     if (this.memory === null) return;
-    const disks = this.record.disks.map((disk) => ({ ...disk, state: 'stopped' as const, since: this.now() }));
+    const disks = this.record.disks.map((disk) => ({
+      ...(seen.includes(disk.dev) ? disk : endedUnseen(disk)),
+      state: 'stopped' as const,
+      since: this.now(),
+    }));
     this.save({ ...this.record, disks });
   }
 
@@ -205,6 +196,8 @@ export class SimulatedDomain {
     this.persistent = this.definitions[definition] ?? this.persistent;
     this.definitions = [this.persistent];
     for (const copy of this.copies.values()) copy.losePower();
+    for (const { engine, primary, mirror } of this.kept.record.disks)
+      if (engine === 'mirror' && primary.current && mirror.current) this.copyOf(mirror.image).lostUnseen = true;
     for (const [dev, guest] of this.guests) {
       guest.acknowledged = new Map(guest.flushed);
       this.atEnd.delete(dev);
@@ -263,6 +256,7 @@ export class SimulatedDomain {
     if (this.memory !== null) return;
     this.memory = new Map();
     this.record = sinceStart(this.kept.record, this.kept.start);
+    if (this.qemu === null) this.save({ ...this.record, disks: this.record.disks.map(endedUnseen) });
   }
 
   /** What the agent says of the domain from now on, durably. */
@@ -418,6 +412,7 @@ export class SimulatedDomain {
       record,
       graph,
       orphans: this.qemu === null ? [] : orphansOf(this.qemu, dev, graph),
+      engine: this.engine,
       liveImage: this.live.get(dev)?.image ?? null,
       obstacle: null,
       xmlBehind: persistent !== undefined && sameStorage(persistent, other.image),
@@ -438,6 +433,7 @@ export class SimulatedDomain {
   /** As observe.ts does it, with `agedEpochs` in the place of a clock. */
   #epochs(dev: string, graph: DiskGraph | null, memory: SimulatedMemory): DiskObservation['epochs'] {
     if (graph?.pair == null) return { rotate: false, flushed: [] };
+    if (graph.pair.engine === 'mirror') return { rotate: graph.pair.epochs.length === 0, flushed: [] };
     const ordered = [...graph.pair.epochs].sort((a, b) => epochStart(a) - epochStart(b));
     const newest = ordered.at(-1);
     if (newest === undefined) return { rotate: true, flushed: [] };

@@ -112,6 +112,8 @@ export interface Job {
   todo: Set<number>;
   written: Set<number>;
   ready: boolean;
+  /** A write-blocking mirror: it writes to its target what is written to its device; null if it does not, else whether that worked so far. */
+  blocking: 'in sync' | 'failed' | null;
   /** It stays when it has ended, until it is dismissed. */
   stays: boolean;
   ended: 'well' | 'badly' | null;
@@ -131,7 +133,7 @@ export class SimulatedQemu {
   readonly jobs = new Map<string, Job>();
   readonly devices = new Map<string, Device>();
   running = true;
-  /** A child of a quorum failed an I/O. */
+  /** One of the copies under a pair failed an I/O. */
   onBadChild: (node: string) => void = () => undefined;
   onJobEnd: (job: Job, end: 'completed' | 'target-failed' | 'source-failed' | 'cancelled') => void = () => undefined;
 
@@ -157,12 +159,11 @@ export class SimulatedQemu {
     this.nodes.set(name, { kind, below, copy, broken: false, reconnected: false, dirty: false, bitmaps: new Map() });
   }
 
-  /** What was written is flushed, as far as that goes (QEMU, block.c: bdrv_close). */
   delete(name: string): void {
     const node = this.nodes.get(name);
     if (node === undefined) return;
     if (this.parents(name).length > 0) throw new Refused(`${name} is in use by ${this.parents(name).join()}`);
-    if (node.dirty && !node.broken) node.copy?.flush();
+    flushAtClose(node);
     this.nodes.delete(name);
   }
 
@@ -178,6 +179,11 @@ export class SimulatedQemu {
     node.reconnected ||= broken;
     node.broken = false;
     return !broken;
+  }
+
+  /** It ends in order. */
+  close(): void {
+    this.nodes.forEach(flushAtClose);
   }
 
   /** Nodes, devices and jobs that use a node. */
@@ -260,13 +266,16 @@ export class SimulatedQemu {
   /** The copies that a device's I/O reaches. */
   copiesUnder(name: string): Copy[] {
     const { copy, below } = this.node(name);
-    return copy !== null ? [copy] : below.flatMap((child) => this.copiesUnder(child));
+    const job = [...this.jobs.values()].find(({ filter, blocking }) => filter === name && blocking === 'in sync');
+    return copy !== null
+      ? [copy]
+      : [...below, ...(job === undefined ? [] : [job.to])].flatMap((child) => this.copiesUnder(child));
   }
 
   startJob(
-    job: Omit<Job, 'filter' | 'written' | 'ready' | 'stays' | 'ended'>,
+    job: Omit<Job, 'filter' | 'written' | 'ready' | 'blocking' | 'stays' | 'ended'>,
     filter: string,
-    { stays = false }: { stays?: boolean } = {},
+    { stays = false, blocking = false }: { stays?: boolean; blocking?: boolean } = {},
   ): void {
     if (this.jobs.has(job.id)) throw new Refused(`the job ${job.id} exists`);
     for (const name of [job.device, job.to]) this.node(name);
@@ -284,7 +293,15 @@ export class SimulatedQemu {
       dirty: false,
       bitmaps: new Map(),
     });
-    this.jobs.set(job.id, { ...job, filter, written: new Set(), ready: false, stays, ended: null });
+    this.jobs.set(job.id, {
+      ...job,
+      filter,
+      written: new Set(),
+      ready: blocking,
+      blocking: blocking ? 'in sync' : null,
+      stays,
+      ended: null,
+    });
   }
 
   /** Copies one block, or finds that there is nothing left to copy. */
@@ -336,6 +353,7 @@ export class SimulatedQemu {
   #writeUnderJob(filter: string, block: number, version: number): boolean {
     const job = [...this.jobs.values()].find((one) => one.filter === filter && one.ended === null);
     if (job === undefined) throw new Error(`the filter ${filter} has no job`);
+    if (job.blocking !== null) return this.#writeToBoth(job, block, version);
     if (job.type === 'backup' && job.todo.has(block)) {
       if (!this.#copyBlock(job, block)) return false;
       job.todo.delete(block);
@@ -345,9 +363,28 @@ export class SimulatedQemu {
     return this.write(job.device, block, version);
   }
 
+  /** The guest is told what became of the primary's part alone. */
+  #writeToBoth(job: Job, block: number, version: number): boolean {
+    if (!this.write(job.device, block, version)) {
+      this.onBadChild(job.device);
+      return false;
+    }
+    if (this.write(job.to, block, version)) return true;
+    job.blocking = 'failed';
+    this.onBadChild(job.to);
+    const [missing] = this.copiesUnder(job.to);
+    if (missing !== undefined) missing.lostUnseen = true;
+    return true;
+  }
+
   #onAll(children: string[], io: (child: string) => boolean): boolean {
     const bad = children.filter((child) => !io(child));
     for (const child of bad) this.onBadChild(child);
     return bad.length === 0;
   }
+}
+
+/** What was written is flushed, as far as that goes (QEMU, block.c: bdrv_close). */
+function flushAtClose({ dirty, broken, copy }: Node): void {
+  if (dirty && !broken) copy?.flush();
 }

@@ -87,6 +87,7 @@ const executors: Executors = {
     const qemu = qemuOf(domain);
     const job = qemu.jobs.get(diskNames(dev).syncJob);
     if (job !== undefined) qemu.endJob(job, 'cancelled');
+    if (qemu.jobs.has(diskNames(dev).pairJob)) endPair(qemu, dev);
     for (const name of nodes) qemu.delete(name);
     domain.memoryOf(dev).atStop = null;
   },
@@ -96,11 +97,25 @@ const executors: Executors = {
     if (domain.copyOf(image).fingerprint !== fingerprint)
       throw new Failed('the primary was changed while the domain was stopped');
   },
-  compose: (domain, { dev, primaryTop }) => {
-    const { pair, mirror } = diskNames(dev);
-    qemuOf(domain).add(pair, 'quorum', { below: [primaryTop, mirror] });
+  compose: (domain, { dev, primaryTop, engine }) => {
+    const { pair, pairJob, mirror } = diskNames(dev);
+    const qemu = qemuOf(domain);
+    if (engine === 'quorum') {
+      qemu.add(pair, 'quorum', { below: [primaryTop, mirror] });
+      return;
+    }
+    if (!qemu.flush(mirror)) throw new Failed('the flush of the mirror');
+    const job = {
+      id: pairJob,
+      type: 'mirror' as const,
+      device: primaryTop,
+      to: mirror,
+      bitmap: null,
+      todo: new Set<number>(),
+    };
+    qemu.startJob(job, pair, { blocking: true });
   },
-  dropPair: (domain, { dev }) => qemuOf(domain).delete(diskNames(dev).pair),
+  dropPair: (domain, { dev }) => endPair(qemuOf(domain), dev),
   addEpoch: (domain, { dev }) => qemuOf(domain).addBitmap(diskNames(dev).pair, epochName(Date.parse(domain.now())), []),
   dropEpoch: (domain, { dev, bitmap }) => qemuOf(domain).removeBitmap(diskNames(dev).pair, bitmap),
   track: (domain, { node, bitmap, merged }) => {
@@ -233,6 +248,14 @@ function jobOf(qemu: SimulatedQemu, id: string): Job {
   const job = qemu.jobs.get(id);
   if (job === undefined) throw new Refused(`there is no job ${id}`);
   return job;
+}
+
+/** A filter goes with its job. */
+function endPair(qemu: SimulatedQemu, dev: string): void {
+  const { pair, pairJob } = diskNames(dev);
+  const job = qemu.jobs.get(pairJob);
+  if (job === undefined) qemu.delete(pair);
+  else qemu.endJob(job, 'cancelled');
 }
 
 export function copyJob(dev: string): string {

@@ -54,6 +54,7 @@ export function graphOf(qemu: SimulatedQemu, dev: string, index: number | undefi
           speed: 0,
           status: job.ended === null ? 'running' : 'concluded',
           ...(job.ended === 'badly' && { error: 'EIO' }),
+          paused: false,
           'io-status': 'ok',
         };
   const tracking = (on: Side, name: string): DiskGraph['tracking'] =>
@@ -72,6 +73,8 @@ export function graphOf(qemu: SimulatedQemu, dev: string, index: number | undefi
       pair === undefined
         ? null
         : {
+            engine: pair.kind === 'quorum' ? 'quorum' : 'mirror',
+            inSync: qemu.jobs.get(names.pairJob)?.blocking !== 'failed',
             primaryChild: pair.below[0] ?? '',
             epochs: [...pair.bitmaps.keys()].filter((name) => name.startsWith(epochPrefix)),
           },
@@ -79,7 +82,7 @@ export function graphOf(qemu: SimulatedQemu, dev: string, index: number | undefi
     layers,
     tracking: [...(primary === null ? [] : tracking('primary', primary.data)), ...tracking('mirror', names.mirror)],
     syncJob: view(qemu.jobs.get(names.syncJob)),
-    otherJob: view(jobsOver.find(({ id }) => id !== names.syncJob)),
+    otherJob: view(jobsOver.find(({ id }) => id !== names.syncJob && id !== names.pairJob)),
   };
 }
 
@@ -101,7 +104,7 @@ function layoutOf(
   names: ReturnType<typeof diskNames>,
 ): DiskGraph['layout'] {
   if (root === names.park) return 'parked';
-  const top = descent.find((name) => qemu.node(name).kind !== 'filter');
+  const top = descent.find((name) => name === names.pair || qemu.node(name).kind !== 'filter');
   if (top === names.pair) return 'pair';
   if (top === names.mirror) return 'mirror';
   return descent.includes(names.mirror) ? 'layered' : 'primary';

@@ -97,7 +97,7 @@ describe('domainStatus', () => {
     assert.equal(worst([]), 'stopped');
     const seen = look([{}, exposed]);
     const disks = seen.record.disks.map((disk) => recordedStatus(disk, new DiskMemory()));
-    assert.equal(domainStatus(seen.record, true, disks, 'strict-ack').state, 'exposed');
+    assert.equal(domainStatus(seen.record, true, disks, { engine: 'quorum', guarantee: 'strict-ack' }).state, 'exposed');
   });
 
   it('promises nothing for a disk that can not be armed as it runs', () => {

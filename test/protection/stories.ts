@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import type { Policy } from '../../src/domain/declaration.ts';
+import type { Engine } from '../../src/graph/engine.ts';
 import { newDiskRecord, type Intent } from '../../src/protection/record.ts';
 import { parseImageUri, type Image } from '../../src/storage/image.ts';
 import { change } from './happenings.ts';
@@ -13,6 +14,7 @@ import { cdpStart, start } from './simulated-starts.ts';
 export interface Story {
   name: string;
   policy?: Policy;
+  engine?: Engine;
   devs?: string[];
   /** Told before the part in which calamities are tried. */
   before?: Act[];
@@ -38,11 +40,11 @@ export class Telling {
 
   /** `assertTrue` is called whenever something happened. */
   constructor(
-    { policy = 'available', devs = ['vda'] }: Story,
+    { policy = 'available', engine = 'quorum', devs = ['vda'] }: Story,
     at: (instant: number, told: Telling) => void,
     assertTrue = assertPromises,
   ) {
-    this.domain = new SimulatedDomain(policy, devs);
+    this.domain = new SimulatedDomain(policy, devs, engine);
     this.agent = new SimulatedAgent(this.domain, assertTrue);
     this.#at = at;
     this.#assertTrue = assertTrue;
@@ -164,7 +166,7 @@ const failsOver: Act[] = [fails('/primary/vda'), work];
 const failsOverOnRequest: Act[] = [wants({ kind: 'failover' }, 'vda'), work];
 const degradesAndArmsAgain: Act[] = [fails('/mirror/vda'), work, heals('/mirror/vda'), work];
 
-export const stories: Story[] = [
+const byQuorum: Story[] = [
   { name: 'protect', acts: [work] },
   { name: 'the mirror fails and comes back', before: [work], acts: degradesAndArmsAgain },
   { name: 'the mirror fails and comes back, strict', policy: 'strict', before: [work], acts: degradesAndArmsAgain },
@@ -271,3 +273,9 @@ export const stories: Story[] = [
     acts: [protectsAlso('vdb'), work, wants({ kind: 'remove' }, 'vda'), work],
   },
 ];
+
+const byMirrorJob = byQuorum
+  .filter(({ policy }) => policy !== 'strict')
+  .map((story): Story => ({ ...story, engine: 'mirror', name: `${story.name}; by a mirror job` }));
+
+export const stories = [...byQuorum, ...byMirrorJob];

@@ -22,7 +22,10 @@ export function requireAnswer(disk: PresentDisk, side: Side): Step {
 }
 
 /** QEMU's own way to a copy's storage; null while it has none. A mirror that libvirt opened is under libvirt's names. */
-function storageNode(dev: string, { mirrorOpen, primary, layout }: PresentDisk['graph'], side: Side): string | null {
+function storageNode(dev: string, graph: PresentDisk['graph'], side: Side): string | null {
+  const { mirrorOpen, primary, layout, pair } = graph;
+  // QEMU lets nobody read the target of a mirror job.
+  if (side === 'mirror' && pair?.engine === 'mirror') return null;
   if (side === 'mirror' && mirrorOpen) return diskNames(dev).mirrorStorage;
   if (primary === null || (side === 'mirror' && layout !== 'primary')) return null;
   return layerNames(primary).at(-1) ?? primary.data;

@@ -14,14 +14,26 @@ export type Damage =
 /**
  * Judges a pair. A primary whose file is gone takes every write, and loses them all when QEMU ends: it is left for the mirror. An
  * error that both copies survive is put down to the mirror: its server may have lost writes that it had
- * acknowledged, and the guest must never go on over a quorum that has failed. What the mirror may lack is in the epochs.
+ * acknowledged, and the guest must never go on over a pair that has failed. What the mirror may lack is in the epochs.
  */
-export function damageOf({ health, ioFailed, primaryGone }: DiskObservation): Damage {
-  const { primary, mirror } = health;
+export function damageOf(disk: DiskObservation): Damage {
+  const { ioFailed, primaryGone } = disk;
+  if (disk.graph?.pair?.inSync === false) return 'mirror';
+  const { primary, mirror } = healthOf(disk);
   if (primary.is === 'failed' && mirror.is === 'failed') return 'both';
   if (primary.is === 'failed') return primary.noSpace ? (ioFailed ? 'primary-full' : 'mirror') : 'primary';
   if (mirror.is === 'failed') return primaryGone === null ? 'mirror' : 'both';
   if (primaryGone !== null) return ioFailed && mirror.is === 'unknown' ? 'unknown' : 'primary';
   if (!ioFailed) return 'none';
   return primary.is === 'answering' && mirror.is === 'answering' ? 'mirror' : 'unknown';
+}
+
+/** Through a mirror job the guest is shown the primary's errors alone. */
+function healthOf({ graph, health, ioFailed, noSpace }: DiskObservation): DiskObservation['health'] {
+  const byPair = graph?.layout === 'pair' && graph.pair?.engine === 'mirror';
+  if (!byPair || !ioFailed || health.primary.is !== 'unknown') return health;
+  return {
+    ...health,
+    primary: { is: 'failed', why: "the guest's I/O failed", noSpace: noSpace || graph.ioStatus === 'nospace' },
+  };
 }

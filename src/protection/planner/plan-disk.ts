@@ -18,6 +18,7 @@ import {
   failOver,
   finishArming,
   giveBack,
+  leavePair,
   onNewPrimary,
   newBitmap,
   pivot,
@@ -78,10 +79,8 @@ function planPair(o: Observation, disk: PresentDisk): DiskPlan {
       if (disk.primaryGone !== null && record.intent.kind !== 'failover')
         return steps({ step: 'recordDisk', record: { ...record, intent: { kind: 'failover' } } });
       return surgery(onlyIfAnswering(disk, 'mirror', failOver(o, asPair(disk), primary)));
-    case 'mirror': {
-      const stayParked = record.intent.kind !== 'remove' && o.record.policy === 'strict';
-      return surgery(onlyIfAnswering(disk, 'primary', degrade(o, asPair(disk), primary, { stayParked })));
-    }
+    case 'mirror':
+      return planWithoutMirror(o, disk, primary);
     case 'unknown':
       return steps(...probes(disk));
     case 'both':
@@ -95,18 +94,40 @@ function planPair(o: Observation, disk: PresentDisk): DiskPlan {
     case 'hold':
     case 'remove':
     case 'resync':
-      return surgery(onlyIfAnswering(disk, 'primary', degrade(o, asPair(disk), primary, { stayParked: false })));
+      return planToPrimary(o, disk, primary);
     case 'failover':
       return surgery(onlyIfAnswering(disk, 'mirror', failOver(o, asPair(disk), primary)));
     case 'protect':
     case 'rebuild':
+      if (disk.engine === 'mirror' && o.record.policy === 'strict') return planToPrimary(o, disk, primary);
       return keepPair(disk, primary);
   }
 }
 
-/** Unless an I/O has just shown which copy is well, the other must not be left for one that died unnoticed. */
+/** The mirror failed. */
+function planWithoutMirror(o: Observation, disk: PresentDisk, primary: PrimaryNodes): DiskPlan {
+  if (leavesWithoutPause(disk)) return steps(...leavePair(o, asPair(disk), primary));
+  const stayParked = disk.record.intent.kind !== 'remove' && o.record.policy === 'strict' && disk.engine === 'quorum';
+  return surgery(onlyIfAnswering(disk, 'primary', degrade(o, asPair(disk), primary, { stayParked })));
+}
+
+/** Both copies are well, and the guest is to go on with the primary alone. */
+function planToPrimary(o: Observation, disk: PresentDisk, primary: PrimaryNodes): DiskPlan {
+  return leavesWithoutPause(disk)
+    ? steps(requireAnswer(disk, 'primary'), ...leavePair(o, asPair(disk), primary))
+    : surgery(onlyIfAnswering(disk, 'primary', degrade(o, asPair(disk), primary, { stayParked: false })));
+}
+
+function leavesWithoutPause({ graph }: PresentDisk): boolean {
+  return graph.layout === 'pair' && graph.pair?.engine === 'mirror';
+}
+
+/**
+ * Unless an I/O has just shown which copy is well, the other must not be left for one that died unnoticed. What the guest is shown
+ * through a mirror job says nothing of the mirror.
+ */
 function onlyIfAnswering(disk: PresentDisk, side: Side, leaving: Surgery): Surgery {
-  if (disk.ioFailed) return leaving;
+  if (disk.ioFailed && !(disk.engine === 'mirror' && side === 'mirror')) return leaving;
   return { ...leaving, before: [requireAnswer(disk, side), ...leaving.before] };
 }
 
@@ -342,9 +363,10 @@ function rebuiltOnto({ record: { primary, intent }, liveImage }: PresentDisk): I
 }
 
 /** With policy `strict` a guest that lost its mirror waits, parked, until both copies are current again. */
-function strictlyParked(o: Observation, { record }: PresentDisk): boolean {
+function strictlyParked(o: Observation, { record, engine }: PresentDisk): boolean {
   return (
     o.record.policy === 'strict' &&
+    engine === 'quorum' &&
     record.exposedSince !== null &&
     record.primary.current &&
     record.intent.kind === 'protect'

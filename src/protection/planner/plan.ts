@@ -5,7 +5,7 @@ import { planDisk } from './plan-disk.ts';
 import { sameStorage } from '../../storage/image.ts';
 import type { DiskRecord, DomainRecord } from '../record.ts';
 import type { Step } from '../steps.ts';
-import type { DiskStep, Surgery } from './surgery.ts';
+import { leavePair, type DiskStep, type Surgery } from './surgery.ts';
 
 /**
  * The next steps for a domain, from one look at it. Pure: no I/O, no clock, no memory. Whatever state a crash left behind is one
@@ -15,7 +15,12 @@ export function plan(o: Observation): Step[] {
   if (mustNotWait(o)) return [];
   const astray = o.leaving ? o.disks.find(isOffItsXml) : undefined;
   if (astray !== undefined) return [{ step: 'cancelMigration', dev: astray.record.dev }];
-  const halted = o.migrating ? o.disks.flatMap(withoutSync) : [];
+  const halted = o.migrating
+    ? withRecords(
+        o.record,
+        o.disks.flatMap((disk) => withoutJobs(o, disk)),
+      )
+    : [];
   if (halted.length > 0 || o.run === 'hands-off') return halted;
   const plans = o.disks.map((disk) => planDisk(o, disk));
   const surgeries = plans.flatMap((disk, index) =>
@@ -35,8 +40,13 @@ function isOffItsXml({ record: { primary, mirror }, liveImage }: DiskObservation
   return !primary.current && mirror.current && liveImage !== null && !sameStorage(liveImage, mirror.image);
 }
 
-function withoutSync({ graph, record: { dev } }: DiskObservation): Step[] {
-  return graph?.syncJob == null ? [] : [{ step: 'cancelSync', dev }];
+/** The target of a job keeps QEMU from giving its images up. */
+function withoutJobs(o: Observation, disk: DiskObservation): DiskStep[] {
+  const { graph, record } = disk;
+  if (graph === null) return [];
+  if (graph.layout === 'pair' && graph.pair?.engine === 'mirror' && graph.primary !== null)
+    return leavePair(o, { ...disk, graph }, graph.primary);
+  return graph.syncJob === null ? [] : [{ step: 'cancelSync', dev: record.dev }];
 }
 
 /**

@@ -1,4 +1,5 @@
 import type { Image } from '../../domain/image.ts';
+import type { Engine } from '../../graph/engine.ts';
 import { diskNames, trackName } from '../../graph/names.ts';
 import { sameStorage } from '../../storage/image.ts';
 import type { DiskGraph, PrimaryNodes } from '../../graph/view.ts';
@@ -50,10 +51,10 @@ export function arm(disk: PresentDisk, primary: PrimaryNodes, bitmap: string): S
     parked: [
       { step: 'finishDelta', dev, from, to, bitmap: passBitmap(bitmap) },
       { step: 'flush', dev, node: to },
-      { step: 'compose', dev, primaryTop: primary.top },
+      { step: 'compose', dev, primaryTop: primary.top, engine: disk.engine },
       { step: 'addEpoch', dev },
     ],
-    record: bothCurrent(record),
+    record: bothCurrent(record, disk.engine),
     recorded: true,
     ...(!fromPrimary && { persist: record.primary.image }),
     root: pair,
@@ -75,10 +76,10 @@ export function armIdentical(disk: PresentDisk, primary: PrimaryNodes, fingerpri
     before: park(graph, dev),
     parked: [
       { step: 'requireUntouched', dev, qdev: graph.qdev, node: primary.data, image: record.primary.image, fingerprint },
-      { step: 'compose', dev, primaryTop: primary.top },
+      { step: 'compose', dev, primaryTop: primary.top, engine: disk.engine },
       { step: 'addEpoch', dev },
     ],
-    record: bothCurrent(record),
+    record: bothCurrent(record, disk.engine),
     recorded: true,
     root: diskNames(dev).pair,
     after: [{ step: 'note', event: 'armed', disk: dev, detail: { copied: 0 } }],
@@ -97,7 +98,7 @@ export function finishArming(disk: PresentDisk): Surgery {
   return {
     ...surgeryOn(disk),
     parked: graph.pair?.epochs.length === 0 ? [{ step: 'addEpoch', dev }] : [],
-    record: bothCurrent(record),
+    record: bothCurrent(record, disk.engine),
     recorded: true,
     ...((xmlBehind || !record.primary.current) && { persist: record.primary.image }),
     root: diskNames(dev).pair,
@@ -134,6 +135,25 @@ export function degrade(
   };
 }
 
+/**
+ * Goes on with the primary alone without a pause: when a mirror job ends, its device is the primary's again. What the mirror lacks is
+ * recorded before, together with all that it may lack.
+ */
+export function leavePair(o: Observation, disk: PresentDisk, primary: PrimaryNodes): DiskStep[] {
+  const { parked, record, after } = degrade(o, disk, primary, { stayParked: false });
+  const [track, ...drop] = parked;
+  const { graph, health } = disk;
+  // Whatever failed, writes that came later may have reached the mirror again.
+  const missedSome = graph.pair?.inSync === false || health.mirror.is === 'failed';
+  const mirror = missedSome ? { ...record.mirror, consistentAsOf: null } : record.mirror;
+  return [
+    ...(track === undefined ? [] : [track]),
+    { step: 'recordDisk', record: { ...record, mirror } },
+    ...drop,
+    ...after,
+  ];
+}
+
 /** Goes on with the mirror alone; the mirror's node has been open all the time and is never reopened. */
 export function failOver(o: Observation, disk: PresentDisk, primary: PrimaryNodes | null): Surgery {
   const { graph, record } = disk;
@@ -147,6 +167,8 @@ export function failOver(o: Observation, disk: PresentDisk, primary: PrimaryNode
     parked: [
       { step: 'track', dev, node: mirror, bitmap, merged: written(disk, 'mirror', mirror) },
       ...(graph.pair === null ? [] : [{ step: 'dropPair', dev } as const]),
+      // The guest's flushes have not reached it.
+      ...(disk.engine === 'mirror' ? [{ step: 'flush', dev, node: mirror } as const] : []),
     ],
     record: {
       ...record,
@@ -226,10 +248,10 @@ export function adoptRebuilt(o: Observation, disk: PresentDisk, primary: Primary
   return {
     ...surgeryOn(disk),
     parked: [
-      { step: 'compose', dev, primaryTop: primary.top },
+      { step: 'compose', dev, primaryTop: primary.top, engine: disk.engine },
       { step: 'addEpoch', dev },
     ],
-    record: bothCurrent(rebuilt),
+    record: bothCurrent(rebuilt, disk.engine),
     recorded: true,
     persist: to,
     root: diskNames(dev).pair,
@@ -277,9 +299,10 @@ export function park(graph: DiskGraph, dev: string): Step[] {
   return graph.parkReady ? [] : [{ step: 'buildPark', dev, sizeBytes: graph.sizeBytes }];
 }
 
-function bothCurrent(record: DiskRecord): DiskRecord {
+function bothCurrent(record: DiskRecord, engine: Engine): DiskRecord {
   return {
     ...record,
+    engine,
     primary: { ...record.primary, current: true, consistentAsOf: null },
     mirror: { ...record.mirror, current: true, consistentAsOf: null },
     track: null,

@@ -10,9 +10,10 @@ import { resolveImage } from '../../storage/tools.ts';
 import { declaredAgain } from '../definitions/compare.ts';
 import type { Host } from '../host.ts';
 import type { Protector } from '../protector.ts';
+import { LiveDomain } from '../live-domain.ts';
 import { newDiskRecord, type DiskRecord } from '../record.ts';
 import { storageRemarks } from '../storage-remarks.ts';
-import { wayToStopPolicy } from '../stop-policy.ts';
+import { strictNeedsQuorum, wayToStopPolicy } from '../stop-policy.ts';
 import { takeMirror } from './mirror-checks.ts';
 import { announcePause, saveAndRestore } from './save-restore.ts';
 import { unprotect } from './unprotect.ts';
@@ -52,6 +53,20 @@ export async function protect(host: Host, ref: DomainRef, request: ProtectReques
   return { protector, warnings: [...warnings, ...(await startWarnings(protector, disk.dev))], pausedMs };
 }
 
+/** @throws CdpError `policy-needs-quorum`, as far as that is known: a domain that does not run has no QEMU yet. */
+async function requireQuorum(host: Host, ref: DomainRef): Promise<void> {
+  const running = ref.id >= 0 ? new LiveDomain(host.session, ref, () => undefined) : null;
+  if (host.config().engine !== 'mirror' && (running === null || (await running.hasQuorum()))) return;
+  throw new CdpError({
+    code: 'policy-needs-quorum',
+    message: `${ref.name} can't have the policy strict: ${strictNeedsQuorum}`,
+    hint:
+      host.config().engine === 'mirror'
+        ? 'the configuration says engine = "mirror"; --policy available'
+        : '--policy available',
+  });
+}
+
 interface Declared {
   protector: Protector;
   warnings: string[];
@@ -69,6 +84,7 @@ async function declareNew(
   const primary = protectableImage(disk);
   const pauses = await agreedPause(host, ref, request);
   const policy = request.policy ?? domain.declaration?.policy ?? policies[0];
+  if (policy === 'strict') await requireQuorum(host, ref);
   const rebuildTo = request.rebuildTo ?? null;
   const undeclared: Omit<DeclaredDisk, 'mirror'> = {
     dev: disk.dev,

@@ -6,7 +6,11 @@ import { SimulatedDomain } from '../simulated-domain.ts';
 import { start } from '../simulated-starts.ts';
 
 const scenario = fc.record({
-  policy: fc.constantFrom('available' as const, 'strict' as const),
+  kind: fc.constantFrom(
+    { policy: 'available' as const, engine: 'quorum' as const },
+    { policy: 'strict' as const, engine: 'quorum' as const },
+    { policy: 'available' as const, engine: 'mirror' as const },
+  ),
   devs: fc.constantFrom<string[]>(['vda'], ['vda', 'vdb']),
   protectedAtFirst: fc.boolean(),
   happenings: fc.array(happening, { maxLength: 40, size: 'max' }),
@@ -21,8 +25,8 @@ const crash: Happening[] = [
 
 type Scenario = typeof scenario extends fc.Arbitrary<infer T> ? T : never;
 
-function live({ policy, devs, protectedAtFirst, happenings }: Scenario): void {
-  const domain = new SimulatedDomain(policy, devs);
+function live({ kind: { policy, engine }, devs, protectedAtFirst, happenings }: Scenario): void {
+  const domain = new SimulatedDomain(policy, devs, engine);
   const agent = new SimulatedAgent(domain);
   try {
     if (protectedAtFirst) agent.settle();
@@ -36,7 +40,7 @@ function live({ policy, devs, protectedAtFirst, happenings }: Scenario): void {
     agent.settle();
   } catch (error) {
     assert.fail(
-      `${error instanceof Error ? error.message : String(error)}\n${[`policy ${policy}, ${devs.join(' and ')}, ${protectedAtFirst ? 'protected' : 'new'}`, ...shortened(agent.trace)].join('\n')}`,
+      `${error instanceof Error ? error.message : String(error)}\n${[`policy ${policy}, engine ${engine}, ${devs.join(' and ')}, ${protectedAtFirst ? 'protected' : 'new'}`, ...shortened(agent.trace)].join('\n')}`,
     );
   }
 }

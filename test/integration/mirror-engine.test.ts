@@ -1,0 +1,84 @@
+import assert from 'node:assert/strict';
+import type { Guest } from '../lab/guest.ts';
+import { recordSize } from '../lab/record.ts';
+import type { NbdServer } from '../lab/storage.ts';
+import { endWell, goesOn, writeBlock } from './copies-hold.ts';
+import { goThroughFiveSteps, titleOf, type FiveSteps } from './five-steps.ts';
+import { events, setScene, status, waitState } from './scene.ts';
+
+const cases: FiveSteps[] = [
+  {
+    bus: 'virtio',
+    iothread: true,
+    primary: 'raw over NBD',
+    mirror: 'raw over NBD',
+    rebuilt: 'qcow2',
+    lost: 'it fails',
+  },
+  { bus: 'scsi', iothread: false, primary: 'qcow2 file', mirror: 'qcow2 file', rebuilt: 'raw', lost: 'planned' },
+];
+
+describe('a mirror job in the place of the quorum', function () {
+  this.timeout(150_000);
+  const scene = setScene({ config: { engine: 'mirror' } });
+  let guest: Guest;
+  let primary: string;
+  let mirror: NbdServer;
+
+  for (const [index, one] of cases.entries()) {
+    it(`goes through the five steps: ${titleOf(one)}`, async () => {
+      await goThroughFiveSteps(scene, `web${index}`, one, async () => {
+        const { engine, guarantee } = await status(scene.agent, `web${index}`);
+        assert.deepEqual([engine, guarantee], ['mirror', 'relaxed']);
+      });
+    });
+  }
+
+  it('can not hold an acknowledgement back: policy strict is refused', async () => {
+    const { lab, agent } = scene;
+    const image = await lab.image('bank1.raw', 'raw', 32 << 20);
+    primary = image.file;
+    mirror = await lab.nbd({ name: 'bank1-mirror', sizeBytes: 32 << 20 });
+    const disks = [{ dev: 'vda', bus: 'virtio' as const, image }];
+    guest = await scene.residentGuest({ name: 'bank1', disks, cmdline: 'witness.rate=50' });
+    const protect = ['protect', 'bank1', '--disk', 'vda', '--mirror', mirror.uri];
+    const refused = await agent.cdp(...protect, '--policy', 'strict');
+    assert.equal(refused.code, 1);
+    assert.match(refused.stderr, /strict needs QEMU's quorum driver/);
+    await agent.mustCdp(...protect);
+    await waitState(agent, 'bank1', 'protected');
+  });
+
+  it('lets the guest go on when the mirror fails, which is told, and mended by a delta', async () => {
+    const { agent } = scene;
+    const syncs = (await events(agent, 'bank1', 'resync-finished')).length;
+    mirror.failWrites();
+    await goesOn(guest);
+    const { mirror: lost } = await waitState(agent, 'bank1', 'exposed');
+    assert.deepEqual([lost.current, lost.consistentAsOf], [false, null]);
+    assert.equal((await events(agent, 'bank1', 'mirror-lost')).length, 1);
+    mirror.heal();
+    await waitState(agent, 'bank1', 'protected');
+    assert.equal((await events(agent, 'bank1', 'resync-finished')).length, syncs + 1);
+    await goesOn(guest);
+  });
+
+  it('that fails while the agent is down is found by the next one, and what the mirror lost unflushed is brought back', async () => {
+    const { agent } = scene;
+    const written = new Set<number>();
+    const unsubscribe = guest.witness.onAck(({ block }) => written.add(block));
+    await goesOn(guest, 100);
+    unsubscribe();
+    await agent.kill('SIGKILL');
+    await mirror.kill();
+    await goesOn(guest);
+    // What a server's volatile cache held is gone with it.
+    for (const block of written) await writeBlock(mirror.file, block, Buffer.alloc(recordSize));
+    await agent.start();
+    await waitState(agent, 'bank1', 'exposed');
+    await mirror.restart();
+    await waitState(agent, 'bank1', 'protected');
+    await goesOn(guest);
+    await endWell(guest, [primary, mirror.file]);
+  });
+});
