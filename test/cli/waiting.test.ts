@@ -27,13 +27,14 @@ describe('a command that waits', () => {
     agent.statuses.set('web1', domainWith({ disks: [diskWith(changes), diskWith({ dev: 'vdb', state: 'exposed' })] }));
   };
 
-  /** Shows one state after the other, each announced by an event, so that nobody has to wait for the next look. */
+  /** Shows one state after the other, each announced by an event, and until it was looked at. */
   async function play(...steps: Partial<DiskStatus>[]): Promise<void> {
     while (agent.followers === 0) await sleep(5);
     for (const step of steps) {
+      const { looks } = agent;
       set(step);
       agent.emit({});
-      await sleep(60);
+      while (agent.looks === looks && agent.followers > 0) await sleep(5);
     }
   }
 

@@ -13,6 +13,8 @@ import type { DiskStatus, DomainStatus, ProtectionEvent } from '../../src/protec
 /** An agent in memory, behind the real server on a socket of its own. */
 export class FakeAgent implements AgentApi {
   readonly statuses = new Map<string, DomainStatus>();
+  /** How often a domain's status was asked for. */
+  looks = 0;
   readonly undeclared: DomainStatus[] = [];
   readonly past: ProtectionEvent[] = [];
   readonly acts: { domain: string; action: Action; args: unknown }[] = [];
@@ -75,6 +77,7 @@ export class FakeAgent implements AgentApi {
   }
 
   domain(name: string): Promise<DomainStatus> {
+    this.looks += 1;
     const found = this.statuses.get(name);
     if (found) return Promise.resolve(found);
     const hint = 'virsh list --all';
