@@ -76,13 +76,15 @@ function commandPage(commands: readonly Command[]): string {
 function commandSection({ name, summary, description, domain, options }: Command): string {
   const argument = { required: ` ${italic('DOMAIN')}`, optional: ` [${italic('DOMAIN')}]`, none: '' }[domain];
   const text = [summary, description].filter(Boolean).join('. ');
-  const specs = Object.entries(options).map(([key, { value, summary: about, choices }]) =>
+  const positionals = Object.values(options).filter(({ positional }) => positional);
+  const specs = Object.entries(options).map(([key, { value, summary: about, choices, positional }]) =>
     tagged(
-      `${bold(dashed(key))}${value === undefined ? '' : ` ${italic(value)}`}`,
+      [positional ? [] : bold(dashed(key)), value === undefined ? [] : italic(value)].flat().join(' '),
       choices === undefined ? about : `${about} (${choices.join(', ')})`,
     ),
   );
-  return [`.SS ${bold(name)}${argument}`, plain(text), ...specs].join('\n');
+  const others = positionals.map(({ value }) => ` ${italic(value ?? '')}`).join('');
+  return [`.SS ${bold(name)}${argument}${others}`, plain(text), ...specs].join('\n');
 }
 
 const agentPage = page(

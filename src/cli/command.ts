@@ -19,6 +19,8 @@ export interface OptionSpec {
   choices?: readonly string[];
   /** The command is wrong without it. */
   required?: true;
+  /** Its value alone is written, after the DOMAIN. */
+  positional?: true;
 }
 
 type OptionSpecs = Readonly<Record<string, OptionSpec>>;

@@ -91,12 +91,19 @@ function createProgram(surroundings: Surroundings, ended: (code: ExitCode) => vo
     sub.description([command.summary, command.description].filter(Boolean).join('\n\n'));
     if (command.domain === 'required') sub.argument('<DOMAIN>', 'name, UUID or id');
     if (command.domain === 'optional') sub.argument('[DOMAIN]', 'name, UUID or id');
-    for (const [name, spec] of Object.entries(command.options)) sub.addOption(commanderOption(name, spec));
+    for (const [name, spec] of Object.entries(command.options))
+      if (spec.positional) sub.argument(`<${spec.value ?? name}>`, spec.summary);
+      else sub.addOption(commanderOption(name, spec));
     sub.action(async () => {
       const { socket, json } = program.opts<GlobalOptions>();
       const out = createOutput({ json, stdout, stderr, env });
       const client = new AgentClient({ socketPath: socket });
-      ended(await command.run({ client, out, interrupt, ask }, sub.args[0], optionValues(command, sub.opts())));
+      ended(
+        await command.run({ client, out, interrupt, ask }, sub.args[0], {
+          ...optionValues(command, sub.opts()),
+          ...positionals(command, sub.args),
+        }),
+      );
     });
   }
   return program;
@@ -115,6 +122,13 @@ function optionValues(command: Command, opts: Record<string, unknown>): Record<s
     return [name, spec.value === undefined ? opts[name] === true : opts[name]] as const;
   });
   return Object.fromEntries(entries);
+}
+
+/** The values that are written without their options' names, after the DOMAIN. */
+function positionals({ domain, options }: Command, args: string[]): Record<string, unknown> {
+  const names = Object.keys(options).filter((name) => options[name]?.positional);
+  const first = domain === 'none' ? 0 : 1;
+  return Object.fromEntries(names.map((name, index) => [name, args[first + index]]));
 }
 
 function usageError(error: CommanderError): UsageError {

@@ -15,10 +15,15 @@ export interface ReadNames {
   sink: string;
 }
 
-/** Reads through a node that QEMU has open, in use or not, and fails if that failed. What an agent that died has left is closed first. */
+/**
+ * Reads through a node that QEMU has open, in use or not, and fails if that failed. What an agent that died has left is closed first.
+ * Nothing is read where QEMU has I/O threads: with a writing guest on one, QEMU 7.2 aborted ("qemu_mutex_unlock_impl: Operation not
+ * permitted", seen when the disk's pair was read), and the guest with it.
+ */
 export async function readNode(monitor: Monitor, names: ReadNames, node: string): Promise<void> {
   const { readJob: job, slice, sink } = names;
   await endRead(monitor, names);
+  if ((await monitor.execute('query-iothreads', {})).length > 0) return;
   await openNodes(monitor, [
     { driver: 'raw', 'node-name': slice, file: node, offset: 0, size: readBytes, 'read-only': true },
     { driver: 'null-co', 'node-name': sink, size: readBytes },

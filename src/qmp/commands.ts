@@ -12,6 +12,7 @@ export interface QmpCommands {
   'query-named-block-nodes': Call<{ flat: boolean }, BlockNode[]>;
   'x-debug-query-block-graph': Call<NoArguments, BlockGraph>;
   'query-block-jobs': Call<NoArguments, BlockJob[]>;
+  'query-iothreads': Call<NoArguments, { id: string }[]>;
   /** Of devices; of all nodes with `query-nodes`. */
   'query-blockstats': Call<{ 'query-nodes'?: true }, BlockStats[]>;
   'blockdev-add': Call<BlockdevOptions>;

@@ -269,9 +269,9 @@ describe('virt-cdp', () => {
         ['release web1', {}],
         ['failover web1 --accept-data-loss --no-wait', { acceptDataLoss: true }],
         ['rebuild web1 --to original --format raw', { to: 'original', format: 'raw' }],
-        ['migrate web1 --to qemu+ssh://b/system --unprotected', { to: 'qemu+ssh://b/system', unprotected: true }],
+        ['migrate web1 qemu+ssh://b/system --unprotected', { to: 'qemu+ssh://b/system', unprotected: true }],
         [
-          'migrate web1 --to qemu:///b --dest-socket /s --virsh=--persistent',
+          'migrate web1 qemu:///b --dest-socket /s --virsh=--persistent',
           { to: 'qemu:///b', destSocket: '/s', options: ['--persistent'] },
         ],
         [`rebuild web1 --disk vda --to-xml ${xml}`, { disk: 'vda', toXml: '<disk/>' }],

@@ -35,7 +35,8 @@ describe('the command lines in the documents', () => {
         if (globals.includes(name) || /^(COMMAND|ACTION|help)$/.test(name)) continue;
         const command = commands.find((one) => one.name === name);
         assert.ok(command !== undefined, `there is no virt-cdp ${name}`);
-        const known = [...Object.keys(command.options).map(dashed), ...globals];
+        const named = Object.keys(command.options).filter((name) => !command.options[name]?.positional);
+        const known = [...named.map(dashed), ...globals];
         for (const option of args.flatMap((arg) => /--[a-z-]+/.exec(arg)?.[0] ?? []))
           assert.ok(known.includes(option), `virt-cdp ${name} has no ${option}`);
       }

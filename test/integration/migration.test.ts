@@ -150,7 +150,7 @@ describe('virt-cdp migrate', function () {
 
   async function migrate(from: Agent, to: Agent, virsh = '--migrateuri tcp://127.0.0.1'): Promise<Finished> {
     const options = `--unsafe --listen-address 127.0.0.1 ${virsh}`;
-    return from.cdp('migrate', 'm3', '--to', uri(to), '--dest-socket', to.socket, '--virsh', options);
+    return from.cdp('migrate', 'm3', uri(to), '--dest-socket', to.socket, '--virsh', options);
   }
 
   it('takes the guest there and back, protected by the same copies, of which none is copied', async () => {
@@ -178,7 +178,7 @@ describe('virt-cdp migrate', function () {
 
   it('that is refused, or fails on the way, leaves the guest as it was', async () => {
     const { agent } = scene;
-    assert.equal((await agent.cdp('migrate', 'm3', '--to', other.uri)).code, 4, 'without an agent there');
+    assert.equal((await agent.cdp('migrate', 'm3', other.uri)).code, 4, 'without an agent there');
     const { code, stderr } = await migrate(agent, there, '--migrateuri tcp://127.0.0.2');
     assert.equal(code, 1);
     assert.match(stderr, /it runs here as before/);

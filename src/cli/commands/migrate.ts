@@ -12,6 +12,7 @@ export const migrate = defineCommand({
     to: {
       value: 'DESTURI',
       required: true,
+      positional: true,
       summary: "libvirt's URI of the destination, such as qemu+ssh://HOST/system",
     },
     destSocket: { value: 'PATH', summary: "the socket of the destination's agent, as it is reached from here" },

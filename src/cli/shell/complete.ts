@@ -39,7 +39,9 @@ async function candidatesAfter(
   if (name === 'help') return args.length === 0 ? commands.map((command) => command.name) : [];
   const command = commands.find((one) => one.name === name);
   if (command === undefined) return [];
-  const options = Object.entries(command.options).map(([key, spec]) => ({ flag: dashed(key), spec }));
+  const options = Object.entries(command.options).flatMap(([key, spec]) =>
+    spec.positional ? [] : { flag: dashed(key), spec },
+  );
   const wanting = options.find(({ flag, spec }) => flag === args.at(-1) && spec.value !== undefined);
   const domain = domainIn(args, options);
   if (wanting !== undefined) {
