@@ -19,7 +19,8 @@ export async function withConnectionNoted(live: LiveDomain, dev: string, open: (
   const [socket, ...others] = (socketsOf(live) ?? []).filter((one) => before?.includes(one) === false);
   if (socket === undefined || others.length > 0) return;
   const name = `${connectionPrefix(dev)}${socket}`;
-  await live.monitor.execute('blockdev-add', { driver: 'null-co', 'node-name': name, size: 0 });
+  // A writable node of its own would have to take part in internal snapshots (block/snapshot.c), and can't.
+  await live.monitor.execute('blockdev-add', { driver: 'null-co', 'node-name': name, size: 0, 'read-only': true });
 }
 
 /** Whether the mirror's connection is another than at first. */
