@@ -175,6 +175,7 @@ const executors: Executors = {
     const { flushJob, nothing, mirror } = diskNames(dev);
     try {
       await flushNode(live.monitor, flushJob, nothing, node);
+      if (node === mirror && (await hasReconnected(live, dev))) throw new Error(reconnectedText);
     } catch (error) {
       memoryOf(dev).learn(node === mirror ? 'mirror' : 'primary', {
         is: 'failed',
@@ -235,6 +236,8 @@ export async function execute(step: Step, bench: Workbench): Promise<void> {
   }
 }
 
+const reconnectedText = 'its server was away, and may have lost what it had not flushed';
+
 /** Why a copy does not answer; null if it does. */
 async function ask(bench: Workbench, { dev, side, image, node }: StepArguments['probe']): Promise<string | null> {
   const answer = await probeImage(image, lookOptions(bench));
@@ -251,9 +254,7 @@ async function askQemu({ live }: Workbench, dev: string, side: Side, node: strin
     // A read that QEMU does not let begin tells nothing of the copy.
     if (!(error instanceof QmpError)) return `its storage does, but not to QEMU: ${errorText(error)}`;
   }
-  return side === 'mirror' && (await hasReconnected(live, dev))
-    ? 'its server was away, and may have lost what it had not flushed'
-    : null;
+  return side === 'mirror' && (await hasReconnected(live, dev)) ? reconnectedText : null;
 }
 
 /** Another process asks the storage first: a QEMU that opens one which hangs would hang with it. */

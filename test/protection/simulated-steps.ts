@@ -176,7 +176,9 @@ const executors: Executors = {
     qemuOf(domain).node(diskNames(dev).nothing);
     // It is the target of a job for a moment, which QEMU allows nobody else's node to be.
     if (qemuOf(domain).parents(node).length > 0) throw new Refused(`${node} is in use`);
-    if (qemuOf(domain).flush(node)) return;
+    const copy = qemuOf(domain).node(node).copy;
+    const flushed = qemuOf(domain).flush(node);
+    if (flushed && !(node === diskNames(dev).mirror && copy !== null && qemuOf(domain).hasLost(copy))) return;
     domain.memoryOf(dev).failed(node === diskNames(dev).mirror ? 'mirror' : 'primary');
     throw new Failed(`the flush of ${node}`);
   },

@@ -3,7 +3,6 @@ import type { PrimaryNodes, TrackBitmap } from '../../graph/view.ts';
 import type { Side } from '../model.ts';
 import type { Observation } from '../observation.ts';
 import { nothing, steps, surgery, type DiskPlan } from './disk-plan.ts';
-import { requireAnswer } from './asking.ts';
 import { arm, newBitmap, park, passBitmap, type DiskStep, type PresentDisk } from './surgery.ts';
 
 /** Below this much left to copy, the last delta is short enough to be made in the pause. */
@@ -99,7 +98,5 @@ export function planSync(disk: PresentDisk, route: SyncRoute): DiskPlan {
   if (pass.dirtyBytes > finalDeltaBytes && disk.deltaPasses < maxDeltaPasses) {
     return steps({ step: 'startDelta', dev, from: fromData, to, bitmap });
   }
-  // It may have been opened long ago, by an agent that has died since.
-  const arming = arm(disk, primary, track.bitmap);
-  return surgery({ ...arming, before: [requireAnswer(disk, target), ...arming.before] });
+  return surgery(arm(disk, primary, track.bitmap));
 }

@@ -59,7 +59,7 @@ const ioError = { run: 'io-error' } as const;
 describe('plan', () => {
   describe('the safe order of durable writes', () => {
     table([
-      ['to arm: an answer, flush, pause, park, last delta, flush, compose, record, unpark, resume', nearlyDone, `requireAnswer flush ${paused} finishDelta flush compose addEpoch record ${resumed} ${armed}`],
+      ['to arm: flush, pause, park, last delta, flush, compose, record, unpark, resume', nearlyDone, `flush ${paused} finishDelta flush compose addEpoch record ${resumed} ${armed}`],
       ['to degrade: park, bitmap, drop, record, unpark, resume; the mirror is closed when the guest runs', { ioFailed: true, health: { primary: unknown, mirror: failed } }, `markSurgery park track dropPair record ${resumed} closeMirror`, ioError],
       ['to fail over: park, bitmap, drop, record, XML, unpark, resume; the primary is closed when the guest runs', { ioFailed: true, health: { primary: failed, mirror: unknown } }, `markSurgery park track dropPair record defineSource ${resumed} closePrimary`, ioError],
       ['to move back onto a new primary: the pivot is made on the park, and the next look goes on', { ...withIntent(onMirror, rebuildToNew), graph: { ...graph.layered, otherJob: job({ ready: true }) } }, `${paused} pivot`],
@@ -131,7 +131,7 @@ describe('plan', () => {
       ['gets a bitmap for the passes, so that the tracking bitmap forgets nothing', syncing, 'track'],
       ['gets all again when it is opened again', { ...exposed, graph: { ...graph.exposed, tracking: pass('primary', 0) } }, 'untrack openMirror'],
       ['gets deltas while much is left', { ...syncing, graph: { ...graph.exposed, mirrorOpen: true, tracking: pass('primary', 5 * 1024 * 1024) } }, 'startDelta'],
-      ['is armed after enough passes although much is left', { ...syncing, deltaPasses: 8, graph: { ...graph.exposed, mirrorOpen: true, tracking: pass('primary', 5 * 1024 * 1024) } }, `requireAnswer flush ${paused} finishDelta flush compose addEpoch record ${resumed} ${armed}`],
+      ['is armed after enough passes although much is left', { ...syncing, deltaPasses: 8, graph: { ...graph.exposed, mirrorOpen: true, tracking: pass('primary', 5 * 1024 * 1024) } }, `flush ${paused} finishDelta flush compose addEpoch record ${resumed} ${armed}`],
       ['is closed when it fails', { ...syncing, health: { primary: unknown, mirror: failed } }, 'closeMirror'],
       ['is copied in full when the disk was resized since', { ...syncing, record: { ...record.onlyPrimary, track: { bitmap: 'cdp-track-1-4096', base: 'whole' } }, graph: { ...graph.exposed, mirrorOpen: true, tracking: [{ name: 'cdp-track-1-4096', on: 'primary', dirtyBytes: 0 }] } }, 'untrack record track startFullSync'],
       ['is copied in full when its bitmap is gone', { ...syncing, graph: { ...graph.plain, mirrorOpen: true, parkReady: true } }, 'record track startFullSync'],
@@ -185,7 +185,7 @@ describe('plan', () => {
     table([
       ['a guest that lost its mirror stays parked', lost, 'markSurgery park track dropPair record', strict],
       ['its mirror is opened meanwhile', waiting, 'openMirror', strict],
-      ['it goes on when both copies are equal again', { ...waiting, health: { primary: unknown, mirror: answering }, graph: { ...graph.exposed, layout: 'parked', root: 'cdp-vda-park', mirrorOpen: true, tracking: pass('primary', 0) } }, `requireAnswer flush park finishDelta flush compose addEpoch record ${resumed} ${armed}`, { ...strict, surgeryMarked: true }],
+      ['it goes on when both copies are equal again', { ...waiting, health: { primary: unknown, mirror: answering }, graph: { ...graph.exposed, layout: 'parked', root: 'cdp-vda-park', mirrorOpen: true, tracking: pass('primary', 0) } }, `flush park finishDelta flush compose addEpoch record ${resumed} ${armed}`, { ...strict, surgeryMarked: true }],
       ['a lost primary is failed over all the same', { ioFailed: true, health: { primary: failed, mirror: unknown } }, `markSurgery park track dropPair record defineSource ${resumed} closePrimary`, strict],
     ]);
   });
@@ -270,7 +270,7 @@ describe('plan', () => {
       ['aborts the copy before that', { ...onMirror, graph: { ...graph.layered, otherJob: job({}) } }, 'abortCopy'],
       ['gives a rebuild up when its copy fails', { ...withIntent(onMirror, rebuildToNew), graph: graph.layered, copyFailed: 'no space' }, 'record note'],
       ['opens the old primary for a rebuild to it', withIntent(onMirror, rebuildToOriginal), 'openPrimary'],
-      ['is copied back by delta', { ...withIntent(onMirror, rebuildToOriginal), graph: { ...graph.mirror, primary: primaryNodes, tracking: pass('mirror', 0) }, health: { primary: answering, mirror: unknown } }, `requireAnswer flush ${paused} finishDelta flush compose addEpoch record defineSource ${resumed} ${armed}`],
+      ['is copied back by delta', { ...withIntent(onMirror, rebuildToOriginal), graph: { ...graph.mirror, primary: primaryNodes, tracking: pass('mirror', 0) }, health: { primary: answering, mirror: unknown } }, `flush ${paused} finishDelta flush compose addEpoch record defineSource ${resumed} ${armed}`],
     ]);
 
     it('is the source of the delta, and its primary the target', () => {
@@ -323,8 +323,8 @@ describe('plan', () => {
     table([
       ['are operated on in one pause, with one record', [lost, second(lost)], `markSurgery park park track dropPair track dropPair record unpark unpark resume unmarkSurgery closeMirror closeMirror`, ioError],
       ['do not go on while the other pair failed and nobody knows which copy', [lost, second({ ioFailed: true })], 'markSurgery park track dropPair record unpark', ioError],
-      ['are armed in one pause when both are ready', [nearlyDone, second(nearlyDone)], `requireAnswer flush requireAnswer flush markSurgery pause park park finishDelta flush compose addEpoch finishDelta flush compose addEpoch record unpark unpark resume unmarkSurgery ${armed} ${armed}`],
-      ['do not go on while the other is parked', [nearlyDone, second({ record: record.onlyPrimary, graph: { ...graph.exposed, layout: 'parked', root: 'cdp-vda-park' } })], `requireAnswer flush markSurgery pause park park finishDelta flush compose addEpoch record unpark unpark resume unmarkSurgery ${armed}`],
+      ['are armed in one pause when both are ready', [nearlyDone, second(nearlyDone)], `flush flush markSurgery pause park park finishDelta flush compose addEpoch finishDelta flush compose addEpoch record unpark unpark resume unmarkSurgery ${armed} ${armed}`],
+      ['do not go on while the other is parked', [nearlyDone, second({ record: record.onlyPrimary, graph: { ...graph.exposed, layout: 'parked', root: 'cdp-vda-park' } })], `flush markSurgery pause park park finishDelta flush compose addEpoch record unpark unpark resume unmarkSurgery ${armed}`],
     ]);
   });
 });
