@@ -1,6 +1,6 @@
-import { readdirSync, readlinkSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { runTool } from '../storage/run-tool.ts';
+import { descriptorsOf } from './descriptors.ts';
 
 /** A file that a process has open and nobody can open again: its path is gone, or leads to another file. */
 export interface LostFile {
@@ -57,28 +57,9 @@ export async function lostFiles(
   });
 }
 
-/**
- * The process's descriptors of files, as paths in /proc. Reading those links touches no storage, and none of node's threads for
- * files, which may all wait for a store that hangs.
- */
+/** The process's descriptors of files, as paths in /proc. */
 function openFiles(pid: number): string[] | null {
-  const folder = `/proc/${pid}/fd`;
-  try {
-    return readdirSync(folder).flatMap((fd) => {
-      const path = `${folder}/${fd}`;
-      return /^\/(?!dev\/|proc\/)/.test(targetOf(path)) ? [path] : [];
-    });
-  } catch {
-    return null;
-  }
-}
-
-function targetOf(link: string): string {
-  try {
-    return readlinkSync(link);
-  } catch {
-    return '';
-  }
+  return descriptorsOf(pid)?.flatMap(({ path, target }) => (/^\/(?!dev\/|proc\/)/.test(target) ? path : [])) ?? null;
 }
 
 async function statFiles(

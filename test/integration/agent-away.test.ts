@@ -1,13 +1,12 @@
 import assert from 'node:assert/strict';
-import { existsSync, writeFileSync } from 'node:fs';
-import { open } from 'node:fs/promises';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { DiskState, DiskStatus, EventName } from '../../src/protection/model.ts';
 import type { Image } from '../lab/copies.ts';
 import type { Guest } from '../lab/guest.ts';
 import { recordSize } from '../lab/record.ts';
-import { must } from '../lab/run.ts';
+import { HeldStarts } from '../lab/held-starts.ts';
 import type { NbdServer } from '../lab/storage.ts';
 import { waitFor, within } from '../lab/wait.ts';
 import { assertIdentical, assertNothingLost, goesOn, writeBlock } from './copies-hold.ts';
@@ -23,20 +22,13 @@ describe('an agent that was away', function () {
   let guest: Guest;
   let primary: NbdServer;
   let mirror: NbdServer;
-  /** The hook of somebody else holds the start of the domain `held` until something is written here. */
-  let gate: string;
-  let isHeld: string;
+  let heldStarts: HeldStarts;
 
   before(async function () {
     this.timeout(150_000);
     const { lab, agent } = scene;
     await agent.installHook();
-    gate = join(lab.root, 'gate');
-    isHeld = join(lab.root, 'is-held');
-    await must('mkfifo', gate);
-    const hold = `#!/bin/sh\ncase "$1 $2" in 'held prepare') : >'${isHeld}'; read -r _ <'${gate}'; exit 1 ;; esac\n`;
-    writeFileSync(join(lab.libvirtd.hooksDir, 'qemu.d/90-hold'), hold, { mode: 0o755 });
-    lab.libvirtd.reload();
+    heldStarts = await HeldStarts.install(lab.libvirtd);
 
     primary = await lab.nbd({ name: 'web1-primary', sizeBytes });
     mirror = await lab.nbd({ name: 'web1-mirror', sizeBytes });
@@ -244,15 +236,13 @@ describe('an agent that was away', function () {
     try {
       await whileAway(async () => {
         starting = lab.libvirtd.virsh('start', 'held');
-        await waitFor('the hook to hold the start', () => existsSync(isHeld), patienceMs);
+        await heldStarts.waitHeld(patienceMs);
         mirror.failAll();
         await waitFor('the guest to wait', isPaused, patienceMs);
       }, 'exposed');
       await goesOn(guest, 10);
     } finally {
-      const file = await open(gate, 'w');
-      await file.write('go\n');
-      await file.close();
+      await heldStarts.letGo();
       await starting;
     }
     mirror.heal();

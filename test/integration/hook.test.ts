@@ -1,12 +1,11 @@
 import assert from 'node:assert/strict';
-import { existsSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
-import { open } from 'node:fs/promises';
+import { existsSync, readFileSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { openConnection } from '../../src/libvirt/opening.ts';
 import { program } from '../../src/libvirt/procedures.ts';
 import { array, int } from '../../src/libvirt/xdr.ts';
 import type { Guest } from '../lab/guest.ts';
-import { must } from '../lab/run.ts';
+import { HeldStarts } from '../lab/held-starts.ts';
 import type { NbdServer } from '../lab/storage.ts';
 import { waitFor } from '../lab/wait.ts';
 import { assertNothingLost, goesOn } from './copies-hold.ts';
@@ -15,9 +14,7 @@ import { events, patienceMs, setScene, sourceOf, status, waitForLibvirt, waitSta
 describe("libvirt's hook", function () {
   this.timeout(150_000);
   const scene = setScene();
-  /** The hook of somebody else holds the domain `held` at its start until something is written here. */
-  let gate: string;
-  let isHeld: string;
+  let heldStarts: HeldStarts;
 
   interface Pair {
     guest: Guest;
@@ -57,13 +54,7 @@ describe("libvirt's hook", function () {
   before(async () => {
     const { lab, agent } = scene;
     await agent.installHook();
-    gate = join(lab.root, 'gate');
-    isHeld = join(lab.root, 'is-held');
-    await must('mkfifo', gate);
-    // In name order behind ours: the agent has let the start pass, and waits to hear of it.
-    const hold = `#!/bin/sh\ncase "$1 $2" in 'held prepare') : >'${isHeld}'; read -r _ <'${gate}'; exit 1 ;; esac\n`;
-    writeFileSync(join(lab.libvirtd.hooksDir, 'qemu.d/90-hold'), hold, { mode: 0o755 });
-    lab.libvirtd.reload();
+    heldStarts = await HeldStarts.install(lab.libvirtd);
   });
 
   it('of somebody else that does not end delays no failover of another domain; the XML follows when libvirt can', async () => {
@@ -75,7 +66,7 @@ describe("libvirt's hook", function () {
 
     const order: string[] = [];
     const starting = lab.libvirtd.virsh('start', 'held').then(() => order.push('the held start has ended'));
-    await waitFor('the hook to hold the start', () => existsSync(isHeld), patienceMs);
+    await heldStarts.waitHeld(patienceMs);
     // With one client in virConnectListDomains, which waits for the held domain, libvirt defines no domain any more.
     const listDomains = {
       name: 'connectListDomains',
@@ -96,9 +87,7 @@ describe("libvirt's hook", function () {
       order.push('the guest goes on');
       assert.equal(await sourceOf(guest, 'next start'), primary.uri);
     } finally {
-      const file = await open(gate, 'w');
-      await file.write('go\n');
-      await file.close();
+      await heldStarts.letGo();
       await Promise.all([starting, listing, defining]);
       await connection.close();
     }

@@ -31,6 +31,12 @@ for round in 1 2 3 4 5 6 7 8 9 10; do
   [ "$others" ] || break
   sleep 0.1
 done
+# One that has made a namespace of its own of this one is known by the pid file it left here.
+for file in "$scratch"/run/qemu/*.pid; do
+  [ -e "$file" ] || continue
+  read -r pid <"$file"
+  grep -aqsF "$scratch" "/proc/$pid/cmdline" && kill -KILL "$pid"
+done
 rm -rf "$scratch"
 `;
 
