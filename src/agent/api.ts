@@ -25,6 +25,7 @@ type Carriers = { [A in Action]: (host: Host, name: string, args: ActionArgument
 const carriers: Carriers = {
   protect: async (host, name, args) => {
     const ref = await host.find(name);
+    host.unreadable.requireReadable(ref.uuid);
     const { protector, warnings, pausedMs } = await protect(host, ref, args);
     const paused =
       pausedMs === null ? '' : `; its guest stood still for ${(pausedMs / 1000).toFixed(1)} s, and was not rebooted`;
@@ -87,7 +88,7 @@ export function agentApi(host: Host, policies: PolicyFolder, rules: RuleKeeper, 
       const protectedOnes = protectedDomains(host);
       return all ? [...protectedOnes, ...(await undeclared(host, protectedOnes))] : protectedOnes;
     },
-    domain: async (name) => (await protectorNamed(host, name)).status(blindness(host)),
+    domain: async (name) => unreadableNamed(host, name) ?? (await protectorNamed(host, name)).status(blindness(host)),
     act: async (name, action, args) => {
       await host.reached();
       if (action === 'unprotect') await requireNoRule(host, policies, name);
@@ -103,7 +104,11 @@ export function agentApi(host: Host, policies: PolicyFolder, rules: RuleKeeper, 
 }
 
 function protectedDomains(host: Host): DomainStatus[] {
-  return host.protectors().map((protector) => protector.status(blindness(host)));
+  return [...host.protectors().map((protector) => protector.status(blindness(host))), ...host.unreadable.statuses()];
+}
+
+function unreadableNamed(host: Host, name: string): DomainStatus | undefined {
+  return host.unreadable.statuses().find(({ domain, uuid }) => domain === name || uuid === name.toLowerCase());
 }
 
 /** What libvirt refuses it says in words for users. */
@@ -133,7 +138,10 @@ async function requireNoRule(host: Host, policies: PolicyFolder, name: string): 
 async function protectorNamed(host: Host, name: string): Promise<Protector> {
   const named = host.protectors().filter(({ record }) => record.name === name || record.uuid === name.toLowerCase());
   const known = named.find(({ gone }) => !gone) ?? named[0];
-  const protector = known ?? host.protectorOf((await host.find(name)).uuid);
+  if (known !== undefined) return known;
+  const uuid = unreadableNamed(host, name)?.uuid ?? (await host.find(name)).uuid;
+  host.unreadable.requireReadable(uuid);
+  const protector = host.protectorOf(uuid);
   if (protector !== null) return protector;
   throw new CdpError({
     code: 'no-such-protected-domain',

@@ -46,6 +46,11 @@ export function createMetrics(sources: MetricSources, nowMs: () => number = Date
   const overdue = gauge('libvirt_overdue_calls', 'Calls to libvirt past their deadline that it still works on', []);
   const config = gauge('config_valid', 'Whether the configuration file, as it is now, is in force', []);
   const policies = gauge('policy_files_broken', 'Policy files that can not be used', []);
+  const unreadable = gauge(
+    'records_unreadable',
+    'Domains that are not served, because their records can not be read',
+    [],
+  );
   const state = gauge('disk_state', 'Whether a protected disk is in this state', [...perDisk, 'state']);
   const current = gauge('copy_current', 'Whether a copy holds every acknowledged write', [...perDisk, 'copy']);
   const reachable = gauge('copy_reachable', 'Whether a copy answered when it was last used or asked', [
@@ -107,6 +112,7 @@ export function createMetrics(sources: MetricSources, nowMs: () => number = Date
       overdue.set(sources.overdueCalls());
       config.set(Number(configProblem === null));
       policies.set(sources.brokenPolicyFiles());
+      unreadable.set(domains.filter(({ problem }) => problem !== undefined).length);
       for (const metric of momentary) metric.reset();
       for (const { domain, disks } of domains) for (const disk of disks) showDisk(domain, disk);
       return registry.metrics();

@@ -6,6 +6,8 @@ import type { Output, Style } from './output.ts';
 export function statusLines(status: DomainStatus, out: Output, nowMs: number): string[] {
   const name = out.style('bold', status.domain);
   const run = status.running ? 'running' : 'not running';
+  if (status.problem !== undefined)
+    return [`${name}  ${styledState(status.state, out)}  (${run})`, `  why: ${status.problem}`];
   if (status.disks.length === 0) return [`${name}  not protected (${run})`];
   const promise = status.guarantee === 'strict-ack' ? '' : `, guarantee ${status.guarantee}`;
   const head = `${name}  ${styledState(status.state, out)}  (${run}, policy ${status.policy}${promise})`;

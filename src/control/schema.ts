@@ -60,6 +60,7 @@ export const domainStatusSchema = z.strictObject({
   engine: z.enum(engines),
   guarantee: z.enum(guarantees),
   disks: z.array(diskStatusSchema),
+  problem: z.string().exactOptional(),
 });
 
 /** `GET /v1/domains`, `virt-cdp status --json` and `virt-cdp list --json`. */

@@ -113,7 +113,7 @@ async function readRecords(storePath: string): Promise<{ records: DomainRecord[]
   try {
     // Whoever opens a store makes its folders; a doctor changes nothing.
     await access(join(storePath, 'domains'));
-    const { records, unreadable } = await (await RecordStore.open(storePath, domainRecordSchema)).readable();
+    const { records, unreadable } = await (await RecordStore.open(storePath, domainRecordSchema)).all();
     return { records, recordProblems: [...unreadable.values()].map(errorAndHint) };
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return { records: [], recordProblems: [] };

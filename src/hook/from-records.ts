@@ -1,5 +1,5 @@
 import { parseDomain } from '../domain/domain.ts';
-import { answerHook, type HookAnswer } from '../protection/starts/hook-answer.ts';
+import { answerHook, onUnreadable, type HookAnswer } from '../protection/starts/hook-answer.ts';
 import { readNames, sameBy } from '../protection/starts/name-table.ts';
 import { domainRecordSchema, sinceStart } from '../protection/record.ts';
 import { RecordStore } from '../store/record-store.ts';
@@ -11,14 +11,10 @@ import { lastStart } from '../store/start-marker.ts';
  * @throws of another domain's record that can't be read, when nothing else speaks against going on.
  */
 export async function answerFromRecords(storePath: string, operation: string, domainXml: string): Promise<HookAnswer> {
-  const { name, uuid } = parseDomain(domainXml);
   const store = await RecordStore.open(storePath, domainRecordSchema);
-  const { records, unreadable } = await store.readable();
-  const own = unreadable.get(uuid);
-  if (own !== undefined) {
-    const message = `${name} can't ${operation === 'prepare' ? 'start' : `be ${operation}d`}: which of its copies is current is not known, and the agent does not answer; ${own.message}`;
-    return { refuse: { message }, xml: null };
-  }
+  const { records, unreadable } = await store.all();
+  const own = unreadable.get(parseDomain(domainXml).uuid);
+  if (own !== undefined) return onUnreadable(operation, domainXml, own);
   const started = await Promise.all(
     records.map(async (record) => sinceStart(record, await lastStart(storePath, record.uuid))),
   );

@@ -30,7 +30,7 @@ import { lastStart } from '../store/start-marker.ts';
 import { imageName } from '../storage/image.ts';
 import { ImageOpener } from '../storage/opener.ts';
 import { readLibvirtSecret } from '../storage/secrets.ts';
-import type { HookAnswer } from './starts/hook-answer.ts';
+import { onUnreadable, type HookAnswer } from './starts/hook-answer.ts';
 import { StartGuard } from './starts/start-guard.ts';
 import { StartWatch, type FailedStart } from './starts/start-watch.ts';
 import { Arrivals } from './arrivals.ts';
@@ -42,6 +42,7 @@ import { settleRestore } from './saved-domain.ts';
 import { sinceStart, type DiskRecord, type DomainRecord, type DomainRecordSchema } from './record.ts';
 import type { Step } from './steps.ts';
 import { StorageRemarks } from './storage-remarks.ts';
+import { UnreadableRecords } from './unreadable-records.ts';
 
 export interface HostParts {
   session: LibvirtSession;
@@ -79,6 +80,7 @@ export class Host {
   readonly opener: ImageOpener;
   readonly definitions: Definitions;
   readonly arrivals = new Arrivals(this);
+  readonly unreadable = new UnreadableRecords(this);
   readonly #seen: (ref: DomainRef) => void;
   readonly #protectors = new Map<string, Protector>();
   /** Of domains that are being looked at because the agent or libvirt is new. */
@@ -157,9 +159,12 @@ export class Host {
 
   /** Reads the records, listens to libvirt, and looks at every domain whenever libvirt is reached. */
   async start(): Promise<void> {
-    for (const record of await this.#shared.store.all()) {
+    const { records, unreadable } = await this.#shared.store.all();
+    for (const record of records) {
       this.#add(sinceStart(record, await lastStart(this.config().store, record.uuid))).loseSight();
     }
+    this.unreadable.add(unreadable);
+    if (unreadable.size > 0) await this.#guard.keepListed();
     this.#guard.recordsChanged();
     const { events } = this.session;
     await events.onLifecycle(({ domain, event, detail }) => this.#onLifecycle(domain, event, detail));
@@ -276,8 +281,10 @@ export class Host {
 
   /** From memory alone: libvirt holds the domain locked while it waits for this. */
   answerHook(operation: string, domainXml: string): HookAnswer {
-    const answer = this.#guard.answer(operation, domainXml);
     const { name, uuid } = parseDomain(domainXml);
+    const problem = this.unreadable.problemOf(uuid);
+    const answer =
+      problem === null ? this.#guard.answer(operation, domainXml) : onUnreadable(operation, domainXml, problem);
     if (answer.refuse === null) this.#starts.passed(operation, uuid);
     else {
       this.tell(name, null, 'start-refused', { reason: answer.refuse.message });
@@ -308,6 +315,7 @@ export class Host {
   }
 
   #onLifecycle(ref: DomainRef, event: number, detail: number): void {
+    if (this.unreadable.onLifecycle(ref, event)) return;
     if (event !== lifecycleEvent.defined) this.#starts.settle(ref.uuid);
     switch (event) {
       case lifecycleEvent.started:
@@ -355,9 +363,11 @@ export class Host {
       this.#looks.set(uuid, look);
       this.#inBackground(protector.record, look);
     }
+    this.#inBackground({ name: 'with unreadable records' }, this.unreadable.lookUp(heldUpMs));
     try {
       for (const ref of await this.session.client.listDomains({ all: true }, heldUpMs)) {
-        if (known.some(({ record }) => record.uuid === ref.uuid)) continue;
+        if (this.unreadable.problemOf(ref.uuid) !== null || known.some(({ record }) => record.uuid === ref.uuid))
+          continue;
         const followed = ref.id >= 0 ? this.#attach(ref) : this.#follow(ref);
         this.#inBackground(
           ref,
@@ -440,7 +450,9 @@ export class Host {
       if (record.disks.some(({ contested }) => contested !== null)) this.#inBackground(record, this.#follow(record));
   }
 
+  /** @throws CdpError `record-invalid` */
   async #protectorFor({ uuid, name }: { uuid: string; name: string }): Promise<Protector> {
+    this.unreadable.requireReadable(uuid);
     const start = await lastStart(this.config().store, uuid);
     return (
       this.#protectors.get(uuid) ??

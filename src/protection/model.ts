@@ -75,6 +75,8 @@ export interface DomainStatus {
   engine: Engine;
   guarantee: Guarantee;
   disks: DiskStatus[];
+  /** Present where the domain is not served at all, and its disks are not known: why, and what to do. */
+  problem?: string;
 }
 
 /** One line of `virt-cdp events`. */
@@ -113,6 +115,7 @@ export const eventNames = [
   'start-refused',
   'protect-refused',
   'record-not-durable',
+  'record-unreadable',
   'hang',
   'rebuild-failed',
   'step-failed',

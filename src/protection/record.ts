@@ -116,7 +116,9 @@ const restoreOwedSchema = z.strictObject({
 
 /** What the live graph can't tell about a domain, and must never be wrong. */
 export const domainRecordSchema = z.strictObject({
-  version: z.literal(1),
+  version: z.literal(1, {
+    error: ({ input }) => `it is of version ${String(input)}, and this virt-cdp reads version 1`,
+  }),
   uuid: z.string(),
   name: z.string(),
   policy: z.enum(policies),

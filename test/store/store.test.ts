@@ -59,9 +59,10 @@ describe('RecordStore', () => {
   it('gives back what was saved, in a later life too', async () => {
     await (await open()).save('u1', { uuid: 'u1', current: true });
     await (await open()).save('u2', { uuid: 'u2', current: false });
-    const all = await (await open()).all();
+    const { records, unreadable } = await (await open()).all();
+    assert.equal(unreadable.size, 0);
     assert.deepEqual(
-      all.sort((a, b) => a.uuid.localeCompare(b.uuid)),
+      records.sort((a, b) => a.uuid.localeCompare(b.uuid)),
       [
         { uuid: 'u1', current: true },
         { uuid: 'u2', current: false },
@@ -74,20 +75,25 @@ describe('RecordStore', () => {
     await store.save('u1', { uuid: 'u1', current: true });
     await store.remove('u1');
     await store.remove('u1');
-    assert.deepEqual(await store.all(), []);
+    assert.deepEqual((await store.all()).records, []);
   });
 
   for (const [what, text] of [
     ['cut off', '{"uuid": "u1", "cur'],
     ['of another version', '{"uuid": "u1", "current": true, "more": 1}'],
     ['empty', ''],
+    ["another domain's", '{"uuid": "u2", "current": true}'],
   ] as const) {
-    it(`names a file that is ${what}, and guesses nothing`, async () => {
+    it(`names a file that is ${what}, guesses nothing, and reads the others`, async () => {
       const store = await open();
+      await store.save('u3', { uuid: 'u3', current: true });
       writeFileSync(join(folder, 'domains', 'u1.json'), text);
-      await assert.rejects(
-        store.all(),
-        (error) => error instanceof CdpError && error.code === 'record-invalid' && error.message.includes('u1.json'),
+      const { records, unreadable } = await store.all();
+      assert.deepEqual(records, [{ uuid: 'u3', current: true }]);
+      assert.deepEqual([...unreadable.keys()], ['u1']);
+      const problem = unreadable.get('u1');
+      assert.ok(
+        problem instanceof CdpError && problem.code === 'record-invalid' && problem.message.includes('u1.json'),
       );
     });
   }
@@ -95,7 +101,7 @@ describe('RecordStore', () => {
   it('passes over the draft of a killed agent', async () => {
     const store = await open();
     writeFileSync(join(folder, 'domains', 'u1.json.new'), '{');
-    assert.deepEqual(await store.all(), []);
+    assert.deepEqual(await store.all(), { records: [], unreadable: new Map() });
   });
 });
 

@@ -24,7 +24,7 @@ function listLines(domains: readonly DomainStatus[], columns: number): string[] 
     ...domains.map((status) => [
       status.domain,
       status.running ? 'running' : 'stopped',
-      status.disks.length === 0 ? '-' : status.state,
+      status.disks.length === 0 && status.problem === undefined ? '-' : status.state,
       currentCopies(status),
       since(status),
     ]),

@@ -42,9 +42,12 @@ function checkLine(domains: readonly DomainStatus[], nowMs: number): string {
   const count = (code: ExitCode): number => disks.filter((one) => one.code === code).length;
   const code = worst(domains);
   const word = code === exitCodes.broken ? 'BROKEN' : code === exitCodes.degraded ? 'DEGRADED' : 'OK';
-  const bad = disks.flatMap(({ domain, disk, code }) =>
-    code === exitCodes.done ? [] : `${domain} ${disk.dev} ${disk.state}`,
-  );
+  const bad = [
+    ...domains.flatMap(({ domain, problem }) => (problem === undefined ? [] : `${domain} is not served`)),
+    ...disks.flatMap(({ domain, disk, code }) =>
+      code === exitCodes.done ? [] : `${domain} ${disk.dev} ${disk.state}`,
+    ),
+  ];
   const good = count(exitCodes.done);
   const since = disks.flatMap(({ disk }) => (disk.exposedSince === null ? [] : Date.parse(disk.exposedSince)));
   const exposedS = since.length === 0 ? 0 : Math.round(Math.max(0, nowMs - Math.min(...since)) / 1000);
@@ -55,7 +58,10 @@ function checkLine(domains: readonly DomainStatus[], nowMs: number): string {
 }
 
 function worst(domains: readonly DomainStatus[]): ExitCode {
-  const codes = domains.flatMap(({ disks }) => (disks.length === 0 ? [exitCodes.degraded] : disks.map(checkCode)));
+  const codes = domains.flatMap(({ disks, problem }) => {
+    if (problem !== undefined) return [exitCodes.broken];
+    return disks.length === 0 ? [exitCodes.degraded] : disks.map(checkCode);
+  });
   if (codes.includes(exitCodes.broken)) return exitCodes.broken;
   return codes.includes(exitCodes.degraded) ? exitCodes.degraded : exitCodes.done;
 }

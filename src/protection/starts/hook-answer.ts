@@ -2,6 +2,7 @@ import { posix } from 'node:path';
 import { parseDomain, type Domain } from '../../domain/domain.ts';
 import { withDiskImage } from '../../domain/edit.ts';
 import type { Image } from '../../domain/image.ts';
+import { errorAndHint, type CdpError } from '../../errors.ts';
 import { imageName, sameStorage } from '../../storage/image.ts';
 import { pathOf } from '../../storage/path.ts';
 import type { DomainRecord } from '../record.ts';
@@ -38,6 +39,13 @@ export function answerHook(
     default:
       return goOn;
   }
+}
+
+/** Which copies of a domain are current is not guessed where its record can't be read. */
+export function onUnreadable(operation: string, domainXml: string, problem: CdpError): HookAnswer {
+  if (!['prepare', 'restore', 'migrate'].includes(operation)) return goOn;
+  const verb = operation === 'prepare' ? 'start' : operation === 'restore' ? 'be restored' : 'be taken in';
+  return refusal(parseDomain(domainXml), verb, `which of its copies is current is not known: ${errorAndHint(problem)}`);
 }
 
 function judgeStart(records: DomainRecord[], domain: Domain, agentIsUp: boolean, same: Same): HookAnswer {

@@ -6,7 +6,7 @@ import type { DomainRecord } from '../record.ts';
 import { answerHook, type HookAnswer } from './hook-answer.ts';
 import { sameBy } from './name-table.ts';
 import { RealNames } from './real-names.ts';
-import { writeStaleSources } from './stale-sources.ts';
+import { imagesOf, linesOfOthers, namesStale, writeStaleSources } from './stale-sources.ts';
 
 export interface GuardParts {
   storePath: string;
@@ -20,6 +20,8 @@ export interface GuardParts {
 export class StartGuard {
   readonly #parts: GuardParts;
   readonly #names: RealNames;
+  /** Of the stale copies that only unreadable records know. */
+  #kept: string[] = [];
   /** One write of the list after the other. */
   #listed: Promise<void> = Promise.resolve();
 
@@ -30,18 +32,23 @@ export class StartGuard {
 
   /** From memory alone: libvirt holds the domain locked while it waits for this. */
   answer(operation: string, domainXml: string): HookAnswer {
-    return answerHook(this.#parts.records(), operation, domainXml, true, sameBy(this.#names.table));
+    const answer = answerHook(this.#parts.records(), operation, domainXml, true, sameBy(this.#names.table));
+    const kept = this.#kept.find((line) => namesStale(line, domainXml));
+    if (answer.refuse !== null || kept === undefined) return answer;
+    const stale = kept.split('\t')[0];
+    const message = `'${stale}' was a stale copy when the record of its domain could last be read. Type: virt-cdp doctor`;
+    return { refuse: { message }, xml: null };
+  }
+
+  /** There are records that can't be read: what was listed of them stays listed. */
+  async keepListed(): Promise<void> {
+    this.#kept = await linesOfOthers(this.#parts.storePath, this.#parts.records());
   }
 
   /** A record came, went or changed. */
   recordsChanged(): void {
     this.#list();
-    const images = this.#parts
-      .records()
-      .flatMap(({ disks }) =>
-        disks.flatMap(({ primary, mirror, retired }) => [primary.image, mirror.image, ...retired]),
-      );
-    this.#learn(this.#names.learnNew(images, this.#parts.lookUpDeadlineMs()));
+    this.#learn(this.#names.learnNew(this.#parts.records().flatMap(imagesOf), this.#parts.lookUpDeadlineMs()));
   }
 
   /** A definition on this host names these images, maybe by a link to one of ours. */
@@ -68,7 +75,7 @@ export class StartGuard {
   #list(): void {
     const { storePath, log } = this.#parts;
     this.#listed = this.#listed
-      .then(() => writeStaleSources(storePath, this.#parts.records(), this.#names.table))
+      .then(() => writeStaleSources(storePath, this.#parts.records(), this.#names.table, this.#kept))
       .catch((error: unknown) => void log.warn('the stale sources could not be listed', { error: errorText(error) }));
   }
 }
