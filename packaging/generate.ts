@@ -1,4 +1,4 @@
-/** `npm run packaging`: writes the files of this folder that are made from the programs' own tables. */
+/** `npm run packaging`: writes the files that are made from the programs' own tables. */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { generatedFiles } from './generated.ts';

@@ -1,5 +1,6 @@
 import { dashed, type Command } from '../src/cli/command.ts';
 import { version } from '../src/control/version.ts';
+import { configurationEntries } from './configuration.ts';
 
 /** Manual pages in roff (man(7)), from the same tables as the help, and from the configuration file that is shipped. */
 export function manPages(commands: readonly Command[], shippedConfig: string): Record<string, string> {
@@ -108,20 +109,11 @@ const agentPage = page(
   'virt\\-cdp(1), virt\\-cdp.toml(5), virt\\-cdp\\-hook(8)',
 );
 
-/** Each key with the comment before it, as the file has them. */
 function configurationPage(shipped: string): string {
-  const blocks = shipped.split('\n\n').slice(1);
-  const entries = blocks.flatMap((block) => {
-    const lines = block.trim().split('\n');
-    const isKey = (line: string): boolean => /^# +[a-z_.]+ = /.test(line);
-    const keys = lines.filter(isKey).map((line) => line.replace(/^# +/, '').replace(/ {2,}#.*$/, ''));
-    const remarks = lines.flatMap((line) =>
-      isKey(line) ? (/ {2,}# (.*)$/.exec(line)?.[1] ?? []) : line.replace(/^# ?/, ''),
-    );
-    return keys.length === 0
-      ? []
-      : [...keys.map((key, index) => `.${index === 0 ? 'TP' : 'TQ'}\n${bold(key)}`), plain(remarks.join('\n'))];
-  });
+  const entries = configurationEntries(shipped).flatMap(({ keys, text }) => [
+    ...keys.map((key, index) => `.${index === 0 ? 'TP' : 'TQ'}\n${bold(key)}`),
+    plain(text),
+  ]);
   return page(
     'virt-cdp.toml',
     5,

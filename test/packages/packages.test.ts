@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import type { DomainStatus } from '../../src/protection/model.ts';
+import { consoleBlocks } from '../docs/console.ts';
 import { domainXml } from '../lab/domain-xml.ts';
 import { guestKernel } from '../lab/initramfs.ts';
 import { must, run } from '../lab/run.ts';
@@ -11,6 +13,14 @@ import { Machine, suites } from './machine.ts';
 
 const checkout = join(import.meta.dirname, '../..');
 const patienceMs = 120_000;
+
+/** As docs/getting-started.md tells the administrator to install it. */
+function installLines(): string[] {
+  const blocks = consoleBlocks(readFileSync(join(checkout, 'docs/getting-started.md'), 'utf8'));
+  const { commands = [] } = blocks.find(({ heading }) => heading === '1. Install') ?? {};
+  assert.ok(commands.length > 0, 'docs/getting-started.md does not say how to install it');
+  return commands.map(({ command }) => command);
+}
 
 describe('the packages', function () {
   this.timeout(900_000);
@@ -43,7 +53,8 @@ describe('the packages', function () {
       const machine = await Machine.boot(suite);
       try {
         await putGuest(machine);
-        await machine.must(`apt-get -q -y install ${await machine.put(deb)}`);
+        await machine.put(deb);
+        for (const line of installLines()) await machine.must(`cd /srv && ${line}`);
         assert.match(await machine.must('systemctl is-active virt-cdpd'), /^active/);
 
         // Its hook is in force at once: libvirt was told of it.
