@@ -41,6 +41,8 @@ export interface DomainDisk extends ErrorPolicies {
   unsupported: string | null;
   /** What to do about that. */
   unsupportedHint: string | null;
+  /** An I/O thread of QEMU's serves it. */
+  ioThread: boolean;
   /** E.g. `virtio-disk0`; null in a persistent XML. */
   alias: string | null;
   /** N of libvirt's node names libvirt-N-format and libvirt-N-storage; null unless the domain runs. */
@@ -116,6 +118,7 @@ function readDisk(element: XmlElement, devices: XmlElement): DomainDisk {
     unsupportedHint: obstacle?.hint ?? null,
     errorPolicy: attributeOf(driver, 'error_policy'),
     readErrorPolicy: attributeOf(driver, 'rerror_policy'),
+    ioThread: attributeOf(driver, 'iothread') !== null,
     alias: attributeOf(childOf(element, 'alias'), 'name'),
     sourceIndex: integer(attributeOf(childOf(element, 'source'), 'index')),
   };

@@ -17,8 +17,8 @@ export interface ReadNames {
 
 /**
  * Reads through a node that QEMU has open, in use or not, and fails if that failed. What an agent that died has left is closed first.
- * Nothing is read where QEMU has I/O threads: with a writing guest on one, QEMU 7.2 aborted ("qemu_mutex_unlock_impl: Operation not
- * permitted", seen when the disk's pair was read), and the guest with it.
+ * Nothing is read where QEMU has I/O threads: QEMU 7.2 aborts when a node is added over one that is in use there (block.c:
+ * bdrv_open_inherit), and the guest with it.
  */
 export async function readNode(monitor: Monitor, names: ReadNames, node: string): Promise<void> {
   const { readJob: job, slice, sink } = names;

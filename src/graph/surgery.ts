@@ -68,13 +68,18 @@ export async function buildPark(monitor: Monitor, dev: string, sizeBytes: number
   await monitor.execute('human-monitor-command', { 'command-line': `qemu-io ${park} "write 0 512"` });
 }
 
+/** Stops a domain again that somebody resumed in mid-surgery. */
+export async function staysPaused(monitor: Monitor): Promise<void> {
+  if ((await monitor.execute('query-status', {})).running) await pause(monitor);
+}
+
 /**
  * Makes `node` the device's root in place of `from`; nothing is done if it is already. A domain that somebody resumed meanwhile
  * is stopped again. Setting a node that is attached to a device aborts QEMU, and leaving another node than the plan was made
  * for could lose what was written to it (a stranger's snapshot in between), therefore the look.
  */
 export async function setRoot(monitor: Monitor, qdev: string, from: string, node: string): Promise<void> {
-  if ((await monitor.execute('query-status', {})).running) await pause(monitor);
+  await staysPaused(monitor);
   const graph = new NodeGraph(await monitor.execute('x-debug-query-block-graph', {}));
   const root = graph.rootOf(qdev);
   if (root === node) return;

@@ -12,6 +12,7 @@ import {
   pauseCleanly,
   resume,
   setRoot,
+  staysPaused,
   unmarkSurgery,
 } from '../graph/surgery.ts';
 import { QmpError } from '../qmp/errors.ts';
@@ -73,6 +74,9 @@ const toolDeadline = { deadlineMs: 2_000 };
 
 /** A migration that is cancelled ends at once, unless its network hangs. */
 const migrationEndDeadlineMs = 10_000;
+
+/** The guest stands still meanwhile. */
+const stoppedCopyDeadlineMs = 3_000;
 
 type Executors = { [Name in StepName]: (bench: Workbench, args: StepArguments[Name]) => Promise<void> };
 
@@ -198,10 +202,11 @@ const executors: Executors = {
     if (why !== null) throw new Error(why);
   },
   buildLayers: ({ live }, { dev, names }) => buildLayers(live.monitor, dev, names),
-  startCopy: async ({ live, memoryOf, maxBytesPerS }, { dev, to }) => {
+  startCopy: async ({ live, memoryOf, maxBytesPerS }, { dev, to, whileStopped }) => {
     memoryOf(dev).copyFailed = null;
     try {
-      await live.startCopy(dev, to, maxBytesPerS);
+      if (whileStopped) await staysPaused(live.monitor);
+      await live.startCopy(dev, to, maxBytesPerS, whileStopped ? stoppedCopyDeadlineMs : undefined);
     } catch (error) {
       memoryOf(dev).copyFailed = errorText(error);
       throw error;

@@ -121,13 +121,14 @@ export class LiveDomain {
   }
 
   /** Starts libvirt's copy job onto an existing image; 0 is unlimited. */
-  async startCopy(dev: string, to: Image, maxBytesPerS: number): Promise<void> {
-    await this.#client.blockCopy(this.ref, dev, imageToDiskXml(to), {
+  async startCopy(dev: string, to: Image, maxBytesPerS: number, deadlineMs?: number): Promise<void> {
+    const options = {
       reuseExternal: true,
       transientJob: true,
       synchronousWrites: true,
       ...(maxBytesPerS > 0 && { bandwidthBytesPerSec: maxBytesPerS }),
-    });
+    };
+    await this.#client.blockCopy(this.ref, dev, imageToDiskXml(to), options, deadlineMs);
   }
 
   /** Ends libvirt's copy job, on the new image with `pivot`, else on the old one. */
@@ -136,7 +137,6 @@ export class LiveDomain {
     this.forgetDisks();
   }
 
-  /** null takes the element away. */
   /** Writes these disks' states into the live metadata, where any client of libvirt sees them; without disks, takes it away. */
   async showStatus(disks: DiskStatus[]): Promise<void> {
     this.#statusShown = false;

@@ -39,6 +39,8 @@ export interface DiskObservation {
   graph: DiskGraph | null;
   /** Nodes that an unplugged disk left behind in QEMU, topmost first; a disk that was plugged in since has others. */
   orphans: string[];
+  /** An I/O thread of QEMU's serves it. */
+  ioThread: boolean;
   /** What writes to both copies, or will. */
   engine: Engine;
   /** libvirt's live `<source>`; null when the disk is not in the live XML or of a kind that is not supported. */

@@ -62,6 +62,7 @@ export async function observe(
         record: disk,
         graph,
         orphans: isOffItsPair(graph) ? view.orphans(dev) : [],
+        ioThread: liveDisk?.ioThread ?? false,
         engine,
         liveImage: liveDisk?.image ?? null,
         obstacle: liveDisk === undefined ? null : (disk.contested ?? obstacleOf(record, liveDisk, defined, engine)),

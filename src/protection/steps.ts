@@ -64,7 +64,8 @@ export interface StepArguments {
   requireAnswer: { dev: string; side: Side; image: Image; node: string | null };
   /** libvirt's names over the mirror, for libvirt's own copy job. */
   buildLayers: { dev: string; names: string[] };
-  startCopy: { dev: string; to: Image };
+  /** libvirt's copy job; with `whileStopped` a guest that somebody resumed is stopped again before. */
+  startCopy: { dev: string; to: Image; whileStopped: boolean };
   abortCopy: { dev: string };
   pivot: { dev: string };
   record: { record: DomainRecord };

@@ -126,6 +126,7 @@ export function diskSeen(parts: DiskParts = {}): DiskObservation {
     record: record.both,
     graph: graph.pair,
     orphans: [],
+    ioThread: false,
     engine: 'quorum',
     liveImage: primaryImage,
     obstacle: null,

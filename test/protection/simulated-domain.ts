@@ -16,7 +16,7 @@ import {
 import { imageName, parseImageUri, sameStorage, type Image } from '../../src/storage/image.ts';
 import { newGuest, type Guest } from './simulated-guest.ts';
 import { SimulatedMemory } from './simulated-memory.ts';
-import { Copy, Failed, Refused, SimulatedQemu, type Job } from './simulated-qemu.ts';
+import { Copy, Failed, hasIoThread, Refused, SimulatedQemu, type Job } from './simulated-qemu.ts';
 import { graphOf, orphansOf } from './simulated-view.ts';
 
 /** One domain on one host: its QEMU, libvirt's XML, the durable record, the guest, and the storage of all copies. */
@@ -412,6 +412,7 @@ export class SimulatedDomain {
       record,
       graph,
       orphans: this.qemu === null ? [] : orphansOf(this.qemu, dev, graph),
+      ioThread: hasIoThread(dev),
       engine: this.engine,
       liveImage: this.live.get(dev)?.image ?? null,
       obstacle: null,

@@ -128,6 +128,9 @@ export interface Device {
   failureSeen: boolean;
 }
 
+/** Of two disks, the second is served by an I/O thread. */
+export const hasIoThread = (dev: string): boolean => dev === 'vdb';
+
 export class SimulatedQemu {
   readonly nodes = new Map<string, Node>();
   readonly jobs = new Map<string, Job>();

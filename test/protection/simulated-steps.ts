@@ -3,7 +3,7 @@ import { diskNames, epochName } from '../../src/graph/names.ts';
 import type { Step, StepArguments, StepName } from '../../src/protection/steps.ts';
 import { parseImageUri, sameStorage, type Image } from '../../src/storage/image.ts';
 import type { SimulatedDomain } from './simulated-domain.ts';
-import { blockCount, Failed, Refused, type Job, type SimulatedQemu } from './simulated-qemu.ts';
+import { blockCount, Failed, hasIoThread, Refused, type Job, type SimulatedQemu } from './simulated-qemu.ts';
 
 type Executors = { [Name in StepName]: (domain: SimulatedDomain, args: StepArguments[Name]) => void };
 
@@ -200,7 +200,10 @@ const executors: Executors = {
       below = name;
     }
   },
-  startCopy: (domain, { dev, to }) => startCopy(domain, dev, to),
+  startCopy: (domain, { dev, to, whileStopped }) => {
+    if (whileStopped && qemuOf(domain).running) domain.stop('unknown');
+    startCopy(domain, dev, to);
+  },
   abortCopy: (domain, { dev }) => {
     const qemu = qemuOf(domain);
     qemu.endJob(jobOf(qemu, copyJob(dev)), 'cancelled');
@@ -282,6 +285,7 @@ function startDelta(domain: SimulatedDomain, dev: string, from: string, to: stri
 /** libvirt looks the disk's node up by its own name, and the job needs the device's real root. */
 function startCopy(domain: SimulatedDomain, dev: string, to: Image): void {
   const qemu = qemuOf(domain);
+  assert.ok(!(hasIoThread(dev) && qemu.running), 'libvirt copies under a guest that may write from an I/O thread');
   const { image, index } = domain.live.get(dev) ?? {};
   const from = `libvirt-${index}-format`;
   if (image === undefined || qemu.device(dev).root !== from) throw new Refused(`${from} is not the root of ${dev}`);

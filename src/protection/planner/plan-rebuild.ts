@@ -2,7 +2,7 @@ import { diskNames } from '../../graph/names.ts';
 import type { Observation } from '../observation.ts';
 import { nothing, steps, surgery, type DiskPlan } from './disk-plan.ts';
 import { planSync } from './plan-sync.ts';
-import { buildLayers, dropLayers, pivot, type PresentDisk } from './surgery.ts';
+import { buildLayers, dropLayers, pivot, startCopyStopped, type PresentDisk } from './surgery.ts';
 
 /** Makes a primary again, from the mirror on which the guest runs, and moves back. */
 export function planRebuild(o: Observation, disk: PresentDisk): DiskPlan {
@@ -31,7 +31,10 @@ export function copyAndPivot(disk: PresentDisk): DiskPlan {
       { step: 'note', event: 'rebuild-failed', disk: dev, detail: { why: copyFailed } },
     );
   }
-  return mayRetry ? steps({ step: 'startCopy', dev, to: intent.to }) : nothing;
+  if (!mayRetry) return nothing;
+  return disk.ioThread
+    ? surgery(startCopyStopped(disk, intent.to))
+    : steps({ step: 'startCopy', dev, to: intent.to, whileStopped: false });
 }
 
 /** The old primary is back: it only lacks what its bitmap on the mirror says. */

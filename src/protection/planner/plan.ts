@@ -95,6 +95,7 @@ function underOnePause(o: Observation, surgeries: Surgery[]): Step[] {
     ...surgeries.flatMap(({ dev, qdev, root }) =>
       root === null ? [] : [{ step: 'unpark', dev, qdev, node: root } as const],
     ),
+    ...surgeries.flatMap(({ given }) => given),
     ...(resumes ? [{ step: 'resume' } as const, { step: 'unmarkSurgery' } as const] : []),
     ...(resumes || o.run === 'suspended'
       ? withRecords(

@@ -29,6 +29,8 @@ export interface Surgery {
   persist: Image | null;
   /** What the device gets when it leaves the park; null: it stays, and the next look decides. */
   root: string | null;
+  /** With the device on its root, before the guest goes on. */
+  given: Step[];
   /** When the guest runs again. */
   after: DiskStep[];
 }
@@ -198,7 +200,23 @@ export function buildLayers(disk: PresentDisk, to: Image): Surgery {
     before: park(graph, record.dev),
     parked: [{ step: 'buildLayers', dev: record.dev, names: record.layerNames }],
     root: top ?? null,
-    after: [{ step: 'startCopy', dev: record.dev, to }],
+    ...(disk.ioThread
+      ? { given: [{ step: 'startCopy', dev: record.dev, to, whileStopped: true }] }
+      : { after: [{ step: 'startCopy', dev: record.dev, to, whileStopped: false }] }),
+  };
+}
+
+/**
+ * Starts libvirt's copy job while the guest stands still. QEMU before 8.0 crashes if a guest on an I/O thread writes in the moment between a
+ * write-blocking mirror job's filter and its buffers (7.2, block/mirror.c: mirror_start_job, mirror_run; seen in one start of 60).
+ */
+export function startCopyStopped(disk: PresentDisk, to: Image): Surgery {
+  const { graph, record } = disk;
+  return {
+    ...surgeryOn(disk),
+    before: park(graph, record.dev),
+    root: graph.root,
+    given: [{ step: 'startCopy', dev: record.dev, to, whileStopped: true }],
   };
 }
 
@@ -290,6 +308,7 @@ function surgeryOn(disk: PresentDisk): Surgery {
     recorded: false,
     persist: xmlBehind ? record[record.primary.current ? 'primary' : 'mirror'].image : null,
     root: null,
+    given: [],
     after: [],
   };
 }

@@ -266,6 +266,7 @@ describe('plan', () => {
       ['asks its only copy', { ...onMirror, ioFailed: true }, 'probe', ioError],
       ['goes on when that answers', { ...onMirror, ioFailed: true, health: { primary: unknown, mirror: answering } }, 'resume', ioError],
       ['gets layers for a rebuild', withIntent(onMirror, rebuildToNew), `${paused} buildLayers ${resumed} startCopy`],
+      ['gets the copy before its guest goes on, if an I/O thread serves it', { ...withIntent(onMirror, rebuildToNew), ioThread: true }, `${paused} buildLayers unpark startCopy resume unmarkSurgery`],
       ['loses them when the rebuild is called off', { ...onMirror, graph: graph.layered }, `${paused} closePrimary ${resumed}`],
       ['aborts the copy before that', { ...onMirror, graph: { ...graph.layered, otherJob: job({}) } }, 'abortCopy'],
       ['gives a rebuild up when its copy fails', { ...withIntent(onMirror, rebuildToNew), graph: graph.layered, copyFailed: 'no space' }, 'record note'],
@@ -285,6 +286,7 @@ describe('plan', () => {
       ['records that the primary is stale', { ...started, record: record.both }, 'record'],
       ['is left alone then', started, ''],
       ["is rebuilt by libvirt's copy", withIntent(started, rebuildToNew), 'startCopy'],
+      ["is rebuilt by libvirt's copy in a pause, if an I/O thread serves it", { ...withIntent(started, rebuildToNew), ioThread: true }, `buildPark ${paused} unpark startCopy resume unmarkSurgery`],
       ["is rebuilt to the original by libvirt's copy too: there is no bitmap", withIntent(started, rebuildToOriginal), 'record'],
       ['runs on a stale mirror: nothing can be done to it', { ...started, record: record.onlyPrimary }, ''],
     ]);
