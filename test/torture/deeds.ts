@@ -29,6 +29,7 @@ const deeds: Deeds = {
     if (fault === 'errors' || fault === 'read-errors') server.failReads();
     if (fault === 'errors' || fault === 'write-errors') server.failWrites();
     if (fault === 'dead') await server.kill();
+    if (fault === 'hung') server.hang();
     const { witness } = world.domain(which.domain).guest;
     witness.promised(which.dev);
     world.faults.set(server, { fault, acknowledged: witness.acknowledged(which.dev) });

@@ -24,6 +24,7 @@ export async function mend(world: World, server: NbdServer): Promise<Outcome> {
   if (inForce === undefined) return 'skipped: not broken';
   server.heal();
   if (inForce.fault === 'dead') await server.restart();
+  if (inForce.fault === 'hung') server.unhang();
   world.faults.delete(server);
   return 'done';
 }

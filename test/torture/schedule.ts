@@ -3,7 +3,7 @@ import { Random } from './random.ts';
 import type { DomainShape } from './shape.ts';
 
 /** How a copy's server fails: for good, until it is mended. */
-export const faults = ['errors', 'write-errors', 'read-errors', 'dead'] as const;
+export const faults = ['errors', 'write-errors', 'read-errors', 'dead', 'hung'] as const;
 export type Fault = (typeof faults)[number];
 
 interface OfDomain {
