@@ -23,6 +23,8 @@ export interface Config {
   engine: 'auto' | 'mirror';
   /** How long an `available` domain may wait for its mirror. */
   mirror: { timeoutMs: number };
+  /** The folder of the certificates for NBD servers with TLS; null for the one that libvirt's qemu.conf names. */
+  nbd: { tlsCertDir: string | null };
   /** How long a hook's question may take. */
   hook: { deadlineMs: number };
   /** 0 is unlimited. */
@@ -65,6 +67,7 @@ const fileSchema = z.strictObject({
   log: z.strictObject({ level: z.enum(['error', 'warn', 'info', 'debug']).default('info') }).prefault({}),
   engine: z.enum(['auto', 'mirror']).default('auto'),
   mirror: z.strictObject({ timeout_ms: millisecondsUpTo(600_000).default(5000) }).prefault({}),
+  nbd: z.strictObject({ tls_x509_cert_dir: path.nullable().default(null) }).prefault({}),
   // A hook holds libvirt's lock of the domain, and listing all domains waits for it: never longer than a second.
   hook: z.strictObject({ deadline_ms: millisecondsUpTo(1000).default(1000) }).prefault({}),
   resync: z.strictObject({ max_bytes_per_s: z.number().int().min(0).default(0) }).prefault({}),
@@ -93,6 +96,7 @@ const schemaIn = (folder: string): z.ZodType<Config> =>
       log,
       engine,
       mirror,
+      nbd,
       hook,
       resync,
       start,
@@ -109,6 +113,7 @@ const schemaIn = (folder: string): z.ZodType<Config> =>
       log,
       engine,
       mirror: { timeoutMs: mirror.timeout_ms },
+      nbd: { tlsCertDir: nbd.tls_x509_cert_dir },
       hook: { deadlineMs: hook.deadline_ms },
       resync: { maxBytesPerS: resync.max_bytes_per_s },
       start: { afterDamage: start.after_damage },

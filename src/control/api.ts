@@ -19,6 +19,7 @@ export interface ActionArguments {
     create?: boolean;
     /** The mirror holds data that may be overwritten. */
     overwriteMirror?: boolean;
+    unencryptedMirror?: boolean;
     /** Where later rebuilds put the new primary: a path with {domain}, {dev} and {n}. */
     rebuildTo?: string;
     /** Give a running domain the stop policy by saving and restoring it; refused until the pause is agreed to. */

@@ -90,6 +90,7 @@ export const actionArgumentsSchemas = {
       policy: z.enum(['available', 'strict']).exactOptional(),
       create: z.boolean().exactOptional(),
       overwriteMirror: z.boolean().exactOptional(),
+      unencryptedMirror: z.boolean().exactOptional(),
       rebuildTo: z.string().min(1).exactOptional(),
       stopPolicyBy: z.literal('save-restore').exactOptional(),
       pauseAgreed: z.boolean().exactOptional(),

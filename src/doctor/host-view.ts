@@ -1,3 +1,4 @@
+import { nbdCertificates } from '../config/qemu-conf.ts';
 import { access } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { loadConfig, parseConfig, type Config } from '../config/config.ts';
@@ -89,6 +90,7 @@ export async function viewHost(options: ViewOptions): Promise<HostView> {
     readSecret: (secret) => readLibvirtSecret(libvirtFrom(libvirt), secret),
     timeoutMs: () => config.mirror.timeoutMs,
     folder: dirname(config.socket),
+    certificates: async () => config.nbd.tlsCertDir ?? (await nbdCertificates()),
   });
   return { ...options, config, configProblem, libvirt, libvirtProblem, opener, disks, recordProblems };
 }

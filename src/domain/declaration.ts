@@ -23,6 +23,8 @@ export interface DeclaredDisk {
   /** The target's name, e.g. `vda`. */
   dev: string;
   mirror: Image;
+  /** Somebody has said that the mirror of this encrypted disk may be in clear. */
+  unencryptedMirror?: true;
   rebuild: RebuildPlan | null;
   /** What the disk's `<driver>` said before it was protected, for `unprotect` to put back. */
   previousErrorPolicy?: ErrorPolicies;
@@ -52,8 +54,9 @@ export function declarationToXml(declaration: Declaration): string {
   return printXml('protection', { policy: declaration.policy }, ...declaration.disks.map(printDisk));
 }
 
-function printDisk({ dev, mirror, rebuild, previousErrorPolicy: previous }: DeclaredDisk): string {
-  const parts = [printXml('mirror', {}, imageToDiskXml(mirror))];
+function printDisk({ dev, mirror, unencryptedMirror, rebuild, previousErrorPolicy: previous }: DeclaredDisk): string {
+  const unencrypted = unencryptedMirror === true ? 'yes' : null;
+  const parts = [printXml('mirror', { unencrypted }, imageToDiskXml(mirror))];
   if (rebuild !== null) {
     parts.push(printXml('rebuild', { to: rebuild.to, format: rebuild.format, auto: rebuild.auto ? 'yes' : 'no' }));
   }
@@ -102,6 +105,7 @@ function readDisk(element: XmlElement): DeclaredDisk {
   return {
     dev,
     mirror: readMirror(mirror, dev),
+    ...(choice(mirror, 'unencrypted', ['yes', 'no'], 'no') === 'yes' && { unencryptedMirror: true }),
     rebuild: rebuild === null ? null : readRebuild(rebuild),
     ...(previous !== null && { previousErrorPolicy: readPrevious(previous) }),
   };
@@ -109,7 +113,7 @@ function readDisk(element: XmlElement): DeclaredDisk {
 
 /** The `<disk>` may be in libvirt's own (empty) namespace or in the declaration's: libvirt moves it there. */
 function readMirror(mirror: XmlElement, dev: string): Image {
-  allowOnly(mirror, [], ['disk']);
+  allowOnly(mirror, ['unencrypted'], ['disk']);
   const [disk, ...others] = mirror.children;
   if (disk === undefined || others.length > 0) throw invalid(`the <mirror> of ${dev} does not hold exactly one <disk>`);
   const outcome = readDiskImage(disk);

@@ -1,6 +1,7 @@
 import { UsageError } from '../errors.ts';
 import type { BlockSource, FileSource, Image, NbdSource, Source, SourceKind } from './image.ts';
 import { imageFormats, isPort, nbdDefaultPort, textProblem } from './image.ts';
+import { encrypted, readEncryption } from './encryption.ts';
 import { printIscsi, printRbd, readIscsi, readRbd } from './network-disk.ts';
 import { pathFrom, serverName, Unsupported } from './source-parts.ts';
 import { attributeOf, childOf, childrenOf, printXml, readXml, type XmlElement } from './xml.ts';
@@ -30,10 +31,10 @@ const diskForms: { [K in SourceKind]: DiskForm<Extract<Source, { kind: K }>> } =
   rbd: { type: 'network', print: printRbd, read: readRbd },
 };
 
-/** The `type` attribute and the `<source>` element of a `<disk>` that lies there. */
-export function diskSourceXml(source: Source): { type: string; sourceXml: string } {
+/** The `type` attribute and the `<source>` element of a `<disk>` that is on this image. */
+export function diskSourceXml({ source, encryption }: Image): { type: string; sourceXml: string } {
   const form = diskForms[source.kind] as DiskForm<Source>;
-  return { type: form.type, sourceXml: form.print(source) };
+  return { type: form.type, sourceXml: encrypted(form.print(source), encryption) };
 }
 
 /**
@@ -41,7 +42,7 @@ export function diskSourceXml(source: Source): { type: string; sourceXml: string
  * destination (of which it reads the source and the driver's type only).
  */
 export function imageToDiskXml(image: Image): string {
-  const { type, sourceXml } = diskSourceXml(image.source);
+  const { type, sourceXml } = diskSourceXml(image);
   const driver = { name: 'qemu', type: image.format, cache: 'none', error_policy: 'stop', rerror_policy: 'stop' };
   return printXml('disk', { type, device: 'disk' }, printXml('driver', driver), sourceXml);
 }
@@ -49,11 +50,42 @@ export function imageToDiskXml(image: Image): string {
 /** What a `<disk>` lies on, or a sentence that says why virt-cdp can't deal with it. */
 export function readDiskImage(disk: XmlElement): { image: Image } | { unsupported: string } {
   try {
-    return { image: { source: readSource(disk), format: readFormat(disk) } };
+    const encryption = readEncryption(disk);
+    return {
+      image: { source: readSource(disk), format: readFormat(disk), ...(encryption !== null && { encryption }) },
+    };
   } catch (error) {
     if (error instanceof Unsupported) return { unsupported: error.message };
     throw error;
   }
+}
+
+/** A backing file, and N of libvirt's node names libvirt-N-format and libvirt-N-storage. */
+export interface BackingImage {
+  image: Image;
+  index: number;
+}
+
+/**
+ * The backing files of a running domain's disk, the topmost first, as libvirt has opened them; null if one is of a kind that
+ * virt-cdp can't deal with, or libvirt does not name its nodes.
+ */
+export function readBackingChain(disk: XmlElement): BackingImage[] | null {
+  const chain: BackingImage[] = [];
+  for (let at = childOf(disk, 'backingStore'); at?.attributes.has('type'); at = childOf(at, 'backingStore')) {
+    const index = Number(attributeOf(at, 'index') ?? NaN);
+    const format = imageFormats.find((known) => known === attributeOf(childOf(at, 'format'), 'type'));
+    if (!Number.isInteger(index) || format === undefined) return null;
+    try {
+      const encryption = readEncryption(at);
+      const image = { source: readSource(at), format, ...(encryption !== null && { encryption }) };
+      chain.push({ image, index });
+    } catch (error) {
+      if (error instanceof Unsupported) return null;
+      throw error;
+    }
+  }
+  return chain;
 }
 
 /**
@@ -66,7 +98,7 @@ export function imageFromDisk(disk: XmlElement): Image {
   throw new UsageError({
     code: 'disk-unsupported',
     message: `the disk can't be used: ${outcome.unsupported}`,
-    hint: 'use a raw or qcow2 image on a file, a block device, an NBD export, an iSCSI LUN or a Ceph RBD image',
+    hint: 'use a raw or qcow2 image, in clear or with LUKS, on a file, a block device, an NBD export, an iSCSI LUN or a Ceph RBD image',
   });
 }
 
@@ -97,7 +129,6 @@ function readFormat(disk: XmlElement): Image['format'] {
 
 /** Things in a `<source>` without which the image would be another one, or could not be opened. */
 const refusedSourceParts: Record<string, string> = {
-  encryption: 'it is encrypted by libvirt',
   slices: 'it is a slice of a larger image',
   dataStore: 'its qcow2 image keeps its data in another file',
   reservations: 'it uses persistent reservations',
@@ -107,7 +138,6 @@ const refusedSourceParts: Record<string, string> = {
 };
 
 function readSource(disk: XmlElement): Source {
-  if (childOf(disk, 'encryption') !== null) throw new Unsupported('it is encrypted by libvirt');
   const type = attributeOf(disk, 'type') ?? 'file';
   const source = childOf(disk, 'source');
   if (source === null) throw new Unsupported('it has no source');
@@ -134,20 +164,25 @@ function printNbd({ server, exportName }: NbdSource): string {
     'socket' in server
       ? { transport: 'unix', socket: server.socket }
       : { name: server.host, port: String(server.port) };
-  const attributes = { protocol: 'nbd', name: exportName === '' ? null : exportName };
+  const tls = 'tls' in server ? 'yes' : null;
+  const attributes = { protocol: 'nbd', name: exportName === '' ? null : exportName, tls };
   return printXml('source', attributes, printXml('host', host));
 }
 
 function readNbd(source: XmlElement): NbdSource {
   if (childOf(source, 'auth') !== null) throw new Unsupported('it needs a login, which NBD has not');
-  if ((attributeOf(source, 'tls') ?? 'no') !== 'no') throw new Unsupported('it is reached by TLS');
+  if (source.attributes.has('tlsHostname'))
+    throw new Unsupported("its server's certificate is for another name (tlsHostname)");
   const exportName = attributeOf(source, 'name') ?? '';
   const problem = textProblem(exportName);
   if (problem !== null) throw new Unsupported(`its export's name is unusable: ${problem}`);
   const [host, ...others] = childrenOf(source, 'host');
   if (host === undefined) throw new Unsupported('its NBD server is not named');
   if (others.length > 0) throw new Unsupported('it names several NBD servers');
-  return { kind: 'nbd', server: readNbdServer(host), exportName };
+  const server = readNbdServer(host);
+  if ((attributeOf(source, 'tls') ?? 'no') === 'no') return { kind: 'nbd', server, exportName };
+  if ('socket' in server) throw new Unsupported('it is reached by TLS over a unix socket');
+  return { kind: 'nbd', server: { ...server, tls: true }, exportName };
 }
 
 function readNbdServer(host: XmlElement): NbdSource['server'] {

@@ -1,6 +1,6 @@
 import { UsageError } from '../errors.ts';
 import { DECLARATION_URI, declarationFromElement, type Declaration, type ErrorPolicies } from './declaration.ts';
-import { readDiskImage } from './disk-image.ts';
+import { readBackingChain, readDiskImage, type BackingImage } from './disk-image.ts';
 import type { Image } from './image.ts';
 import { STATUS_URI, statusFromElement, type LiveStatus } from './live-status.ts';
 import { obstacleTo } from './protectable.ts';
@@ -47,6 +47,8 @@ export interface DomainDisk extends ErrorPolicies {
   alias: string | null;
   /** N of libvirt's node names libvirt-N-format and libvirt-N-storage; null unless the domain runs. */
   sourceIndex: number | null;
+  /** As readBackingChain has it; of a domain that does not run, what the definition names. */
+  backing: BackingImage[] | null;
 }
 
 /**
@@ -121,6 +123,7 @@ function readDisk(element: XmlElement, devices: XmlElement): DomainDisk {
     ioThread: attributeOf(driver, 'iothread') !== null,
     alias: attributeOf(childOf(element, 'alias'), 'name'),
     sourceIndex: integer(attributeOf(childOf(element, 'source'), 'index')),
+    backing: readBackingChain(element),
   };
 }
 

@@ -22,7 +22,7 @@ interface Change {
  */
 export function withDiskImage(xml: string, dev: string, image: Image): string {
   const disk = findDisk(placesOf(xml), dev);
-  const { type, sourceXml } = diskSourceXml(image.source);
+  const { type, sourceXml } = diskSourceXml(image);
   const [driver] = childPlaces(disk, 'driver');
   const [source, ...otherSources] = childPlaces(disk, 'source');
   const gone = ['backingStore', 'mirror', 'auth', 'encryption'].flatMap((name) => childPlaces(disk, name));

@@ -5,6 +5,8 @@
 export interface Image {
   source: Source;
   format: ImageFormat;
+  /** LUKS, by libvirt's `<encryption>`: the format's content is encrypted, qcow2's in itself, raw as a LUKS volume. */
+  encryption?: { secret: SecretName };
 }
 
 export const imageFormats = ['raw', 'qcow2'] as const;
@@ -27,7 +29,8 @@ export interface BlockSource {
   path: string;
 }
 
-export type NbdServer = { host: string; port: number } | { socket: string };
+/** `tls`: the server is spoken to by TLS alone, with the certificates of libvirt's qemu.conf. */
+export type NbdServer = { host: string; port: number; tls?: true } | { socket: string };
 
 /** An NBD export, over TCP or a unix socket. */
 export interface NbdSource {

@@ -2,27 +2,35 @@ import { readFile } from 'node:fs/promises';
 import { CdpError } from '../errors.ts';
 import { QmpError } from '../qmp/errors.ts';
 import type { Monitor } from '../qmp/monitor.ts';
-import { secretObject, type OpenSecret, type SecretKey } from '../storage/secrets.ts';
+import type { Prepared } from '../storage/opener.ts';
+import { secretObject, type SecretKey } from '../storage/secrets.ts';
 
 /** The secret object under which libvirt itself encrypts what it hands to a QEMU (qemuDomainGetMasterKeyAlias). */
 const masterKeyId = 'masterKey0';
 
 /**
- * Does something while QEMU has these secrets, encrypted under the domain's master key, and takes them away again. An agent that
- * died in between may have left some.
+ * Does something while QEMU has what opening an image needs, secrets encrypted under the domain's master key, and takes it away
+ * again. An agent that died in between may have left some.
  * @throws CdpError `master-key-unreadable`; what the work throws.
  */
-export async function withSecrets<T>(monitor: Monitor, secrets: OpenSecret[], work: () => Promise<T>): Promise<T> {
-  if (secrets.length === 0) return work();
-  const key = await masterKey(monitor);
+export async function withObjects<T>(
+  monitor: Monitor,
+  { secrets, certificates }: Pick<Prepared, 'secrets' | 'certificates'>,
+  work: () => Promise<T>,
+): Promise<T> {
+  const key = secrets.length === 0 ? null : await masterKey(monitor);
+  const objects = [
+    ...(key === null ? [] : secrets.map((secret) => secretObject(secret, key))),
+    ...(certificates === null ? [] : [certificates]),
+  ];
   try {
-    for (const secret of secrets) {
-      await removeSecret(monitor, secret.id);
-      await monitor.execute('object-add', { ...secretObject(secret, key) });
+    for (const object of objects) {
+      await removeObject(monitor, object.id);
+      await monitor.execute('object-add', { ...object });
     }
     return await work();
   } finally {
-    for (const { id } of secrets) await removeSecret(monitor, id);
+    for (const { id } of objects) await removeObject(monitor, id);
   }
 }
 
@@ -42,7 +50,7 @@ async function masterKey(monitor: Monitor): Promise<SecretKey> {
   }
 }
 
-async function removeSecret(monitor: Monitor, id: string): Promise<void> {
+async function removeObject(monitor: Monitor, id: string): Promise<void> {
   try {
     await monitor.execute('object-del', { id });
   } catch (error) {

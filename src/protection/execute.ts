@@ -37,6 +37,7 @@ import {
 import { forgetConnection, hasReconnected, withConnectionNoted } from './connection.ts';
 import type { DiskMemory } from './disk-memory.ts';
 import type { LiveDomain } from './live-domain.ts';
+import { openChain } from './open-chain.ts';
 import { openImage } from './open-image.ts';
 import type { EventName, Side } from './model.ts';
 import type { DomainRecord } from './record.ts';
@@ -127,9 +128,10 @@ const executors: Executors = {
     await forgetConnection(live, dev);
     memoryOf(dev).closed('mirror');
   },
-  openPrimary: async (bench, { dev, image, names: [formatNode = '', storageNode = `${formatNode}-file`] }) => {
+  openPrimary: async (bench, { dev, image, names }) => {
     await requireToAnswer(bench, image);
-    await openImage(bench, image, { storageNode, formatNode });
+    const backing = (await bench.live.disks()).find((disk) => disk.dev === dev)?.backing ?? [];
+    await openChain(bench, image, backing, names);
     bench.memoryOf(dev).opened('primary');
   },
   standIn: (_, { path }) => putStandIn(path, toolDeadline),

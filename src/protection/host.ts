@@ -1,6 +1,7 @@
 import { dirname } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Config } from '../config/config.ts';
+import { nbdCertificates } from '../config/qemu-conf.ts';
 import { DECLARATION_URI, policies, type Declaration } from '../domain/declaration.ts';
 import { parseDomain } from '../domain/domain.ts';
 import { CdpError, errorText } from '../errors.ts';
@@ -106,6 +107,7 @@ export class Host {
       readSecret: (secret) => readLibvirtSecret(session.client, secret),
       timeoutMs: () => config().mirror.timeoutMs,
       folder: dirname(config().socket),
+      certificates: async () => config().nbd.tlsCertDir ?? (await nbdCertificates()),
     });
     this.#starts = new StartWatch({
       session,

@@ -1,5 +1,5 @@
 import type { Image } from '../domain/image.ts';
-import { withSecrets } from '../graph/secrets.ts';
+import { withObjects } from '../graph/secrets.ts';
 import { openNodes } from '../graph/surgery.ts';
 import { QmpError } from '../qmp/errors.ts';
 import type { Monitor } from '../qmp/monitor.ts';
@@ -18,12 +18,16 @@ export async function openImage(
   names: LayerNames,
 ): Promise<void> {
   const { monitor, recipient } = live;
-  const { access, secrets } = await opener.prepare(image, names.storageNode);
-  const handing = { readOnly: names.readOnly ?? false, deadlineMs: probeDeadlineMs };
-  const descriptor = await handDescriptor(image.source, recipient, handing);
+  const prepared = await opener.prepare(image, names.storageNode);
+  const { access } = prepared;
+  // To backing files libvirt gave QEMU access when it opened them, and its own jobs have QEMU open them again, by their paths.
+  const libvirtsOwn = names.readOnly === true;
+  const descriptor = libvirtsOwn
+    ? null
+    : await handDescriptor(image.source, recipient, { readOnly: false, deadlineMs: probeDeadlineMs });
   const through = descriptor === null ? names : { ...names, descriptor: descriptor.name };
   try {
-    await withSecrets(monitor, secrets, async () => {
+    await withObjects(monitor, prepared, async () => {
       try {
         await openNodes(monitor, blockdevLayers(image, access, through));
       } catch (error) {

@@ -4,19 +4,19 @@ import { imageFormats, type Image } from '../domain/image.ts';
 import { engines } from '../graph/engine.ts';
 import { diskStates } from './model.ts';
 
-const loginSchema = z
-  .strictObject({
-    username: z.string(),
-    secret: z.union([z.strictObject({ uuid: z.string() }), z.strictObject({ usage: z.string() })]),
-  })
-  .nullable();
+const secretNameSchema = z.union([z.strictObject({ uuid: z.string() }), z.strictObject({ usage: z.string() })]);
+
+const loginSchema = z.strictObject({ username: z.string(), secret: secretNameSchema }).nullable();
 
 const sourceSchema = z.discriminatedUnion('kind', [
   z.strictObject({ kind: z.literal('file'), path: z.string() }),
   z.strictObject({ kind: z.literal('block'), path: z.string() }),
   z.strictObject({
     kind: z.literal('nbd'),
-    server: z.union([z.strictObject({ host: z.string(), port: z.int() }), z.strictObject({ socket: z.string() })]),
+    server: z.union([
+      z.strictObject({ host: z.string(), port: z.int(), tls: z.literal(true).exactOptional() }),
+      z.strictObject({ socket: z.string() }),
+    ]),
     exportName: z.string(),
   }),
   z.strictObject({
@@ -39,7 +39,11 @@ const sourceSchema = z.discriminatedUnion('kind', [
   }),
 ]);
 
-const imageSchema = z.strictObject({ source: sourceSchema, format: z.enum(imageFormats) });
+const imageSchema = z.strictObject({
+  source: sourceSchema,
+  format: z.enum(imageFormats),
+  encryption: z.strictObject({ secret: secretNameSchema }).exactOptional(),
+});
 
 const copyRecordSchema = z.strictObject({
   image: imageSchema,
@@ -82,7 +86,7 @@ const diskRecordSchema = z.strictObject({
   atStop: z.strictObject({ clean: z.boolean(), primary: z.string() }).nullable(),
   /** What wrote to both copies when they were last current. */
   engine: z.enum(engines).default('quorum'),
-  /** libvirt's names of the primary's nodes when the domain was moved off it, topmost first: a rebuild needs them again. */
+  /** libvirt's names of the primary's nodes, and of its backing files', when the domain was moved off it, topmost first: a rebuild needs them again. */
   layerNames: z.array(z.string()),
   intent: intentSchema,
   /** Where later rebuilds put the new primary, with {domain}, {dev} and {n}. */

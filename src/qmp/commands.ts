@@ -51,7 +51,7 @@ export interface QmpCommands {
   'job-dismiss': Call<{ id: string }>;
   'block-job-set-speed': Call<{ device: string; speed: number }>;
   'qom-get': Call<{ path: string; property: string }>;
-  'object-add': Call<{ 'qom-type': 'secret'; id: string } & Record<string, string>>;
+  'object-add': Call<{ 'qom-type': 'secret' | 'tls-creds-x509'; id: string } & Record<string, string | boolean>>;
   'object-del': Call<{ id: string }>;
   /** Fails a node's requests at once and for good, and waits for nothing. */
   yank: Call<{ instances: YankInstance[] }>;

@@ -1,20 +1,28 @@
 import type { Image } from '../domain/image.ts';
 import { CdpError } from '../errors.ts';
 import { kindOf } from './image.ts';
-import type { Access, ProtocolOptions } from './kind.ts';
+import { secretId, type Access, type ProtocolOptions } from './kind.ts';
 
 /** What every layer has (BlockdevOptions in QEMU's qapi/block-core.json). A type, since no interface fits an index signature. */
 type LayerOptions = {
   'node-name': string;
   'read-only': boolean;
-  'auto-read-only': false;
+  'auto-read-only': boolean;
   discard: 'unmap';
   cache: { direct: boolean; 'no-flush': false };
 };
 
 /** The arguments of one `blockdev-add`. */
-export type BlockdevOptions = LayerOptions &
-  (ProtocolOptions | { driver: 'raw'; file: string; size?: number } | { driver: 'qcow2'; file: string; backing: null });
+export type BlockdevOptions = LayerOptions & (ProtocolOptions | FormatNode);
+
+type FormatNode =
+  | { driver: 'raw'; file: string | (LayerOptions & FormatNode); size?: number }
+  | (LuksOptions & { file: string })
+  | (Qcow2Options & { file: string; backing: string | null });
+
+type LuksOptions = { driver: 'luks'; 'key-secret': string };
+
+type Qcow2Options = { driver: 'qcow2'; encrypt?: { format: 'luks'; 'key-secret': string } };
 
 export interface LayerNames {
   /** The node of the protocol's driver, which has no other name. */
@@ -23,9 +31,12 @@ export interface LayerNames {
   formatNode: string;
   /** Show only the first so many bytes, a multiple of 512, of a larger image. */
   sizeBytes?: number;
+  /** As libvirt opens a backing file: QEMU can let a job write to it. */
   readOnly?: boolean;
   /** The name of what QEMU was handed to open the image by, instead of a path. */
   descriptor?: string;
+  /** The node of a qcow2 image's backing file; none is opened without. */
+  backing?: string;
   /** False where the file system refuses O_DIRECT, as tmpfs before Linux 6.6; measureImage tells. */
   direct?: boolean;
 }
@@ -33,8 +44,8 @@ export interface LayerNames {
 /**
  * The layers that make an image a node, in the order of adding; they are deleted in reverse. Modelled on libvirt's own
  * (qemuBlockStorageSourceGetBackendProps and -GetBlockdevFormatProps in qemu/qemu_block.c) but for two things:
- * auto-read-only is off, so that an image that can't be written fails at once, and no backing file is ever opened, so that
- * an image's header names no further file.
+ * auto-read-only is off, so that an image that can't be written fails at once, and no backing file is opened but a node that is
+ * named, so that an image's header names no further file.
  */
 export function blockdevLayers(image: Image, access: Access, names: LayerNames): BlockdevOptions[] {
   const { storageNode, formatNode, sizeBytes } = names;
@@ -51,19 +62,29 @@ export function blockdevLayers(image: Image, access: Access, names: LayerNames):
     discard: 'unmap',
     cache: { direct: names.direct ?? true, 'no-flush': false },
   });
-  const raw = (file: string): BlockdevOptions => ({
-    driver: 'raw',
-    ...options(formatNode),
-    file,
-    ...(sizeBytes !== undefined && { size: sizeBytes }),
-  });
-  const protocol = through(kindOf(image.source).protocol(image.source, access), names.descriptor);
-  const storage: BlockdevOptions = { ...protocol, ...options(storageNode) };
-  if (image.format === 'raw') return [storage, raw(storageNode)];
-  // The qcow2 driver can't show a part of an image; a raw layer on top can.
-  const qcow2Node = sizeBytes === undefined ? formatNode : `${formatNode}-qcow2`;
-  const qcow2: BlockdevOptions = { driver: 'qcow2', ...options(qcow2Node), file: storageNode, backing: null };
-  return sizeBytes === undefined ? [storage, qcow2] : [storage, qcow2, raw(qcow2Node)];
+  const storage: BlockdevOptions = {
+    ...through(kindOf(image.source).protocol(image.source, access), names.descriptor),
+    ...options(storageNode),
+    'read-only': false,
+    'auto-read-only': names.readOnly ?? false,
+  };
+  const shown = sizeBytes === undefined ? {} : { size: sizeBytes };
+  const format = formatOf(image, access);
+  if (format.driver === 'raw') return [storage, { ...format, ...options(formatNode), file: storageNode, ...shown }];
+  const whole = {
+    ...(format.driver === 'luks' ? format : { ...format, backing: names.backing ?? null }),
+    file: storageNode,
+  };
+  if (sizeBytes === undefined) return [storage, { ...whole, ...options(formatNode) }];
+  // Neither qcow2 nor LUKS can show a part of an image; a raw layer on top can, with which the node below it ends.
+  const inner = { ...whole, ...options(`${formatNode}-${format.driver}`) };
+  return [storage, { driver: 'raw', ...options(formatNode), file: inner, ...shown }];
+}
+
+function formatOf({ format, encryption }: Image, access: Access): { driver: 'raw' } | LuksOptions | Qcow2Options {
+  if (encryption === undefined) return { driver: format };
+  const key = { 'key-secret': secretId(access, 'luks') };
+  return format === 'raw' ? { driver: 'luks', ...key } : { driver: format, encrypt: { format: 'luks', ...key } };
 }
 
 function through(protocol: ProtocolOptions, descriptor: string | undefined): ProtocolOptions {
@@ -84,6 +105,8 @@ export interface ToolOptions {
   direct?: boolean;
   /** False: reads what a QEMU lets nobody read, as the target of its mirror job. */
   locks?: boolean;
+  /** False: reads what the image is stored in, header and all. */
+  content?: boolean;
 }
 
 /**
@@ -94,5 +117,6 @@ export function imageOptions(image: Image, access: Access, options: ToolOptions 
   const cache = { direct: options.direct ?? true, 'no-flush': false };
   const protocol = kindOf(image.source).protocol(image.source, access);
   const unlocked = options.locks === false && 'filename' in protocol ? { locking: 'off' } : {};
-  return `json:${JSON.stringify({ driver: image.format, file: { ...protocol, ...unlocked, cache }, cache })}`;
+  const format = options.content === false ? { driver: 'raw' } : formatOf(image, access);
+  return `json:${JSON.stringify({ ...format, file: { ...protocol, ...unlocked, cache }, cache })}`;
 }

@@ -39,8 +39,10 @@ export class ImageTool {
   }
 
   #run(program: string, command: string[], args: string[], deadlineMs: number): Promise<ToolOutcome> {
+    const { certificates } = this.#prepared;
+    const objects = certificates === null ? [] : ['--object', JSON.stringify(certificates)];
     const secrets = this.#opener.toolSecrets(this.#prepared.secrets);
-    if (secrets === null) return runTool(program, [...command, ...args], { deadlineMs });
-    return runTool(program, [...command, ...secrets.args, ...args], { deadlineMs, thirdFd: secrets.fd });
+    if (secrets === null) return runTool(program, [...command, ...objects, ...args], { deadlineMs });
+    return runTool(program, [...command, ...objects, ...secrets.args, ...args], { deadlineMs, thirdFd: secrets.fd });
   }
 }

@@ -13,7 +13,7 @@ export interface Access {
   cephConfig: string | null;
 }
 
-/** The ID of the object with an image's secret for this purpose. */
+/** The ID of the object with an image's secret for this purpose, or with the certificates (`tls`). */
 export function secretId({ objects }: Access, purpose: string): string {
   return `${objects}-${purpose}`;
 }
@@ -33,6 +33,8 @@ export interface StorageKind<S extends Source> {
   secrets(source: S): Record<string, NeededSecret>;
   /** What answers for it and for others too, and hangs with them all: a server, a device, a file system. */
   backend(source: S): string;
+  /** It is reached by TLS: QEMU needs the client's certificates as an object. */
+  usesTls?(source: S): boolean;
   /** What `blockdev-add` and a json: filename want of the protocol's driver, without names and caching. */
   protocol(source: S, access: Access): ProtocolOptions;
   /** How qemu-img creates such an image; null if storage of this kind is made elsewhere. */
@@ -60,6 +62,7 @@ export type ProtocolOptions =
         | { type: 'fd'; str: string };
       export: string;
       'reconnect-delay': number;
+      'tls-creds'?: string;
     }
   | {
       driver: 'iscsi';

@@ -1,15 +1,15 @@
 import { isIPv6 } from 'node:net';
 import { hostProblem, isPort, nbdDefaultPort, pathProblem, textProblem, type NbdSource } from '../domain/image.ts';
 import { pathKey } from './file.ts';
-import { badUri, canonicalHost, decoded, encodedPath, type StorageKind } from './kind.ts';
+import { badUri, canonicalHost, decoded, encodedPath, secretId, type StorageKind } from './kind.ts';
 
 /** URIs as in the NBD project's doc/uri.md. */
 export const nbdKind: StorageKind<NbdSource> = {
-  schemes: { nbd: parseTcp, 'nbd+unix': parseUnix },
+  schemes: { nbd: parseTcp, nbds: parseTcp, 'nbd+unix': parseUnix },
   name: printUri,
   key: ({ server, exportName }) => `nbd:${where(server)}:${exportName}`,
   backend: ({ server }) => `nbd:${where(server)}`,
-  protocol: ({ server, exportName }) => ({
+  protocol: ({ server, exportName }, access) => ({
     driver: 'nbd',
     server:
       'socket' in server
@@ -18,18 +18,21 @@ export const nbdKind: StorageKind<NbdSource> = {
     export: exportName,
     // A client that reconnects by itself would hide that the server lost acknowledged writes.
     'reconnect-delay': 0,
+    ...('tls' in server && { 'tls-creds': secretId(access, 'tls') }),
   }),
+  usesTls: ({ server }) => 'tls' in server,
   secrets: () => ({}),
   creation: () => null,
 };
 
-const tcpHint = 'write it as nbd://HOST[:PORT]/EXPORT, an IPv6 address in brackets, special characters as %XX';
+const tcpHint =
+  'write it as nbd://HOST[:PORT]/EXPORT, with TLS as nbds://, an IPv6 address in brackets, special characters as %XX';
 const unixHint = 'write it as nbd+unix:///EXPORT?socket=/absolute/path, special characters as %XX';
 
 function parseTcp(uri: string): NbdSource {
-  const match = /^nbd:\/\/(?:\[([^\]]*)\]|([^/:?#@[\]]*))(?::([^/?#]*))?(?:\/([^?#]*))?$/i.exec(uri);
+  const match = /^(nbds?):\/\/(?:\[([^\]]*)\]|([^/:?#@[\]]*))(?::([^/?#]*))?(?:\/([^?#]*))?$/i.exec(uri);
   if (match === null) throw badUri(uri, 'it is not of the form of an NBD URI', tcpHint);
-  const [, address, name = '', portText, exportText = ''] = match;
+  const [, scheme = '', address, name = '', portText, exportText = ''] = match;
   const host = address ?? name;
   if (host === '') throw badUri(uri, 'it names no host', tcpHint);
   const problem = address !== undefined && !isIPv6(address) ? 'it is not an IPv6 address' : hostProblem(host);
@@ -42,7 +45,8 @@ function parseTcp(uri: string): NbdSource {
       `leave it out for ${nbdDefaultPort}`,
     );
   }
-  return { kind: 'nbd', server: { host, port }, exportName: exportNameOf(uri, exportText) };
+  const tls = scheme.toLowerCase() === 'nbds';
+  return { kind: 'nbd', server: { host, port, ...(tls && { tls }) }, exportName: exportNameOf(uri, exportText) };
 }
 
 function parseUnix(uri: string): NbdSource {
@@ -76,7 +80,7 @@ function printUri({ server, exportName }: NbdSource): string {
   if ('socket' in server) return `nbd+unix:///${path}?socket=${encodedPath(server.socket)}`;
   const host = server.host.includes(':') ? `[${server.host}]` : server.host;
   const port = server.port === nbdDefaultPort ? '' : `:${server.port}`;
-  return `nbd://${host}${port}/${path}`;
+  return `${'tls' in server ? 'nbds' : 'nbd'}://${host}${port}/${path}`;
 }
 
 function where(server: NbdSource['server']): string {

@@ -13,28 +13,41 @@ export interface Prepared {
   access: Access;
   /** Objects that exist while the image is being opened; no longer, QEMU keeps what it has read. */
   secrets: OpenSecret[];
+  /** Another such object; null where the image is not reached by TLS. */
+  certificates: CertificatesObject | null;
 }
+
+/** TlsCredsX509Properties of QEMU's qapi/crypto.json. */
+export type CertificatesObject = {
+  'qom-type': 'tls-creds-x509';
+  id: string;
+  /** The folder of ca-cert.pem, client-cert.pem and client-key.pem. */
+  dir: string;
+  endpoint: 'client';
+  'verify-peer': true;
+};
 
 /** What the agent has for opening images, in QEMU by `blockdev-add` and in tools. */
 export class ImageOpener {
   readonly #readSecret: SecretReader;
   readonly #timeoutMs: () => number;
   readonly #folder: string;
+  readonly #certificates: () => Promise<string>;
   #toolKey: { key: SecretKey; fd: number } | null = null;
 
-  /** `folder`: for files that QEMU reads too; it need not exist. */
-  constructor({
-    readSecret,
-    timeoutMs,
-    folder,
-  }: {
+  /**
+   * `folder`: for files that QEMU reads too; it need not exist. `certificates`: the folder of those with which NBD servers are spoken to.
+   */
+  constructor(from: {
     readSecret: SecretReader;
     timeoutMs: () => number;
     folder: string;
+    certificates: () => Promise<string>;
   }) {
-    this.#readSecret = readSecret;
-    this.#timeoutMs = timeoutMs;
-    this.#folder = folder;
+    this.#readSecret = from.readSecret;
+    this.#timeoutMs = from.timeoutMs;
+    this.#folder = from.folder;
+    this.#certificates = from.certificates;
   }
 
   /**
@@ -52,7 +65,13 @@ export class ImageOpener {
         value: await this.#readSecret(secret),
       })),
     );
-    return { access, secrets };
+    return { access, secrets, certificates: await this.#certificatesOf(image, access) };
+  }
+
+  async #certificatesOf({ source }: Image, access: Access): Promise<CertificatesObject | null> {
+    if (kindOf(source).usesTls?.(source) !== true) return null;
+    const [id, dir] = [secretId(access, 'tls'), await this.#certificates()];
+    return { 'qom-type': 'tls-creds-x509', id, dir, endpoint: 'client', 'verify-peer': true };
   }
 
   /**
@@ -75,8 +94,11 @@ export class ImageOpener {
 }
 
 /** The secrets without which an image can't be opened, by what they are for. */
-function secretsOf({ source }: Image): Record<string, NeededSecret> {
-  return kindOf(source).secrets(source);
+function secretsOf({ source, encryption }: Image): Record<string, NeededSecret> {
+  return {
+    ...kindOf(source).secrets(source),
+    ...(encryption !== undefined && { luks: { type: 'volume' as const, name: encryption.secret } }),
+  };
 }
 
 function newToolKey(): { key: SecretKey; fd: number } {

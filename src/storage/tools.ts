@@ -3,6 +3,7 @@ import type { Image, Source } from '../domain/image.ts';
 import { CdpError } from '../errors.ts';
 import { ImageTool } from './image-tool.ts';
 import { imageName, kindOf } from './image.ts';
+import { secretId, type Access } from './kind.ts';
 import type { ImageOpener } from './opener.ts';
 import { isSecretProblem } from './secrets.ts';
 import { runTool, type ToolOutcome } from './run-tool.ts';
@@ -27,6 +28,8 @@ export interface Measured {
   detectedFormat: string | null;
   /** It is incomplete without another file: a backing file, or an external data file. */
   backing: boolean;
+  /** That other file is a data file. */
+  dataFile: boolean;
   /** It can be opened past the page cache (O_DIRECT). */
   direct: boolean;
 }
@@ -47,13 +50,15 @@ export async function measureImage(image: Image, { deadlineMs, opener }: LookOpt
   const left = budget(deadlineMs);
   const tool = await ImageTool.for(image, opener);
   const { info, direct } = await readInfo(tool, left, deadlineMs);
+  const dataFile = info['format-specific']?.data?.['data-file'] !== undefined;
   // Before the search for data, which takes what time there is.
   const detectedFormat = image.format === 'raw' ? await detectFormat(tool, left, deadlineMs) : image.format;
   return {
     virtualSizeBytes: info['virtual-size'],
     holdsData: await holdsData(tool, info['virtual-size'], direct, left, deadlineMs),
     detectedFormat,
-    backing: info['backing-filename'] !== undefined || info['format-specific']?.data?.['data-file'] !== undefined,
+    backing: info['backing-filename'] !== undefined || dataFile,
+    dataFile,
     direct,
   };
 }
@@ -145,8 +150,10 @@ export async function probeImage(image: Image, { deadlineMs, opener }: LookOptio
   }
   const read = (filename: string): Promise<ToolOutcome> =>
     tool.qemuIo(['--read-only', '--force-share', '--cmd', 'read 0 4096', filename], left());
-  let outcome = await read(tool.filename({ locks: false }));
-  if (refusesDirect(outcome)) outcome = await read(tool.filename({ locks: false, direct: false }));
+  // To derive the key of a LUKS image takes a processor for seconds, and tells nothing of its storage.
+  const options = { locks: false, content: image.encryption === undefined };
+  let outcome = await read(tool.filename(options));
+  if (refusesDirect(outcome)) outcome = await read(tool.filename({ ...options, direct: false }));
   if (outcome.status === 0) return { ok: true };
   return { ok: false, reason: reasonOf(outcome, deadlineMs), late: outcome.deadlinePassed };
 }
@@ -169,10 +176,13 @@ export async function createImage(image: Image, sizeBytes: number, { deadlineMs,
     });
   }
   const { filename, path } = creation;
-  const options = [...(path === null ? [] : ['preallocation=off']), ...creation.options];
+  const { driver, options } = formatCreation(image, tool.access);
+  const all = [...(path === null ? [] : ['preallocation=off']), ...options, ...creation.options];
   if (path !== null) await claimPath(image, path, left, deadlineMs);
-  const args = ['-q', '-f', image.format, ...options.flatMap((option) => ['-o', option]), filename, String(sizeBytes)];
-  const outcome = await tool.qemuImg('create', args, left());
+  const args = ['-q', '-f', driver, ...all.flatMap((option) => ['-o', option]), filename, String(sizeBytes)];
+  let outcome = await tool.qemuImg('create', args, left());
+  for (let tries = 1; tries < maxCreateTries && outcome.stderr.includes(tooBusy); tries++)
+    outcome = await tool.qemuImg('create', args, left());
   if (outcome.status === 0) return;
   if (path !== null) await runTool('rm', ['-f', '--', path], { deadlineMs });
   throw outcome.stderr.includes('File exists') ? existing(name) : failure(image, 'created', outcome, deadlineMs);
@@ -182,6 +192,18 @@ export async function createImage(image: Image, sizeBytes: number, { deadlineMs,
 async function claimPath(image: Image, path: string, left: () => number, deadlineMs: number): Promise<void> {
   const claim = await runTool('sh', ['-c', 'umask 077; set -C; : > "$1"', 'sh', path], { deadlineMs: left() });
   if (claim.status !== 0) throw claimFailure(image, claim, deadlineMs);
+}
+
+/** For LUKS QEMU measures how fast keys are derived, which may fail on a busy host (crypto/pbkdf.c: qcrypto_pbkdf2_count_iters). */
+const tooBusy = 'Unable to get accurate CPU usage';
+const maxCreateTries = 30;
+
+function formatCreation({ format, encryption }: Image, access: Access): { driver: string; options: string[] } {
+  if (encryption === undefined) return { driver: format, options: [] };
+  const key = `key-secret=${secretId(access, 'luks')}`;
+  return format === 'raw'
+    ? { driver: 'luks', options: [key] }
+    : { driver: format, options: ['encrypt.format=luks', `encrypt.${key}`] };
 }
 
 function claimFailure(image: Image, claim: ToolOutcome, deadlineMs: number): CdpError {

@@ -1,7 +1,10 @@
 import assert from 'node:assert/strict';
 import fc from 'fast-check';
 import { CdpError } from '../../src/errors.ts';
+import { imageFromDiskXml, imageToDiskXml } from '../../src/domain/disk-image.ts';
 import { hasStopPolicy, parseDomain } from '../../src/domain/domain.ts';
+import { withDiskImage } from '../../src/domain/edit.ts';
+import { parseImageUri } from '../../src/storage/image.ts';
 import { domainWith, domainXml, domainXmls, virsh } from './fixtures.ts';
 
 describe('parseDomain', () => {
@@ -30,6 +33,7 @@ describe('parseDomain', () => {
         ioThread: false,
         alias: null,
         sourceIndex: null,
+        backing: [],
       },
       {
         dev: 'sda',
@@ -47,6 +51,7 @@ describe('parseDomain', () => {
         ioThread: false,
         alias: null,
         sourceIndex: null,
+        backing: [],
       },
     ]);
   });
@@ -101,8 +106,8 @@ describe('parseDomain', () => {
     vdf: [/disk type 'dir' is not supported/, /files, block devices/],
     vdg: [/is an NVMe controller that is taken from the host/, /type='block'/],
     vdh: [/served by another process \(type='vhostuser'\)/, /file, a block device or an NBD export/],
-    vdi: [/encrypted/, /./],
-    vdj: [/encrypted/, /./],
+    vdi: null,
+    vdj: null,
     vdk: [/format is 'vmdk'/, /raw and qcow2/],
     vdl: [/slice/, /./],
     hda: [/on the bus 'ide'/, /bus='virtio'/],
@@ -144,13 +149,13 @@ describe('parseDomain', () => {
       ...{ kind: 'iscsi', host: '10.0.0.9', port: 3260, target: 'iqn.2026-01.org.example:web1', lun: 1 },
       ...{ initiator: null, login: null },
     });
-    for (const [dev, says] of [
-      ['vdc', /TLS/],
-      ['vdg', /TLS/],
-    ] as const) {
-      assert.match(disks.get(dev)?.unsupported ?? '', says);
-      assert.equal(disks.get(dev)?.image, null);
-    }
+    assert.deepEqual(disks.get('vdc')?.image?.source, {
+      kind: 'nbd',
+      server: { host: 'storage1', port: 10809, tls: true },
+      exportName: 'secret',
+    });
+    assert.match(disks.get('vdg')?.unsupported ?? '', /TLS/);
+    assert.equal(disks.get('vdg')?.image, null);
   });
 
   const disk = (source: string, driver = "<driver name='qemu' type='raw'/>", type = 'network'): string =>
@@ -158,6 +163,15 @@ describe('parseDomain', () => {
   const refused: [xml: string, says: RegExp][] = [
     [disk("<source protocol='nbd'><host name='h'/><reconnect delay='10'/></source>"), /reconnects by itself/],
     [disk("<source protocol='nbd'/>"), /server is not named/],
+    [disk("<source protocol='nbd' tls='yes'><host transport='unix' socket='/s'/></source>"), /TLS over a unix socket/],
+    [disk("<source protocol='nbd' tls='yes' tlsHostname='x'><host name='h'/></source>"), /another name/],
+    [disk("<source file='/a'><encryption format='qcow'/></source>", '', 'file'), /the format 'qcow'/],
+    [disk("<source file='/a'><encryption format='luks'/></source>", '', 'file'), /names no secret/],
+    [disk("<source file='/a'><encryption format='luks' engine='librbd'/></source>", '', 'file'), /by 'librbd'/],
+    [
+      disk("<source file='/a'><encryption format='luks'><secret/><secret/></encryption></source>", '', 'file'),
+      /several secrets/,
+    ],
     [disk("<source protocol='nbd'><host name='h'/><host name='i'/></source>"), /several NBD servers/],
     [disk("<source protocol='nbd'><host name='h' transport='vsock'/></source>"), /transport 'vsock'/],
     [disk("<source protocol='nbd'><host name='h' port='x'/></source>"), /port/],
@@ -205,6 +219,19 @@ describe('parseDomain', () => {
       assert.match(parseDomain(domainWith(xml)).disks[0]?.unsupported ?? '', says);
     });
   }
+
+  it('reads and writes what an encrypted disk is opened with', () => {
+    const secret = { uuid: '0a81f5b2-8403-7b23-c8d6-21ccc2f80d6f' };
+    const disks = parseDomain(domainXml('odd-disks.xml')).disks.filter(({ dev }) => ['vdi', 'vdj'].includes(dev));
+    assert.deepEqual(
+      disks.map(({ image }) => image?.encryption),
+      [{ secret }, { secret }],
+    );
+    const image = { ...parseImageUri('nbds://storage1/web1'), encryption: { secret: { usage: 'a&b' } } };
+    assert.deepEqual(imageFromDiskXml(imageToDiskXml(image)), image);
+    const moved = parseDomain(withDiskImage(domainXml('odd-disks.xml'), 'vdj', image)).disks[9];
+    assert.deepEqual(moved?.image, image);
+  });
 
   it('tells the memory that libvirt prints', () => {
     const memoryOf = (memory: string): number | null =>

@@ -3,14 +3,14 @@ import { createDecipheriv, randomBytes } from 'node:crypto';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { withSecrets } from '../../src/graph/secrets.ts';
+import { withObjects } from '../../src/graph/secrets.ts';
 import type { SecretObject } from '../../src/storage/secrets.ts';
 import { FakeQemu, Refusal } from '../qmp/fake-qemu.ts';
 
 const value = Buffer.from('sesame-open-42');
 const secrets = [{ id: 'cdp-vda-mirror-storage-login', value }];
 
-describe('withSecrets', () => {
+describe('withObjects', () => {
   const keyBytes = randomBytes(32);
   let folder: string;
   let keyFile: string;
@@ -39,7 +39,9 @@ describe('withSecrets', () => {
       },
       'object-del': () => (added === undefined ? notThere() : {}),
     });
-    const result = await withSecrets(qemu.monitor, secrets, () => Promise.resolve(qemu.sent.at(-1)));
+    const result = await withObjects(qemu.monitor, { secrets, certificates: null }, () =>
+      Promise.resolve(qemu.sent.at(-1)),
+    );
     assert.equal(result, 'object-add');
     assert.deepEqual(qemu.sent, ['qom-get', 'object-del', 'object-add', 'object-del']);
     const { data, iv, keyid, id } = added!;
@@ -51,7 +53,7 @@ describe('withSecrets', () => {
   it('takes the secret away when the image can not be opened', async () => {
     const qemu = new FakeQemu({ 'qom-get': () => keyFile });
     await assert.rejects(
-      withSecrets(qemu.monitor, secrets, () => Promise.reject(new Error('no'))),
+      withObjects(qemu.monitor, { secrets, certificates: null }, () => Promise.reject(new Error('no'))),
       { message: 'no' },
     );
     assert.equal(qemu.sent.at(-1), 'object-del');
@@ -59,14 +61,14 @@ describe('withSecrets', () => {
 
   it('asks QEMU nothing for an image that needs no secret', async () => {
     const qemu = new FakeQemu();
-    await withSecrets(qemu.monitor, [], () => Promise.resolve());
+    await withObjects(qemu.monitor, { secrets: [], certificates: null }, () => Promise.resolve());
     assert.deepEqual(qemu.sent, []);
   });
 
   it('says which key could not be read', async () => {
     const qemu = new FakeQemu({ 'qom-get': () => join(folder, 'none') });
     await assert.rejects(
-      withSecrets(qemu.monitor, secrets, () => Promise.resolve()),
+      withObjects(qemu.monitor, { secrets, certificates: null }, () => Promise.resolve()),
       { code: 'master-key-unreadable', message: /none'$/ },
     );
   });

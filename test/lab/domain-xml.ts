@@ -5,6 +5,10 @@ import type { GuestKernel } from './initramfs.ts';
 export interface ImageSource {
   format: 'raw' | 'qcow2';
   file?: string;
+  /** A block device of the host. */
+  device?: string;
+  /** It is LUKS, with the passphrase in this libvirt secret. */
+  secret?: string;
   nbd?: NbdAddress;
   /** libvirt's `<source>` of other network storage. */
   networkXml?: string;
@@ -93,24 +97,36 @@ function diskXml(disk: DomainDisk): string {
     disk.stopPolicy === false ? '' : `error_policy='stop' rerror_policy='stop'`,
     disk.iothread === true && disk.bus === 'virtio' ? `iothread='1'` : '',
   ];
-  return `<disk type='${disk.image.file === undefined ? 'network' : 'file'}' device='disk'>
+  return `<disk type='${diskType(disk.image)}' device='disk'>
       <driver ${driver.filter((part) => part !== '').join(' ')}/>
       ${sourceXml(disk.image)}
       <target dev='${disk.dev}' bus='${disk.bus}'/>
     </disk>`;
 }
 
+function diskType({ file, device }: ImageSource): string {
+  if (device !== undefined) return 'block';
+  return file === undefined ? 'network' : 'file';
+}
+
 function sourceXml(image: ImageSource): string {
   if (image.networkXml !== undefined) return image.networkXml;
+  if (image.device !== undefined) return `<source dev='${escape(image.device)}'/>`;
   if (image.nbd === undefined) {
     if (image.file === undefined) throw new Error('a disk needs a file or an NBD export');
-    return `<source file='${escape(image.file)}'/>`;
+    const secret = image.secret === undefined ? '' : luksXml(image.secret);
+    return `<source file='${escape(image.file)}'>${secret}</source>`;
   }
   const host =
     'socket' in image.nbd
       ? `<host transport='unix' socket='${escape(image.nbd.socket)}'/>`
       : `<host name='${image.nbd.host}' port='${image.nbd.port}'/>`;
   return `<source protocol='nbd' name='${escape(image.nbd.export)}'>${host}</source>`;
+}
+
+/** libvirt's `<encryption>`, by the secret's UUID. */
+export function luksXml(secret: string): string {
+  return `<encryption format='luks'><secret type='passphrase' uuid='${secret}'/></encryption>`;
 }
 
 function escape(text: string): string {

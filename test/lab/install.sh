@@ -4,7 +4,7 @@
 set -eu
 
 packages='qemu-system-x86 qemu-utils qemu-block-extra libvirt-daemon-system libvirt-clients nbdkit libnbd-bin busybox-static
-cpio kmod xz-utils gcc libc6-dev util-linux tgt ceph-mon ceph-osd ceph-common debootstrap systemd-container dpkg-dev debhelper
+cpio kmod xz-utils gcc libc6-dev util-linux openssl tgt ceph-mon ceph-osd ceph-common debootstrap systemd-container dpkg-dev debhelper
 lintian rpm'
 
 fail() {
@@ -29,7 +29,7 @@ ubuntu) packages="$packages linux-image-virtual" ;;
 *)
   fail "this is not Debian or Ubuntu ($(distribution)). Install by hand: QEMU for x86 with qemu-img and the NBD block" \
     "driver, libvirt's daemon and virsh, nbdkit and libnbd's tools, a static busybox, a kernel with virtio modules" \
-    "in /boot, tgt, Ceph's ceph-mon, ceph-osd and ceph-common, cpio, kmod, xz, gcc with a static C library, util-linux; then run npm ci."
+    "in /boot, tgt, Ceph's ceph-mon, ceph-osd and ceph-common, cpio, kmod, xz, gcc with a static C library, util-linux, openssl; then run npm ci."
   ;;
 esac
 

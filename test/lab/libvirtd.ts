@@ -27,9 +27,10 @@ const folders = {
 };
 
 /** No systemd, no security modules, no virtlogd: facts from libvirt's qemu.conf, tried in the design's lab page. */
-const qemuConf = (qemuAs: QemuAs): string => `security_driver = "none"
+const qemuConf = (qemuAs: QemuAs, certificates: string): string => `security_driver = "none"
 cgroup_controllers = []
 stdio_handler = "file"
+nbd_tls_x509_cert_dir = "${certificates}"
 ${qemuUsers[qemuAs]}`;
 
 /** `distribution`: as packages set it, a user of its own, who sees a /dev of its own and the files that libvirt gives it. */
@@ -77,7 +78,9 @@ export class Libvirtd {
     if (qemuAs !== 'root') chmodSync(root, 0o711);
     for (const folder of Object.values(folders)) mkdirSync(join(root, folder));
     mkdirSync(join(root, 'etc/hooks'));
-    writeFileSync(join(root, 'etc/qemu.conf'), qemuConf(qemuAs));
+    // libvirtd does not start if the folder is not there.
+    mkdirSync(join(root, 'certificates'));
+    writeFileSync(join(root, 'etc/qemu.conf'), qemuConf(qemuAs, join(root, 'certificates')));
     writeFileSync(join(root, 'etc/libvirtd.conf'), libvirtdConf(randomUUID()));
     if (existsSync(capabilities)) cpSync(capabilities, join(root, 'cache/qemu/capabilities'), { recursive: true });
 
@@ -98,6 +101,11 @@ export class Libvirtd {
   /** libvirtd's read-write socket, as seen from outside. */
   get socket(): string {
     return join(this.root, 'run/libvirt-sock');
+  }
+
+  /** Where libvirt looks for the certificates with which QEMU speaks to NBD servers; empty at first. */
+  get certificates(): string {
+    return join(this.root, 'certificates');
   }
 
   get uri(): string {

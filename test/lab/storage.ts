@@ -26,6 +26,8 @@ export interface NbdOptions {
   writeError?: 'EIO' | 'ENOSPC';
   /** Every write takes this much longer. */
   writeDelayMs?: number;
+  /** Speaks TLS alone, and to clients with a certificate, by those of this folder. Wants a TCP port. */
+  certificates?: string;
   /** Every read takes this much longer. */
   readDelayMs?: number;
   /** Writes reach the file only by a flush, or with FUA: a server that is killed loses the others, though they were acknowledged. */
@@ -64,7 +66,8 @@ export class NbdServer {
   get uri(): string {
     const { address } = this;
     if ('socket' in address) return `nbd+unix:///${address.export}?socket=${address.socket}`;
-    return `nbd://${address.host}:${address.port}/${address.export}`;
+    const scheme = this.#options.certificates === undefined ? 'nbd' : 'nbds';
+    return `${scheme}://${address.host}:${address.port}/${address.export}`;
   }
 
   get running(): boolean {
@@ -80,7 +83,10 @@ export class NbdServer {
     const { address } = this;
     const listen = 'socket' in address ? ['-U', address.socket] : ['-i', address.host, '-p', String(address.port)];
     if ('socket' in address) rmSync(address.socket, { force: true });
-    const command = ['nbdkit', '-f', ...listen, '-e', address.export, ...this.#behaviour()] as const;
+    const { certificates } = this.#options;
+    const tls =
+      certificates === undefined ? [] : ['--tls=require', `--tls-certificates=${certificates}`, '--tls-verify-peer'];
+    const command = ['nbdkit', '-f', ...listen, ...tls, '-e', address.export, ...this.#behaviour()] as const;
     const [program, ...args] = this.#options.namespace?.command(...command) ?? command;
     const daemon = new Daemon(program, args, {
       logPath: join(this.#options.scratch, `${address.export}.nbdkit.log`),

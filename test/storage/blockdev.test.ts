@@ -28,7 +28,7 @@ describe('blockdevLayers', () => {
     ['/a.img', undefined, ['file cdp-vda-mirror-storage', 'raw cdp-vda-mirror']],
     ['/dev/vg/a', 512, ['host_device cdp-vda-mirror-storage', 'raw cdp-vda-mirror 512']],
     ['/a.qcow2', undefined, ['file cdp-vda-mirror-storage', 'qcow2 cdp-vda-mirror']],
-    ['/a.qcow2', 1024, ['file cdp-vda-mirror-storage', 'qcow2 cdp-vda-mirror-qcow2', 'raw cdp-vda-mirror 1024']],
+    ['/a.qcow2', 1024, ['file cdp-vda-mirror-storage', 'raw cdp-vda-mirror 1024']],
     ['nbd://h/e', 1024, ['nbd cdp-vda-mirror-storage', 'raw cdp-vda-mirror 1024']],
     ['iscsi://h/iqn.2026-01.org.example:a/1', 1024, ['iscsi cdp-vda-mirror-storage', 'raw cdp-vda-mirror 1024']],
     ['rbd:vms/a', undefined, ['rbd cdp-vda-mirror-storage', 'raw cdp-vda-mirror']],
@@ -90,16 +90,39 @@ describe('blockdevLayers', () => {
     );
   });
 
-  it('hands read-only and caching down to every layer', () => {
-    for (const layer of blockdevLayers(parseImageUri('/a.qcow2'), access, {
+  it('names the objects with the passphrase and the certificates', () => {
+    const encryption = { secret: { usage: 'web1' } };
+    const key = 'cdp-vda-mirror-storage-luks';
+    const [, luks] = blockdevLayers({ ...parseImageUri('/a.img'), encryption }, access, names);
+    assert.deepEqual([luks?.driver, luks && 'key-secret' in luks && luks['key-secret']], ['luks', key]);
+    const [, qcow2] = blockdevLayers({ ...parseImageUri('/a.qcow2'), encryption }, access, names);
+    assert.deepEqual(qcow2 && 'encrypt' in qcow2 && qcow2.encrypt, { format: 'luks', 'key-secret': key });
+    const [, part] = blockdevLayers({ ...parseImageUri('/a.img'), encryption }, access, { ...names, sizeBytes: 512 });
+    assert.equal(part?.driver, 'raw');
+    assert.match(JSON.stringify(part), /"file":\{"driver":"luks",.*"node-name":"cdp-vda-mirror-luks"/);
+    const [nbd] = blockdevLayers(parseImageUri('nbds://h/e'), access, names);
+    assert.equal(nbd && 'tls-creds' in nbd && nbd['tls-creds'], 'cdp-vda-mirror-storage-tls');
+  });
+
+  it('opens the backing file that is named, and no other', () => {
+    const backing = (more: object): unknown =>
+      JSON.parse(JSON.stringify(blockdevLayers(parseImageUri('/a.qcow2'), access, { ...names, ...more })[1]));
+    assert.equal((backing({}) as { backing: unknown }).backing, null);
+    assert.equal((backing({ backing: 'libvirt-2-format' }) as { backing: unknown }).backing, 'libvirt-2-format');
+  });
+
+  it('hands caching down to every layer, and read-only to those that no job may ask to write', () => {
+    const [storage, ...others] = blockdevLayers(parseImageUri('/a.qcow2'), access, {
       ...names,
       sizeBytes: 512,
       readOnly: true,
       direct: false,
-    })) {
-      assert.equal(layer['read-only'], true);
-      assert.equal(layer.cache.direct, false);
-    }
+    });
+    assert.deepEqual(
+      [storage?.['read-only'], storage?.['auto-read-only'], storage?.cache.direct],
+      [false, true, false],
+    );
+    for (const layer of others) assert.deepEqual([layer['read-only'], layer.cache.direct], [true, false]);
   });
 
   it('refuses a size that QEMU would refuse', () => {

@@ -17,6 +17,7 @@ export const withoutSecrets = new ImageOpener({
   readSecret: () => Promise.reject(new Error('no secret was to be read')),
   timeoutMs: () => 5_000,
   folder: join(tmpdir(), 'virt-cdp-test'),
+  certificates: () => Promise.reject(new Error('no certificates were to be used')),
 });
 
 const anyText = fc.string({ unit: 'grapheme', maxLength: 20 }).filter((text) => textProblem(text) === null);
@@ -44,6 +45,7 @@ const anyServer = fc.oneof(
     },
     plain,
   ),
+  fc.record({ host: anyHost, port: anyPort, tls: fc.constant(true as const) }, plain),
   fc.record({ socket: anyPath }, plain),
 );
 

@@ -10,7 +10,8 @@ import { LibvirtError, libvirtErrorCode } from '../../src/libvirt/errors.ts';
 import { ImageOpener } from '../../src/storage/opener.ts';
 import { runTool } from '../../src/storage/run-tool.ts';
 import { readLibvirtSecret, secretObject, type NeededSecret } from '../../src/storage/secrets.ts';
-import { probeImage } from '../../src/storage/tools.ts';
+import { parseImageUri } from '../../src/storage/image.ts';
+import { createImage, imageSize, probeImage } from '../../src/storage/tools.ts';
 
 const value = Buffer.from('correct horse battery staple');
 
@@ -20,7 +21,8 @@ const lun = imageFromDiskXml(
 );
 
 function openerOf(readSecret: (secret: NeededSecret) => Promise<Buffer>): ImageOpener {
-  return new ImageOpener({ readSecret, timeoutMs: () => 1_000, folder: tmpdir() });
+  const certificates = (): Promise<string> => Promise.resolve('/pki');
+  return new ImageOpener({ readSecret, timeoutMs: () => 1_000, folder: tmpdir(), certificates });
 }
 
 describe('secrets', function () {
@@ -53,6 +55,26 @@ describe('secrets', function () {
           `driver=luks,key-secret=p,file.filename=${path}`,
         ]).status;
       assert.deepEqual([opens(String(value)), opens('wrong')], [0, 1]);
+    } finally {
+      opener.close();
+      await rm(folder, { recursive: true });
+    }
+  });
+
+  it('encrypt an image that is made with one', async function () {
+    // A key is made to take two seconds to derive.
+    this.timeout(90_000);
+    const folder = await mkdtemp(join(tmpdir(), 'virt-cdp-secret-'));
+    const opener = openerOf(() => Promise.resolve(value));
+    const options = { deadlineMs: 80_000, opener };
+    try {
+      const path = join(folder, 'a.qcow2');
+      const image = { ...parseImageUri(path), encryption: { secret: { usage: 'web1' } } };
+      await createImage(image, 2 ** 20, options);
+      assert.equal(await imageSize(image, options), 2 ** 20);
+      assert.deepEqual(await probeImage(image, options), { ok: true });
+      const { stdout } = spawnSync('qemu-img', ['info', '--output=json', path], { encoding: 'utf8' });
+      assert.equal((JSON.parse(stdout) as { encrypted?: boolean }).encrypted, true);
     } finally {
       opener.close();
       await rm(folder, { recursive: true });

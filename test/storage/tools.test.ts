@@ -52,6 +52,7 @@ describe('tools on storage', () => {
           virtualSizeBytes: 64 * MiB,
           holdsData: false,
           backing: false,
+          dataFile: false,
         };
         assert.deepEqual(measured, { ...expected, detectedFormat: format, direct: true });
         const { mode, blocks } = await stat(at(name));
@@ -153,6 +154,7 @@ describe('tools on storage', () => {
         holdsData: false,
         detectedFormat: 'raw',
         backing: false,
+        dataFile: false,
         direct: true,
       });
       const full = await serve('full', 'pattern', '1M');

@@ -17,7 +17,8 @@ export const protect = defineCommand({
     disk: { value: 'DEV', summary: "the disk's target, e.g. vda", required: true },
     mirror: {
       value: 'URI',
-      summary: 'where the second copy lives: a path, /dev/..., nbd://..., iscsi://... or rbd:POOL/IMAGE',
+      summary:
+        'where the second copy lives: a path, /dev/..., nbd://..., nbds://... (TLS), iscsi://... or rbd:POOL/IMAGE',
     },
     mirrorXml: { value: 'FILE', summary: "the same as a libvirt <disk> element, for what a URI can't say" },
     policy: {
@@ -27,6 +28,7 @@ export const protect = defineCommand({
     },
     create: { summary: "create the mirror with the disk's size" },
     overwriteMirror: { summary: 'the mirror holds data that may be overwritten' },
+    unencryptedMirror: { summary: 'the mirror of an encrypted disk may be in clear' },
     rebuildTo: { value: 'TEMPLATE', summary: 'where later rebuilds put a new primary: {domain}, {dev}, {n}' },
     stopPolicyBy: {
       value: 'WAY',
@@ -36,7 +38,8 @@ export const protect = defineCommand({
     noWait: { summary: 'return as soon as the agent has accepted' },
   },
   async run(context, domain, options) {
-    const { disk, mirror, mirrorXml, policy, create, overwriteMirror, rebuildTo, stopPolicyBy, noWait } = options;
+    const { disk, mirror, mirrorXml, policy, create, overwriteMirror, unencryptedMirror, ...rest } = options;
+    const { rebuildTo, stopPolicyBy, noWait } = rest;
     onlyOneOf({ '--mirror': mirror, '--mirror-xml': mirrorXml });
     if (mirror === undefined && mirrorXml === undefined && stopPolicyBy === undefined) {
       throw new UsageError({
@@ -48,7 +51,7 @@ export const protect = defineCommand({
     const xml = await readXml(mirrorXml);
     const args = {
       disk,
-      ...given({ mirror, mirrorXml: xml, policy, create, overwriteMirror, rebuildTo, stopPolicyBy }),
+      ...given({ mirror, mirrorXml: xml, policy, create, overwriteMirror, unencryptedMirror, rebuildTo, stopPolicyBy }),
     };
     const begin = (more: Partial<ActionArguments['protect']> = {}): Promise<ExitCode> =>
       carryOut(

@@ -194,6 +194,7 @@ export function declaredAgain(
   return {
     dev,
     mirror: mirror.image,
+    ...(primary.image.encryption !== undefined && mirror.image.encryption === undefined && { unencryptedMirror: true }),
     rebuild: rebuildTo === null ? null : { to: rebuildTo, format: primary.image.format, auto: rebuildAuto },
     previousErrorPolicy: formerly?.previousErrorPolicy ?? { errorPolicy, readErrorPolicy },
   };

@@ -1,7 +1,7 @@
 import { diskNames } from '../../graph/names.ts';
 import type { Side } from '../model.ts';
 import type { Step } from '../steps.ts';
-import { layerNames, type PresentDisk } from './surgery.ts';
+import { layerNames, topLayers, type PresentDisk } from './surgery.ts';
 
 type Asking = Extract<Step, { step: 'probe' }>;
 
@@ -28,5 +28,5 @@ function storageNode(dev: string, graph: PresentDisk['graph'], side: Side): stri
   if (side === 'mirror' && pair?.engine === 'mirror') return null;
   if (side === 'mirror' && mirrorOpen) return diskNames(dev).mirrorStorage;
   if (primary === null || (side === 'mirror' && layout !== 'primary')) return null;
-  return layerNames(primary).at(-1) ?? primary.data;
+  return topLayers(layerNames(primary)).at(-1) ?? primary.data;
 }

@@ -198,7 +198,7 @@ export function buildLayers(disk: PresentDisk, to: Image): Surgery {
   return {
     ...surgeryOn(disk),
     before: park(graph, record.dev),
-    parked: [{ step: 'buildLayers', dev: record.dev, names: record.layerNames }],
+    parked: [{ step: 'buildLayers', dev: record.dev, names: topLayers(record.layerNames) }],
     root: top ?? null,
     ...(disk.ioThread
       ? { given: [{ step: 'startCopy', dev: record.dev, to, whileStopped: true }] }
@@ -352,8 +352,13 @@ function written({ record, graph }: PresentDisk, side: Side, node: string): Bitm
   return [...epochs, ...graph.tracking.flatMap(({ on, name }) => (on === side ? { node, name } : []))];
 }
 
-/** libvirt's names of the topmost image, without backing files and filters. */
+/** libvirt's names of the images, the topmost first, without filters. */
 export function layerNames({ data, chain }: PrimaryNodes): string[] {
-  const index = /^libvirt-\d+-/.exec(data)?.[0];
-  return index === undefined ? [] : chain.filter((name) => name.startsWith(index));
+  return /^libvirt-\d+-/.test(data) ? chain.filter((name) => /^libvirt-\d+-(format|storage)$/.test(name)) : [];
+}
+
+/** Those of the topmost image, without its backing files'. */
+export function topLayers(names: string[]): string[] {
+  const index = /^libvirt-\d+-/.exec(names[0] ?? '')?.[0] ?? '';
+  return names.filter((name) => name.startsWith(index));
 }

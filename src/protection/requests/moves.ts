@@ -128,15 +128,18 @@ async function toOriginal(host: Host, protector: Protector, { dev, primary }: Di
       hint: 'bring it back, or rebuild onto a new disk with --to',
     });
   }
-  if ((await measureImage(primary.image, options)).backing) {
+  const seen = protector.observation?.disks.find(({ record }) => record.dev === dev);
+  const openedByUs = seen?.graph?.layout === 'mirror';
+  const { backing, dataFile } = await measureImage(primary.image, options);
+  // libvirt's live XML still tells the chain that it had opened.
+  const chain = (await protector.live?.disks())?.find((disk) => disk.dev === dev)?.backing ?? [];
+  if (dataFile || (backing && openedByUs && chain.length === 0)) {
     throw new CdpError({
-      code: 'original-has-backing-file',
-      message: `the original primary '${imageName(primary.image)}' has a backing file, without which it can't be opened again`,
+      code: 'original-incomplete',
+      message: `the original primary '${imageName(primary.image)}' has a ${dataFile ? 'data' : 'backing'} file that libvirt does not name, without which it can't be opened again`,
       hint: 'rebuild onto a new disk with --to; it will stand alone',
     });
   }
-  const seen = protector.observation?.disks.find(({ record }) => record.dev === dev);
-  const openedByUs = seen?.graph?.layout === 'mirror';
   if (openedByUs && seen.graph?.primary !== null) {
     throw new CdpError({
       code: 'original-still-open',
@@ -187,8 +190,18 @@ async function toNew(
   return { kind: 'rebuild', to, original: false };
 }
 
+/** An encrypted disk stays encrypted: with its own secret, unless the XML names another. */
 function requestedTarget(record: DomainRecord, disk: DiskRecord, { to, toXml, format }: RebuildRequest): Image {
-  if (toXml !== undefined && to === undefined) return imageFromDiskXml(toXml);
+  const { encryption } = disk.primary.image;
+  if (toXml !== undefined && to === undefined) {
+    const image = imageFromDiskXml(toXml);
+    if (encryption === undefined || image.encryption !== undefined) return image;
+    throw new RefusedError({
+      code: 'target-not-encrypted',
+      message: `${record.name}'s disk ${disk.dev} is encrypted, and '${imageName(image)}' would hold it in clear`,
+      hint: "give it an <encryption format='luks'> with a <secret>, or name it with --to: then it has the disk's own secret",
+    });
+  }
   const template = to ?? disk.rebuildTo;
   if (template === null || toXml !== undefined) {
     throw new UsageError({
@@ -199,7 +212,10 @@ function requestedTarget(record: DomainRecord, disk: DiskRecord, { to, toXml, fo
   }
   const names: Record<string, string> = { domain: record.name, dev: disk.dev, n: String(disk.rebuilds + 1) };
   const uri = template.replace(/\{(domain|dev|n)\}/g, (_, name: string) => names[name] ?? '');
-  return parseImageUri(uri, format === undefined ? {} : { format });
+  return {
+    ...parseImageUri(uri, format === undefined ? {} : { format }),
+    ...(encryption !== undefined && { encryption }),
+  };
 }
 
 /** Refuses a disk that runs on its mirror: only its current copy can be what others are brought up to date from. */

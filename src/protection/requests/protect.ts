@@ -25,6 +25,7 @@ export interface ProtectRequest {
   policy?: Policy | undefined;
   create?: boolean | undefined;
   overwriteMirror?: boolean | undefined;
+  unencryptedMirror?: boolean | undefined;
   rebuildTo?: string | undefined;
   stopPolicyBy?: 'save-restore' | undefined;
   pauseAgreed?: boolean | undefined;
@@ -88,18 +89,27 @@ async function declareNew(
   const rebuildTo = request.rebuildTo ?? null;
   const undeclared: Omit<DeclaredDisk, 'mirror'> = {
     dev: disk.dev,
+    ...(request.unencryptedMirror === true && { unencryptedMirror: true }),
     rebuild: rebuildTo === null ? null : { to: rebuildTo, format: primary.format, auto: false },
     previousErrorPolicy: { errorPolicy: disk.errorPolicy, readErrorPolicy: disk.readErrorPolicy },
   };
-  const terms = { create: request.create === true, mayOverwrite: request.overwriteMirror === true, heirOf: null };
+  const terms = {
+    create: request.create === true,
+    mayOverwrite: request.overwriteMirror === true,
+    mayBeClear: request.unencryptedMirror === true,
+    heirOf: null,
+  };
   const target = { uuid: ref.uuid, dev: disk.dev, primary };
-  const { protector, declared } = await takeMirror(host, target, requestedMirror(request), terms, async (mirror) => {
+  const wanted = requestedMirror(request);
+  const taken = await takeMirror(host, target, wanted, terms, async (mirror, warnings) => {
     const whole = { ...undeclared, mirror };
     return {
       declared: whole,
       protector: await host.declare(ref, policy, [newDiskRecord(whole, primary, ref.id >= 0)]),
+      warnings,
     };
   });
+  const { protector, declared, warnings } = taken;
   try {
     await writeDeclared(host, ref, domain, policy, declared);
     await host.begin(ref);
@@ -108,8 +118,8 @@ async function declareNew(
     throw error;
   }
   const options = { deadlineMs: host.config().mirror.timeoutMs, opener: host.opener };
-  const warnings = await storageRemarks({ primary: { image: primary }, mirror: { image: declared.mirror } }, options);
-  return { protector, warnings, pauses };
+  const remarks = await storageRemarks({ primary: { image: primary }, mirror: { image: declared.mirror } }, options);
+  return { protector, warnings: [...warnings, ...remarks], pauses };
 }
 
 /**

@@ -193,13 +193,13 @@ export class RuleKeeper {
         former === null ? record : { ...record, retired: former.disk.retired, rebuilds: former.disk.rebuilds };
       await host.declare(ref, rule.policy, [heir]);
     };
-    const terms = { create: rule.create, mayOverwrite: false, heirOf: null };
+    const terms = { create: rule.create, mayOverwrite: false, mayBeClear: false, heirOf: null };
     const target = { uuid: ref.uuid, dev, primary };
     if (former === null) {
       await this.#take(target, wanted, terms, declare);
       return host.begin(ref);
     }
-    const inherited = { create: false, mayOverwrite: true, heirOf: former.protector.record.uuid };
+    const inherited = { ...terms, create: false, mayOverwrite: true, heirOf: former.protector.record.uuid };
     await this.#take(target, wanted, inherited, declare);
     await forget(former);
     await host.begin(ref);
