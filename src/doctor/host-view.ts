@@ -1,6 +1,5 @@
-import { nbdCertificates } from '../config/qemu-conf.ts';
 import { access } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { loadConfig, parseConfig, type Config } from '../config/config.ts';
 import type { AgentReport } from '../control/api.ts';
 import type { AgentClient } from '../control/client.ts';
@@ -9,7 +8,6 @@ import { CdpError, errorAndHint } from '../errors.ts';
 import { LibvirtClient } from '../libvirt/client.ts';
 import { domainRecordSchema, type DiskRecord, type DomainRecord } from '../protection/record.ts';
 import { ImageOpener } from '../storage/opener.ts';
-import { readLibvirtSecret } from '../storage/secrets.ts';
 import { RecordStore } from '../store/record-store.ts';
 
 /** How long libvirt may take for one answer: a domain that a hook holds up must not hold up the doctor. */
@@ -86,12 +84,10 @@ export async function viewHost(options: ViewOptions): Promise<HostView> {
   const { libvirt, libvirtProblem } = await connect(config.libvirt.socket);
   const { records, recordProblems } = await readRecords(config.store);
   const disks = (await Promise.all(records.map((record) => declaredDisks(libvirt, record)))).flat();
-  const opener = new ImageOpener({
-    readSecret: (secret) => readLibvirtSecret(libvirtFrom(libvirt), secret),
-    timeoutMs: () => config.mirror.timeoutMs,
-    folder: dirname(config.socket),
-    certificates: async () => config.nbd.tlsCertDir ?? (await nbdCertificates()),
-  });
+  const opener = ImageOpener.of(
+    () => libvirtFrom(libvirt),
+    () => config,
+  );
   return { ...options, config, configProblem, libvirt, libvirtProblem, opener, disks, recordProblems };
 }
 

@@ -1,7 +1,5 @@
-import { dirname } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Config } from '../config/config.ts';
-import { nbdCertificates } from '../config/qemu-conf.ts';
 import { DECLARATION_URI, policies, type Declaration } from '../domain/declaration.ts';
 import { parseDomain } from '../domain/domain.ts';
 import { CdpError, errorText } from '../errors.ts';
@@ -30,7 +28,6 @@ import type { RecordStore } from '../store/record-store.ts';
 import { lastStart } from '../store/start-marker.ts';
 import { imageName } from '../storage/image.ts';
 import { ImageOpener } from '../storage/opener.ts';
-import { readLibvirtSecret } from '../storage/secrets.ts';
 import { onUnreadable, type HookAnswer } from './starts/hook-answer.ts';
 import { StartGuard } from './starts/start-guard.ts';
 import { StartWatch, type FailedStart } from './starts/start-watch.ts';
@@ -103,12 +100,7 @@ export class Host {
     this.#seen = seen;
     this.log = log;
     this.definitions = new Definitions(session);
-    this.opener = new ImageOpener({
-      readSecret: (secret) => readLibvirtSecret(session.client, secret),
-      timeoutMs: () => config().mirror.timeoutMs,
-      folder: dirname(config().socket),
-      certificates: async () => config().nbd.tlsCertDir ?? (await nbdCertificates()),
-    });
+    this.opener = ImageOpener.of(() => session.client, config);
     this.#starts = new StartWatch({
       session,
       log,

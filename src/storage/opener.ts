@@ -1,12 +1,22 @@
 import { randomBytes } from 'node:crypto';
 import { closeSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
+import type { Config } from '../config/config.ts';
+import { nbdCertificates } from '../config/qemu-conf.ts';
 import type { Image } from '../domain/image.ts';
+import type { LibvirtClient } from '../libvirt/client.ts';
 import { writeCephConfig } from './ceph-config.ts';
 import { kindOf } from './image.ts';
 import { secretId, type Access } from './kind.ts';
-import { secretObject, type NeededSecret, type OpenSecret, type SecretKey, type SecretReader } from './secrets.ts';
+import {
+  readLibvirtSecret,
+  secretObject,
+  type NeededSecret,
+  type OpenSecret,
+  type SecretKey,
+  type SecretReader,
+} from './secrets.ts';
 
 /** What must be at hand when an image is opened. */
 export interface Prepared {
@@ -48,6 +58,16 @@ export class ImageOpener {
     this.#timeoutMs = from.timeoutMs;
     this.#folder = from.folder;
     this.#certificates = from.certificates;
+  }
+
+  /** With the secrets of this libvirt, and what the configuration says. */
+  static of(libvirt: () => LibvirtClient, config: () => Config): ImageOpener {
+    return new ImageOpener({
+      readSecret: (secret) => readLibvirtSecret(libvirt(), secret),
+      timeoutMs: () => config().mirror.timeoutMs,
+      folder: dirname(config().socket),
+      certificates: async () => config().nbd.tlsCertDir ?? (await nbdCertificates()),
+    });
   }
 
   /**
