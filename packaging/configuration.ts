@@ -10,7 +10,7 @@ export function configurationEntries(shipped: string): ConfigurationEntry[] {
   const blocks = shipped.split('\n\n').slice(1);
   return blocks.flatMap((block) => {
     const lines = block.trim().split('\n');
-    const isKey = (line: string): boolean => /^# +[a-z_.]+ = /.test(line);
+    const isKey = (line: string): boolean => /^# +[a-z0-9_.]+ = /.test(line);
     const keys = lines.filter(isKey).map((line) => line.replace(/^# +/, '').replace(/ {2,}#.*$/, ''));
     const remarks = lines.flatMap((line) =>
       isKey(line) ? (/ {2,}# (.*)$/.exec(line)?.[1] ?? []) : line.replace(/^# ?/, ''),
