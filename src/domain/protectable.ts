@@ -113,6 +113,12 @@ function ofDriver(disk: XmlElement): Obstacle | null {
       hint: "give it one, by <driver iothread='N'>, with virsh edit",
     };
   }
+  if (attributeOf(driver, 'cache') === 'unsafe') {
+    return {
+      why: "ignores the guest's flushes (cache='unsafe'): after a power cut it would lack what its mirror has",
+      hint: "cache='none' or 'writeback', with virsh edit",
+    };
+  }
   if (attributeOf(driver, 'copy_on_read') === 'on') {
     return {
       why: "copies on read, through a node that libvirt's own jobs ask for and a failover takes away",

@@ -1,7 +1,8 @@
 import { posix } from 'node:path';
 import { pathProblem, type FileSource } from '../domain/image.ts';
 import { mountPointOf } from './mounts.ts';
-import { badUri, decoded, encodedPath, type StorageKind } from './kind.ts';
+import type { StorageKind } from './kind.ts';
+import { badUri, decoded, encodedPath } from './uri.ts';
 
 export const fileKind: StorageKind<FileSource> = {
   schemes: { file: (uri) => ({ kind: 'file', path: pathOfUri(uri) }) },

@@ -1,10 +1,11 @@
 import type { Image, ImageFormat, Source, SourceKind } from '../domain/image.ts';
 import { blockKind } from './block.ts';
 import { fileKind, isDevicePath, usablePath } from './file.ts';
-import { badUri, type StorageKind } from './kind.ts';
+import type { StorageKind } from './kind.ts';
 import { iscsiKind } from './iscsi.ts';
 import { nbdKind } from './nbd.ts';
 import { rbdKind } from './rbd.ts';
+import { badUri } from './uri.ts';
 
 /** The types of src/domain/image.ts, for those that only deal with storage. */
 export type { BlockSource, FileSource, Image, ImageFormat, NbdSource, Source, SourceKind } from '../domain/image.ts';

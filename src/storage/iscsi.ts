@@ -1,14 +1,7 @@
-import { isIPv6 } from 'node:net';
-import {
-  hostProblem,
-  iscsiDefaultPort,
-  iscsiNameProblem,
-  isLun,
-  isPort,
-  textProblem,
-  type IscsiSource,
-} from '../domain/image.ts';
-import { badUri, canonicalHost, decoded, secretId, type StorageKind } from './kind.ts';
+import { iscsiDefaultPort, iscsiNameProblem, isLun, textProblem, type IscsiSource } from '../domain/image.ts';
+import { addressPattern, canonicalHost, printAddress, readAddress } from './address.ts';
+import { secretId, type StorageKind } from './kind.ts';
+import { badUri, decoded } from './uri.ts';
 
 /**
  * URIs as QEMU's and libiscsi's, but that a password can't be in one: with a user, it is the libvirt secret of type iscsi whose
@@ -23,7 +16,7 @@ export const iscsiKind: StorageKind<IscsiSource> = {
   protocol: ({ host, port, target, lun, initiator, login }, access) => ({
     driver: 'iscsi',
     transport: 'tcp',
-    portal: portal(host, port),
+    portal: printAddress(host, port),
     target,
     lun,
     timeout: Math.max(1, Math.round(access.timeoutMs / 1000)),
@@ -35,19 +28,13 @@ export const iscsiKind: StorageKind<IscsiSource> = {
 
 const hint = 'write it as iscsi://[USER@]HOST[:PORT]/TARGET/LUN, an IPv6 address in brackets';
 
+const pattern = new RegExp(String.raw`^iscsi://(?:([^/?#@[\]]*)@)?${addressPattern}/([^/?#]+)(?:/([^/?#]*))?$`, 'i');
+
 function parse(uri: string): IscsiSource {
-  const match =
-    /^iscsi:\/\/(?:([^/?#@[\]]*)@)?(?:\[([^\]]*)\]|([^/:?#@[\]]*))(?::([^/?#]*))?\/([^/?#]+)(?:\/([^/?#]*))?$/i.exec(
-      uri,
-    );
+  const match = pattern.exec(uri);
   if (match === null) throw badUri(uri, 'it is not of the form of an iSCSI URI', hint);
-  const [, userText, address, name = '', portText, targetText = '', lunText = '0'] = match;
-  const host = address ?? name;
-  if (host === '') throw badUri(uri, 'it names no host', hint);
-  const hostIs = address !== undefined && !isIPv6(address) ? 'it is not an IPv6 address' : hostProblem(host);
-  if (hostIs !== null) throw badUri(uri, `the host '${host}' is unusable: ${hostIs}`, hint);
-  const port = portText === undefined ? iscsiDefaultPort : /^\d+$/.test(portText) ? Number(portText) : NaN;
-  if (!isPort(port)) throw badUri(uri, `the port '${portText ?? ''}' is not a number from 1 to 65535`, hint);
+  const [, userText, address, name, portText, targetText = '', lunText = '0'] = match;
+  const { host, port } = readAddress(uri, [address, name, portText], { defaultPort: iscsiDefaultPort, hint });
   const target = decoded(uri, targetText);
   const targetIs = iscsiNameProblem(target);
   if (targetIs !== null) throw badUri(uri, `the target '${target}' is unusable: ${targetIs}`, hint);
@@ -73,14 +60,6 @@ function loginOf(uri: string, userText: string | undefined, target: string): Isc
 
 function print({ host, port, target, lun, login }: IscsiSource): string {
   const user = login === null ? '' : `${encodeURIComponent(login.username)}@`;
-  const where = port === iscsiDefaultPort ? bracketed(host) : portal(host, port);
+  const where = printAddress(host, port === iscsiDefaultPort ? null : port);
   return `iscsi://${user}${where}/${encodeURIComponent(target).replaceAll('%3A', ':')}/${lun}`;
-}
-
-function portal(host: string, port: number): string {
-  return `${bracketed(host)}:${port}`;
-}
-
-function bracketed(host: string): string {
-  return host.includes(':') ? `[${host}]` : host;
 }

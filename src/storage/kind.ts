@@ -1,5 +1,3 @@
-import { isIPv6 } from 'node:net';
-import { UsageError } from '../errors.ts';
 import type { Source } from '../domain/image.ts';
 import type { NeededSecret } from './secrets.ts';
 
@@ -86,27 +84,3 @@ export type ProtocolOptions =
       'auth-client-required'?: ('cephx' | 'none')[];
       'key-secret'?: string;
     };
-
-export function badUri(uri: string, why: string, hint: string): UsageError {
-  return new UsageError({ code: 'image-uri-invalid', message: `'${uri}' can't be an image: ${why}`, hint });
-}
-
-/** Undoes percent-encoding. */
-export function decoded(uri: string, text: string): string {
-  try {
-    return decodeURIComponent(text);
-  } catch {
-    throw badUri(uri, 'a % in it does not begin an encoded character', 'write a plain % as %25');
-  }
-}
-
-/** Percent-encodes all but slashes. */
-export function encodedPath(path: string): string {
-  return path.split('/').map(encodeURIComponent).join('/');
-}
-
-/** One text for all ways to write an address, and for all of the loopback's. */
-export function canonicalHost(host: string): string {
-  const name = isIPv6(host) ? new URL(`http://[${host}]`).hostname : host.toLowerCase();
-  return name === '[::1]' || name.startsWith('127.') ? 'localhost' : name;
-}

@@ -1,7 +1,8 @@
-import { isIPv6 } from 'node:net';
-import { hostProblem, isPort, nbdDefaultPort, pathProblem, textProblem, type NbdSource } from '../domain/image.ts';
+import { nbdDefaultPort, pathProblem, textProblem, type NbdSource } from '../domain/image.ts';
+import { addressPattern, canonicalHost, printAddress, readAddress } from './address.ts';
 import { pathKey } from './file.ts';
-import { badUri, canonicalHost, decoded, encodedPath, secretId, type StorageKind } from './kind.ts';
+import { secretId, type StorageKind } from './kind.ts';
+import { badUri, decoded, encodedPath } from './uri.ts';
 
 /** URIs as in the NBD project's doc/uri.md. */
 export const nbdKind: StorageKind<NbdSource> = {
@@ -29,24 +30,15 @@ const tcpHint =
   'write it as nbd://HOST[:PORT]/EXPORT, with TLS as nbds://, an IPv6 address in brackets, special characters as %XX';
 const unixHint = 'write it as nbd+unix:///EXPORT?socket=/absolute/path, special characters as %XX';
 
+const tcpPattern = new RegExp(String.raw`^(nbds?)://${addressPattern}(?:/([^?#]*))?$`, 'i');
+
 function parseTcp(uri: string): NbdSource {
-  const match = /^(nbds?):\/\/(?:\[([^\]]*)\]|([^/:?#@[\]]*))(?::([^/?#]*))?(?:\/([^?#]*))?$/i.exec(uri);
+  const match = tcpPattern.exec(uri);
   if (match === null) throw badUri(uri, 'it is not of the form of an NBD URI', tcpHint);
-  const [, scheme = '', address, name = '', portText, exportText = ''] = match;
-  const host = address ?? name;
-  if (host === '') throw badUri(uri, 'it names no host', tcpHint);
-  const problem = address !== undefined && !isIPv6(address) ? 'it is not an IPv6 address' : hostProblem(host);
-  if (problem !== null) throw badUri(uri, `the host '${host}' is unusable: ${problem}`, tcpHint);
-  const port = portText === undefined ? nbdDefaultPort : /^\d+$/.test(portText) ? Number(portText) : NaN;
-  if (!isPort(port)) {
-    throw badUri(
-      uri,
-      `the port '${portText ?? ''}' is not a number from 1 to 65535`,
-      `leave it out for ${nbdDefaultPort}`,
-    );
-  }
+  const [, scheme = '', address, name, portText, exportText = ''] = match;
+  const at = readAddress(uri, [address, name, portText], { defaultPort: nbdDefaultPort, hint: tcpHint });
   const tls = scheme.toLowerCase() === 'nbds';
-  return { kind: 'nbd', server: { host, port, ...(tls && { tls }) }, exportName: exportNameOf(uri, exportText) };
+  return { kind: 'nbd', server: { ...at, ...(tls && { tls }) }, exportName: exportNameOf(uri, exportText) };
 }
 
 function parseUnix(uri: string): NbdSource {
@@ -78,9 +70,8 @@ function exportNameOf(uri: string, text: string): string {
 function printUri({ server, exportName }: NbdSource): string {
   const path = encodedPath(exportName);
   if ('socket' in server) return `nbd+unix:///${path}?socket=${encodedPath(server.socket)}`;
-  const host = server.host.includes(':') ? `[${server.host}]` : server.host;
-  const port = server.port === nbdDefaultPort ? '' : `:${server.port}`;
-  return `${'tls' in server ? 'nbds' : 'nbd'}://${host}${port}/${path}`;
+  const at = printAddress(server.host, server.port === nbdDefaultPort ? null : server.port);
+  return `${'tls' in server ? 'nbds' : 'nbd'}://${at}/${path}`;
 }
 
 function where(server: NbdSource['server']): string {

@@ -1,6 +1,7 @@
-import { isIPv6 } from 'node:net';
 import { rbdNameProblem, type RbdSource } from '../domain/image.ts';
-import { badUri, canonicalHost, decoded, encodedPath, secretId, type Access, type StorageKind } from './kind.ts';
+import { canonicalHost, printAddress } from './address.ts';
+import { secretId, type Access, type StorageKind } from './kind.ts';
+import { badUri, decoded, encodedPath } from './uri.ts';
 
 /** URIs are `rbd:POOL[/NAMESPACE]/IMAGE`: monitors, user and key are then those of librbd's default configuration. */
 export const rbdKind: StorageKind<RbdSource> = {
@@ -38,16 +39,11 @@ function creatableName(source: RbdSource, { cephConfig }: Access): string {
   const settings = {
     ...(login !== null && { id: login.username }),
     ...(cephConfig !== null && { conf: cephConfig }),
-    ...(hosts.length > 0 && { mon_host: hosts.map(monitor).join(',') }),
+    ...(hosts.length > 0 && { mon_host: hosts.map(({ host, port }) => printAddress(host, port)).join(',') }),
   };
   return `rbd:${path}${Object.entries(settings)
     .map(([key, value]) => `:${key}=${escaped(value)}`)
     .join('')}`;
-}
-
-function monitor({ host, port }: RbdSource['hosts'][number]): string {
-  const address = isIPv6(host) ? `[${host}]` : host;
-  return port === null ? address : `${address}:${port}`;
 }
 
 const hint =

@@ -110,6 +110,7 @@ describe('parseDomain', () => {
     vdj: null,
     vdk: [/format is 'vmdk'/, /raw and qcow2/],
     vdl: [/slice/, /./],
+    vdm: [/cache='unsafe'/, /cache='none'/],
     hda: [/on the bus 'ide'/, /bus='virtio'/],
     sda: [/is a lun that is passed through/, /device='disk'/],
     sdb: [/is a cdrom/, /other disks/],
