@@ -78,6 +78,7 @@ export function agentApi(host: Host, policies: PolicyFolder, rules: RuleKeeper, 
     domains: () => Promise.resolve(protectedDomains(host)),
     agent,
     overdueCalls: () => host.session.overdueCalls,
+    backends: () => host.backends(),
     brokenPolicyFiles: () => policies.files.filter(({ problem }) => problem !== null).length,
     followEvents: (listener) => host.events.follow(listener),
   });

@@ -1,5 +1,6 @@
 import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom-client';
 import type { AgentReport } from '../control/api.ts';
+import type { BackendReport } from '../health/backends.ts';
 import {
   diskStates,
   eventNames,
@@ -15,6 +16,8 @@ export interface MetricSources {
   agent(): AgentReport;
   /** Calls to libvirt past their deadline that it still works on. */
   overdueCalls(): number;
+  /** What the copies in use lie on. */
+  backends(): BackendReport[];
   /** Policy files that can't be used. */
   brokenPolicyFiles(): number;
   followEvents(listener: (event: ProtectionEvent) => void): () => void;
@@ -65,7 +68,11 @@ export function createMetrics(sources: MetricSources, nowMs: () => number = Date
   const dirty = gauge('disk_exposed_bytes', 'What the other copy lacks, where that is known', perDisk);
   const done = gauge('job_done_bytes', 'How far a sync or a rebuild is', [...perDisk, 'kind']);
   const total = gauge('job_total_bytes', 'How much a sync or a rebuild has to copy', [...perDisk, 'kind']);
-  const momentary = [state, current, reachable, exposed, dirty, done, total];
+  const answers = gauge('backend_answers', 'Whether a server, device or file system that copies lie on answers', [
+    'backend',
+  ]);
+  const probe = gauge('backend_probe_seconds', 'How long its last answer took, or has been waited for', ['backend']);
+  const momentary = [answers, probe, state, current, reachable, exposed, dirty, done, total];
 
   const events = counter('events_total', 'Events, by kind', ['event']);
   const failovers = counter('failovers_total', 'How often a disk went to run on its mirror alone', perDisk);
@@ -114,6 +121,10 @@ export function createMetrics(sources: MetricSources, nowMs: () => number = Date
       policies.set(sources.brokenPolicyFiles());
       unreadable.set(domains.filter(({ problem }) => problem !== undefined).length);
       for (const metric of momentary) metric.reset();
+      for (const { name, answers: does, tookMs } of sources.backends()) {
+        answers.set({ backend: name }, Number(does));
+        if (tookMs !== null) probe.set({ backend: name }, tookMs / 1000);
+      }
       for (const { domain, disks } of domains) for (const disk of disks) showDisk(domain, disk);
       return registry.metrics();
     },

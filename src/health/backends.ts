@@ -20,12 +20,25 @@ export interface BackendsParts {
   suspected: (owner: string) => void;
 }
 
+/** How the last question about a backend went, or goes. */
+export interface BackendReport {
+  /** As the kind of its storage names it: `nbd:HOST:PORT`, `mount:PATH` and the like. */
+  name: string;
+  /** Whether it has answered, or has been asked for less than the deadline. */
+  answers: boolean;
+  /** How long it took, or has lasted for; null if it was never asked. */
+  tookMs: number | null;
+}
+
 interface Backend {
   images: Map<string, { image: Image; owners: Set<string> }>;
   /** Whose turn it is. */
   next: number;
   dueAtMs: number;
   asking: boolean;
+  /** By performance.now(), of the last question. */
+  askedAtMs: number;
+  tookMs: number | null;
   /** It has answered since it is in use: a server that takes one client alone, QEMU, never does. */
   hasAnswered: boolean;
   isSilent: boolean;
@@ -81,6 +94,14 @@ export class Backends {
     return backend?.hasAnswered === true && backend.isSilent;
   }
 
+  report(): BackendReport[] {
+    return [...this.#backends].map(([name, { asking, askedAtMs, tookMs, isSilent }]) => ({
+      name,
+      answers: !isSilent,
+      tookMs: asking ? Math.max(tookMs ?? 0, performance.now() - askedAtMs) : tookMs,
+    }));
+  }
+
   close(): void {
     clearInterval(this.#timer);
   }
@@ -98,6 +119,8 @@ export class Backends {
       next: 0,
       dueAtMs: 0,
       asking: false,
+      askedAtMs: 0,
+      tookMs: null,
       hasAnswered: false,
       isSilent: false,
     };
@@ -119,14 +142,15 @@ export class Backends {
     const entry = images[backend.next++ % images.length];
     if (entry === undefined) return;
     const wasSilent = backend.isSilent;
-    const askedAtMs = performance.now();
+    backend.askedAtMs = performance.now();
     backend.asking = true;
     const late = setTimeout(() => this.#tell(backend), suspectMs);
     // A tool that is missing says nothing against the storage.
     const answered = await this.#prober.ask(entry.image).catch(() => true);
     clearTimeout(late);
     backend.asking = false;
-    const tookMs = performance.now() - askedAtMs;
+    const tookMs = performance.now() - backend.askedAtMs;
+    backend.tookMs = tookMs;
     const restMs = Math.max(this.#intervalMs(), Math.min(mostRestMs, restsPerQuestion * tookMs));
     backend.dueAtMs = Date.now() + (answered ? restMs : suspectMs);
     backend.isSilent = !answered;

@@ -5,7 +5,7 @@ import { parseDomain } from '../domain/domain.ts';
 import { CdpError, errorText } from '../errors.ts';
 import { Definitions, type Definition } from './definitions/definitions.ts';
 import { followDefinition } from './definitions/follow.ts';
-import { Backends } from '../health/backends.ts';
+import { Backends, type BackendReport } from '../health/backends.ts';
 import { FileWatch } from '../health/file-watch.ts';
 import { Prober } from '../health/prober.ts';
 import { HangWatch } from './hangs/hang-watch.ts';
@@ -290,6 +290,11 @@ export class Host {
   tell(domain: string, disk: string | null, event: EventName, detail: Record<string, unknown>): void {
     this.events.append({ time: new Date().toISOString(), domain, disk, event, from: null, to: null, detail });
     this.log.info(event, { domain, disk, ...detail });
+  }
+
+  /** How what the copies in use lie on answers. */
+  backends(): BackendReport[] {
+    return this.#backends.report();
   }
 
   async close(): Promise<void> {

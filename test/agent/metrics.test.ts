@@ -19,6 +19,11 @@ describe('the metrics', () => {
       agent: () => ({ ...new FakeAgent().self, configProblem: 'line 1' }),
       overdueCalls: () => 3,
       brokenPolicyFiles: () => 2,
+      backends: () => [
+        { name: 'nbd:storage1:10809', answers: true, tookMs: 12.5 },
+        { name: 'mount:/srv', answers: false, tookMs: 5000 },
+        { name: 'mount:/new', answers: true, tookMs: null },
+      ],
       followEvents: (listener) => {
         tell = listener;
         return () => undefined;
@@ -66,6 +71,16 @@ describe('the metrics', () => {
       `virt_cdp_disk_exposed_bytes{${labels}} 4096`,
       `virt_cdp_job_done_bytes{${labels},kind="delta-sync"} 5`,
       `virt_cdp_job_total_bytes{${labels},kind="delta-sync"} 9`,
+    ]);
+  });
+
+  it('tell how what the copies lie on answers, and how fast', async () => {
+    assert.deepEqual(await lines(createMetrics(sources), /_backend_/), [
+      'virt_cdp_backend_answers{backend="nbd:storage1:10809"} 1',
+      'virt_cdp_backend_answers{backend="mount:/srv"} 0',
+      'virt_cdp_backend_answers{backend="mount:/new"} 1',
+      'virt_cdp_backend_probe_seconds{backend="nbd:storage1:10809"} 0.0125',
+      'virt_cdp_backend_probe_seconds{backend="mount:/srv"} 5',
     ]);
   });
 
@@ -142,6 +157,7 @@ describe('docs/monitoring.md', () => {
       agent: () => new FakeAgent().self,
       overdueCalls: () => 0,
       brokenPolicyFiles: () => 0,
+      backends: () => [],
       followEvents: () => () => undefined,
     });
     const known = new Set((await metrics.text()).match(/(?<=^# TYPE )virt_cdp_[a-z_]+/gm));

@@ -96,8 +96,12 @@ describe('what copies lie on', function () {
 
       server.kill('SIGCONT');
       await waitFor('an answer', () => Promise.resolve(backends.hasAnswered(served)), patienceMs);
+      const [answered] = backends.report();
+      assert.equal(answered?.answers, true);
+      assert.ok((answered.tookMs ?? 0) > 0);
       server.kill('SIGSTOP');
       await waitFor('the silence', () => Promise.resolve(backends.isSilent(served)), patienceMs);
+      assert.equal(backends.report()[0]?.answers, false);
       server.kill('SIGCONT');
       await waitFor('an answer', () => Promise.resolve(!backends.isSilent(served)), patienceMs);
       assert.deepEqual([...new Set(told)], ['web']);
