@@ -4,6 +4,7 @@ import { agentCheck } from './checks/agent.ts';
 import { clockCheck } from './checks/clock.ts';
 import { configurationCheck } from './checks/configuration.ts';
 import { copiesCheck } from './checks/copies.ts';
+import { durabilityCheck } from './checks/durability.ts';
 import { emulatorCheck } from './checks/emulator.ts';
 import { hookCheck } from './checks/hook.ts';
 import { libvirtCheck } from './checks/libvirt.ts';
@@ -30,6 +31,7 @@ const examinations: readonly Examination[] = [
   examination(stopPolicyCheck),
   examination(permissionsCheck),
   examination(copiesCheck),
+  examination(durabilityCheck),
   examination(primariesCheck),
   examination(spaceCheck),
   examination(clockCheck),

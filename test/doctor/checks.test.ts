@@ -5,6 +5,7 @@ import { agentCheck } from '../../src/doctor/checks/agent.ts';
 import { clockCheck } from '../../src/doctor/checks/clock.ts';
 import { configurationCheck } from '../../src/doctor/checks/configuration.ts';
 import { copiesCheck } from '../../src/doctor/checks/copies.ts';
+import { durabilityCheck } from '../../src/doctor/checks/durability.ts';
 import { emulatorCheck, emulatorsIn } from '../../src/doctor/checks/emulator.ts';
 import { hookCheck } from '../../src/doctor/checks/hook.ts';
 import { libvirtCheck } from '../../src/doctor/checks/libvirt.ts';
@@ -226,6 +227,18 @@ describe('virt-cdp doctor', () => {
       finds(examine(true), 'error', /mirror of web1 vda, 'nbd:\/\/s\/x'.*refused/, /virt-cdp status web1/);
       finds(examine(false), 'warning', /mirror of web1/, /virt-cdp status web1/);
     });
+  });
+
+  describe('durability', () => {
+    const copy = { domain: 'web1', dev: 'vda', side: 'mirror', kind: 'iscsi', problem: null };
+    it('is content', () => allWell(durabilityCheck.examine([copy] as never)));
+    it('finds a copy whose storage may lose what it has acknowledged', () =>
+      finds(
+        durabilityCheck.examine([copy, { ...copy, problem: 'the LUN has a write cache' }] as never),
+        'warning',
+        /mirror of web1 vda: the LUN has a write cache/,
+        /off at its target/,
+      ));
   });
 
   describe('permissions', () => {
