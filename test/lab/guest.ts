@@ -34,12 +34,16 @@ export class Guest {
     await this.witness.waitReady(60_000, boots + 1);
   }
 
+  async pressPowerButton(): Promise<void> {
+    await this.#libvirtd.mustVirsh('shutdown', this.name);
+  }
+
   /**
    * Presses the power button; returns when the domain is off. QEMU 7.2 may sleep through libvirt's SIGTERM, which comes
    * while it drains the disks of the guest that has powered off (seen in 1 of 8 with I/O threads); a QMP command wakes it.
    */
   async shutdown(): Promise<void> {
-    await this.#libvirtd.mustVirsh('shutdown', this.name);
+    await this.pressPowerButton();
     await this.witness.waitStopped(30_000);
     await waitFor(
       `domain ${this.name} to be shut off`,

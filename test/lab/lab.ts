@@ -69,7 +69,7 @@ export class Lab {
   /** An NBD server, on a unix socket unless told otherwise, of a new image unless a file is given. */
   async nbd(options: LabNbd): Promise<NbdServer> {
     const { name, sizeBytes = defaultSizeBytes, format = 'raw', ...rest } = options;
-    const file = options.file ?? (await createImage(this.path(`${name}.img`), format, sizeBytes));
+    const file = options.file ?? options.folder ?? (await createImage(this.path(`${name}.img`), format, sizeBytes));
     const scratch = join(this.root, 'nbd');
     const server = await NbdServer.start({
       exportName: name,

@@ -15,6 +15,8 @@ export async function createImage(path: string, format: 'raw' | 'qcow2', sizeByt
 export interface NbdOptions {
   /** The file that is served, as raw bytes: a client that wants qcow2 says so itself. */
   file: string;
+  /** Served instead: each file in it is an export of its name. */
+  folder?: string;
   exportName: string;
   /** A folder for the log and the files that trigger errors. */
   scratch: string;
@@ -30,6 +32,8 @@ export interface NbdOptions {
   certificates?: string;
   /** Every read takes this much longer. */
   readDelayMs?: number;
+  /** Every request is written down there, as nbdkit-log-filter(1) does. */
+  logFile?: string;
   /** Writes reach the file only by a flush, or with FUA: a server that is killed loses the others, though they were acknowledged. */
   volatileCache?: boolean;
 }
@@ -104,21 +108,23 @@ export class NbdServer {
   }
 
   #behaviour(): string[] {
-    const { writeDelayMs, readDelayMs, volatileCache = false, writeError = 'EIO' } = this.#options;
+    const { writeDelayMs, readDelayMs, volatileCache = false, writeError = 'EIO', logFile, folder } = this.#options;
     const broken = (operation: string, trigger: string, error = 'EIO'): string[] => [
       `error-${operation}=${error}`,
       `error-${operation}-rate=100%`,
       `error-${operation}-file=${trigger}`,
     ];
     return [
+      ...(logFile === undefined ? [] : ['--filter=log']),
       '--filter=error',
       ...(writeDelayMs === undefined && readDelayMs === undefined ? [] : ['--filter=delay']),
       ...(volatileCache ? ['--filter=cache'] : []),
       'file',
-      this.file,
+      folder === undefined ? this.file : `dir=${folder}`,
       ...(volatileCache ? ['cache=writeback', 'cache-min-block-size=4096'] : []),
       ...['pread', 'extents', 'cache'].flatMap((operation) => broken(operation, this.#failReads)),
       ...['pwrite', 'trim', 'zero'].flatMap((operation) => broken(operation, this.#failWrites, writeError)),
+      ...(logFile === undefined ? [] : [`logfile=${logFile}`]),
       ...(writeDelayMs === undefined ? [] : [`wdelay=${writeDelayMs}ms`]),
       ...(readDelayMs === undefined ? [] : [`rdelay=${readDelayMs}ms`]),
     ];

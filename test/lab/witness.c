@@ -13,6 +13,12 @@
  * only)  witness.rate=N (records a second and disk; 0: as fast as it goes)  witness.start_delay_ms=N  witness.ordered=1
  * (record n goes to the second disk, at the same block, only when the first has acknowledged it).
  *
+ * With witness.bench=MS it writes no records. At each press of the power button each disk in turn bears each load for MS
+ * milliseconds, and stays whole no longer:
+ *
+ *   LOAD dev name operations microseconds median p95       what it did in how long; latencies in microseconds
+ *   LOADS DONE
+ *
  * Each boot writes another sequence of blocks, which seed and epoch determine. The record's layout is read again by record.ts.
  */
 #define _GNU_SOURCE
@@ -241,9 +247,9 @@ static bool open_disk(const char *dev, uint64_t limit)
 /** Returns when somebody presses the ACPI power button (virsh shutdown). */
 static void wait_for_power_button(void)
 {
-	struct pollfd inputs[8];
-	unsigned count = 0;
-	for (int i = 0; i < 8; i++) {
+	static struct pollfd inputs[8];
+	static unsigned count;
+	for (int i = count == 0 ? 0 : 8; i < 8; i++) {
 		char path[32];
 		snprintf(path, sizeof path, "/dev/input/event%d", i);
 		int fd = open(path, O_RDONLY);
@@ -259,6 +265,87 @@ static void wait_for_power_button(void)
 			    event.type == EV_KEY && event.code == KEY_POWER && event.value == 1)
 				return;
 		}
+	}
+}
+
+/** How a disk is written to when it is measured. */
+struct load {
+	const char *name;
+	size_t size;
+	unsigned depth;
+	bool durable; /* fdatasync after each write */
+	bool sequential;
+};
+
+static const struct load loads[] = {
+	{ "4k-sync", 4096, 1, true, false },
+	{ "4k-depth-32", 4096, 32, false, false },
+	{ "1m-sequential", 1 << 20, 1, false, true },
+};
+
+#define MAX_LATENCIES 65536
+
+struct bearing {
+	struct disk *disk;
+	const struct load *load;
+	uint64_t until;
+	atomic_ulong next;
+	atomic_ulong count;
+	uint32_t latencies[MAX_LATENCIES];
+};
+
+static void *bear_load(void *argument)
+{
+	struct bearing *b = argument;
+	const struct load *load = b->load;
+	uint64_t state = seed ^ micros(CLOCK_MONOTONIC) ^ (uint64_t)pthread_self();
+	uint64_t slots = b->disk->blocks * RECORD_SIZE / load->size;
+	uint64_t *data = aligned_alloc(RECORD_SIZE, load->size);
+	for (size_t i = 0; i < load->size / sizeof *data; i++)
+		data[i] = random_next(&state);
+	for (uint64_t began; (began = micros(CLOCK_MONOTONIC)) < b->until;) {
+		uint64_t slot = load->sequential ? atomic_fetch_add(&b->next, 1) : random_next(&state);
+		if (pwrite(b->disk->fd, data, load->size, slot % slots * load->size) != (ssize_t)load->size ||
+		    (load->durable && fdatasync(b->disk->fd) != 0))
+			say("ERR %s 0 %d\n", b->disk->dev, errno);
+		b->latencies[atomic_fetch_add(&b->count, 1) % MAX_LATENCIES] = micros(CLOCK_MONOTONIC) - began;
+	}
+	free(data);
+	return NULL;
+}
+
+static int by_size(const void *a, const void *b)
+{
+	uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+	return (x > y) - (x < y);
+}
+
+static void measure(struct disk *d, const struct load *load, uint64_t ms)
+{
+	static struct bearing bearing;
+	pthread_t threads[MAX_DEPTH];
+	uint64_t began = micros(CLOCK_MONOTONIC);
+	bearing = (struct bearing){ .disk = d, .load = load, .until = began + ms * 1000 };
+	for (unsigned i = 0; i < load->depth; i++)
+		pthread_create(&threads[i], NULL, bear_load, &bearing);
+	for (unsigned i = 0; i < load->depth; i++)
+		pthread_join(threads[i], NULL);
+	uint64_t took = micros(CLOCK_MONOTONIC) - began;
+	fdatasync(d->fd); /* what it left behind is not the next one's burden */
+	size_t kept = bearing.count < MAX_LATENCIES ? bearing.count : MAX_LATENCIES;
+	qsort(bearing.latencies, kept, sizeof *bearing.latencies, by_size);
+	say("LOAD %s %s %lu %lu %u %u\n", d->dev, load->name, (uint64_t)bearing.count, took, bearing.latencies[kept / 2],
+	    bearing.latencies[kept * 95 / 100]);
+}
+
+static void measure_at_each_press(uint64_t ms)
+{
+	for (;;) {
+		wait_for_power_button();
+		for (unsigned l = 0; l < sizeof loads / sizeof *loads; l++)
+			for (unsigned d = 0; d < disk_count; d++)
+				measure(&disks[d], &loads[l], ms);
+		say("LOADS DONE\n");
 	}
 }
 
@@ -287,6 +374,8 @@ int main(void)
 
 	/* The empty line ends whatever the last boot was writing when it was reset. */
 	say("\nWITNESS READY epoch=%lu seed=%lu disks=%s depth=%lu\n", epoch, seed, wanted ? option("disks") : "vda", depth);
+	if (number("bench", 0))
+		measure_at_each_press(number("bench", 0));
 	sleep_micros(number("start_delay_ms", 0) * 1000);
 
 	bool ordered = number("ordered", 0);

@@ -1,0 +1,64 @@
+import { randomFillSync } from 'node:crypto';
+import { closeSync, openSync, writeSync } from 'node:fs';
+import { must } from '../../lab/run.ts';
+import type { Bench } from '../bench.ts';
+import { row } from '../figures.ts';
+import { Stage } from '../stage.ts';
+
+/** A full sync of a running, idle guest's disk, against qemu-img convert of the same image onto another such server. */
+export const fullSync: Bench = {
+  name: 'full-sync',
+  run: ({ quick }) =>
+    Stage.with(async (stage) => {
+      const sizeMiB = quick ? 64 : 1024;
+      const sizeBytes = sizeMiB << 20;
+      const primary = await stage.nbd({ name: 'primary', sizeBytes });
+      const mirror = await stage.nbd({ name: 'mirror', sizeBytes });
+      const other = await stage.nbd({ name: 'other', sizeBytes });
+      fillAtRandom(primary.file, sizeMiB);
+      await stage.lab.domain({
+        name: 'web1',
+        cmdline: 'witness.bench=1',
+        disks: [{ dev: 'vda', bus: 'virtio', image: { format: 'raw', nbd: primary.address } }],
+      });
+      await stage.protect('web1', 'vda', mirror.uri);
+      await convert(primary.uri, other.uri);
+      const [syncs, converts] = [[], []] as [number[], number[]];
+      for (let round = 0; round < (quick ? 2 : 7); round++) {
+        converts.push(await timed(() => convert(primary.uri, other.uri)));
+        const since = await stage.lastEvent();
+        syncs.push(
+          await timed(async () => {
+            await stage.client.act('web1', 'resync', { full: true });
+            await stage.eventAfter(since, 'web1', 'protected');
+          }),
+        );
+      }
+      return [
+        row('full-sync', {
+          what: `full sync of ${sizeMiB} MiB, from the command to protected`,
+          unit: 's',
+          values: syncs,
+          against: 'qemu-img convert -n -t none',
+          bases: converts,
+          aim: { text: '<= 1.15', met: ({ ratio }) => ratio.median <= 1.15 },
+        }),
+      ];
+    }),
+};
+
+const convert = (from: string, to: string): Promise<string> =>
+  must('qemu-img', 'convert', '-n', '-t', 'none', '-f', 'raw', '-O', 'raw', from, to);
+
+async function timed(deed: () => Promise<unknown>): Promise<number> {
+  const beganMs = performance.now();
+  await deed();
+  return (performance.now() - beganMs) / 1000;
+}
+
+function fillAtRandom(path: string, sizeMiB: number): void {
+  const chunk = Buffer.alloc(1 << 20);
+  const file = openSync(path, 'r+');
+  for (let index = 0; index < sizeMiB; index++) writeSync(file, randomFillSync(chunk), 0, chunk.length, index << 20);
+  closeSync(file);
+}
