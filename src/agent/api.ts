@@ -2,7 +2,7 @@ import type { Action, ActionArguments, AgentApi, AgentReport, ArrivalMessages } 
 import { CdpError, UsageError } from '../errors.ts';
 import { LibvirtError } from '../libvirt/errors.ts';
 import type { Host } from '../protection/host.ts';
-import type { DomainStatus } from '../protection/model.ts';
+import type { DiskVerdict, DomainStatus } from '../protection/model.ts';
 import { failover, hold, rebuild, release, resync } from '../protection/requests/moves.ts';
 import { protect } from '../protection/requests/protect.ts';
 import type { Protector } from '../protection/protector.ts';
@@ -10,6 +10,7 @@ import type { PolicyFolder } from '../protection/rules/policy-folder.ts';
 import type { RuleKeeper } from '../protection/rules/rule-keeper.ts';
 import { migrate } from './migrate.ts';
 import { start } from '../protection/requests/start.ts';
+import { verify } from '../protection/requests/verify.ts';
 import { unprotect } from '../protection/requests/unprotect.ts';
 import { createMetrics } from './metrics.ts';
 
@@ -18,6 +19,7 @@ interface Outcome {
   protector: Protector;
   message: string;
   warnings: string[];
+  verdicts?: DiskVerdict[];
 }
 
 type Carriers = { [A in Action]: (host: Host, name: string, args: ActionArguments[A]) => Promise<Outcome> };
@@ -38,6 +40,14 @@ const carriers: Carriers = {
   rebuild: onProtected(rebuild, (name) => `${name}'s rebuild has begun`),
   resync: onProtected(resync, (name) => `${name} is being brought up to date`),
   start: onProtected(start, (name) => `${name} is started`),
+  verify: async (host, name, args) => {
+    const protector = await protectorNamed(host, name);
+    await host.looked(protector.record.uuid);
+    const verdicts = await verify(protector, args, host);
+    const differ = verdicts.some(({ differences }) => differences.length > 0);
+    const message = `${protector.record.name}: the copies ${differ ? 'differ' : 'are identical'}`;
+    return { protector, message, warnings: [], verdicts };
+  },
   migrate: async (host, name, args) => {
     const protector = await protectorNamed(host, name);
     await host.looked(protector.record.uuid);
@@ -93,8 +103,9 @@ export function agentApi(host: Host, policies: PolicyFolder, rules: RuleKeeper, 
     act: async (name, action, args) => {
       await host.reached();
       if (action === 'unprotect') await requireNoRule(host, policies, name);
-      const { protector, message, warnings } = await carriers[action](host, name, args).catch(tellLibvirts);
-      return { message, warnings, status: protector.record.disks.length > 0 ? protector.status() : null };
+      const { protector, message, warnings, verdicts } = await carriers[action](host, name, args).catch(tellLibvirts);
+      const status = protector.record.disks.length > 0 ? protector.status() : null;
+      return { message, warnings, status, ...(verdicts !== undefined && { verdicts }) };
     },
     policies: () => ({ folder: policies.folder, files: policies.files, refusals: rules.refusals }),
     hook: ({ operation, domainXml }) => host.answerHook(operation, domainXml),

@@ -13,6 +13,7 @@ import { resync } from './commands/resync.ts';
 import { start } from './commands/start.ts';
 import { status } from './commands/status.ts';
 import { unprotect } from './commands/unprotect.ts';
+import { verify } from './commands/verify.ts';
 
 /** Every command, in the order in which --help lists them. */
 export const commands: readonly Command[] = [
@@ -26,6 +27,7 @@ export const commands: readonly Command[] = [
   rebuild,
   resync,
   migrate,
+  verify,
   start,
   events,
   installHook,

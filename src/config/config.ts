@@ -39,6 +39,8 @@ export interface Config {
   metrics: { listen: { host: string; port: number } | null };
   /** Who is told of changes of state: a program by its arguments, a server by its URL. */
   notify: { exec: [string, ...string[]] | null; webhook: string | null; deadlineMs: number };
+  /** The folder in which a verify keeps what the guest overwrites meanwhile. */
+  verify: { scratch: string };
 }
 
 const path = z.string().regex(/^\/[^\0]*$/, 'must be an absolute path');
@@ -82,6 +84,7 @@ const fileSchema = z.strictObject({
       deadline_ms: millisecondsUpTo(600_000).default(10_000),
     })
     .prefault({}),
+  verify: z.strictObject({ scratch: path.default('/var/tmp') }).prefault({}),
 });
 
 /** `folder` is the configuration file's, below which the policy files are unless they are elsewhere. */
@@ -104,6 +107,7 @@ const schemaIn = (folder: string): z.ZodType<Config> =>
       rebuild,
       metrics,
       notify,
+      verify,
     }): Config => ({
       libvirt: { socket: libvirt.socket ?? defaultLibvirtSocket() },
       store,
@@ -121,6 +125,7 @@ const schemaIn = (folder: string): z.ZodType<Config> =>
       rebuild,
       metrics: { listen: metrics.listen ?? null },
       notify: { exec: notify.exec ?? null, webhook: notify.webhook ?? null, deadlineMs: notify.deadline_ms },
+      verify,
     }),
   );
 

@@ -1,6 +1,6 @@
 import type { HookAnswer } from '../protection/starts/hook-answer.ts';
 import type { Policy } from '../domain/declaration.ts';
-import type { DomainStatus, ProtectionEvent } from '../protection/model.ts';
+import type { DiskVerdict, DomainStatus, ProtectionEvent } from '../protection/model.ts';
 import type { DomainRecord } from '../protection/record.ts';
 
 /** A domain by name, UUID or id, as in virsh. */
@@ -42,6 +42,8 @@ export interface ActionArguments {
     /** More options of `virsh migrate`. */
     options?: string[];
   };
+  /** Bytes per second of each copy; 0 is unlimited. `repair`: copy what differs from the primary onto the mirror. */
+  verify: { disk?: string; maxBytesPerS?: number; repair?: boolean };
 }
 
 export type Action = keyof ActionArguments;
@@ -52,6 +54,8 @@ export interface ActionResult {
   /** Things the user should know though the action was taken, e.g. that protection begins at the next start. */
   warnings: string[];
   status: DomainStatus | null;
+  /** What a verify found, a disk each; of no other action. */
+  verdicts?: DiskVerdict[];
 }
 
 /** What libvirt's hook tells the agent, which answers from memory. */

@@ -38,6 +38,8 @@ const actionMs = 60_000;
 const pauseMs = 2 * 3_600_000;
 /** And a migration. */
 export const migrationMs = 24 * 3_600_000;
+/** A verify is answered with what it found: large disks take days at a low speed. */
+const verifyMs = 14 * 24 * 3_600_000;
 
 export interface ClientOptions {
   socketPath: string;
@@ -80,7 +82,8 @@ export class AgentClient {
       const message = `cannot ${action} ${name}: ${problems(checked.error)}`;
       throw new UsageError({ code: 'bad-request', message });
     }
-    const deadlineMs = action === 'migrate' ? migrationMs : 'stopPolicyBy' in args ? pauseMs : actionMs;
+    const deadlineMs =
+      action === 'migrate' ? migrationMs : action === 'verify' ? verifyMs : 'stopPolicyBy' in args ? pauseMs : actionMs;
     return this.call(actionResultSchema, 'POST', `/v1/domains/${segment(name)}/${action}`, deadlineMs, args);
   }
 

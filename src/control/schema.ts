@@ -4,7 +4,14 @@
  * uses are in api.ts and ../protection/model.ts; the types at the end fail to compile if the two ever differ.
  */
 import { z } from 'zod';
-import type { CopyStatus, DiskStatus, DomainStatus, JobStatus, ProtectionEvent } from '../protection/model.ts';
+import type {
+  CopyStatus,
+  DiskStatus,
+  DiskVerdict,
+  DomainStatus,
+  JobStatus,
+  ProtectionEvent,
+} from '../protection/model.ts';
 import { engines } from '../graph/engine.ts';
 import { diskStates, eventNames, guarantees } from '../protection/model.ts';
 import { domainRecordSchema } from '../protection/record.ts';
@@ -33,7 +40,7 @@ export const copyStatusSchema = z.strictObject({
 });
 
 export const jobStatusSchema = z.strictObject({
-  kind: z.enum(['full-sync', 'delta-sync', 'rebuild']),
+  kind: z.enum(['full-sync', 'delta-sync', 'rebuild', 'verify']),
   done: bytes,
   total: bytes,
 });
@@ -123,12 +130,29 @@ export const actionArgumentsSchemas = {
     unprotected: z.boolean().exactOptional(),
     options: z.array(z.string()).exactOptional(),
   }),
+  verify: z.strictObject({
+    disk: disk.exactOptional(),
+    maxBytesPerS: bytes.exactOptional(),
+    repair: z.boolean().exactOptional(),
+  }),
 } as const satisfies Record<Action, z.ZodType>;
+
+export const diskVerdictSchema = z.strictObject({
+  dev: z.string(),
+  asOf: isoTime,
+  comparedBytes: bytes,
+  differences: z.array(z.strictObject({ offset: bytes, length: bytes })),
+  differingBytes: bytes,
+  unsettledBytes: bytes,
+  complete: z.boolean(),
+  repairing: z.boolean(),
+});
 
 export const actionResultSchema = z.strictObject({
   message: z.string(),
   warnings: z.array(z.string()),
   status: domainStatusSchema.nullable(),
+  verdicts: z.array(diskVerdictSchema).exactOptional(),
 });
 
 const ticket = z.string().min(1);
@@ -215,6 +239,7 @@ export type SchemasMatchInterfaces = [
   Assert<Same<z.infer<typeof diskStatusSchema>, DiskStatus>>,
   Assert<Same<z.infer<typeof domainStatusSchema>, DomainStatus>>,
   Assert<Same<z.infer<typeof protectionEventSchema>, ProtectionEvent>>,
+  Assert<Same<z.infer<typeof diskVerdictSchema>, DiskVerdict>>,
   Assert<Same<z.infer<typeof actionResultSchema>, ActionResult>>,
   Assert<Same<z.infer<typeof hookBodySchema>, Omit<HookCall, 'operation'>>>,
   Assert<Same<z.infer<typeof hookAnswerSchema>, HookAnswer>>,
@@ -231,6 +256,7 @@ export type SchemasMatchInterfaces = [
   Assert<Same<ArgumentsOf<'migrate'>, ActionArguments['migrate']>>,
   Assert<Same<z.infer<(typeof arrivalSchemas)['expect']>, ArrivalMessages['expect']>>,
   Assert<Same<z.infer<(typeof arrivalSchemas)['handOver']>, ArrivalMessages['handOver']>>,
+  Assert<Same<ArgumentsOf<'verify'>, ActionArguments['verify']>>,
   Assert<Same<ArgumentsOf<'hold'>, ActionArguments['hold']>>,
   Assert<Same<ArgumentsOf<'release'>, ActionArguments['release']>>,
 ];

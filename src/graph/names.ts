@@ -46,6 +46,38 @@ export function connectionPrefix(dev: string): string {
   return `cdp-${dev}-socket-`;
 }
 
+/** What an instant of both copies consists of, while it is compared. */
+export interface InstantNames {
+  primary: InstantSide;
+  mirror: InstantSide;
+  /** Begins the names of its bitmaps: what was written since an instant. */
+  bitmapPrefix: string;
+  /** An idle null node on which a bitmap is made that marks what differs. */
+  marks: string;
+}
+
+export interface InstantSide {
+  /** The job that keeps what is overwritten, its filter node, and the export of the copy as it was. */
+  job: string;
+  overlay: string;
+  overlayFile: string;
+}
+
+export function instantNames(dev: string): InstantNames {
+  // QEMU's names of nodes have at most 31 characters.
+  const side = (copy: string): InstantSide => ({
+    job: `cdp-${dev}-verify-${copy}`,
+    overlay: `cdp-${dev}-overlay-${copy}`,
+    overlayFile: `cdp-${dev}-scratch-${copy}`,
+  });
+  return {
+    primary: side('primary'),
+    mirror: side('mirror'),
+    bitmapPrefix: `cdp-verify-${dev}-`,
+    marks: `cdp-${dev}-verify-marks`,
+  };
+}
+
 /** An idle node that exists while a pause of the domain is ours, so that a restarted agent knows whom to resume. */
 export const surgeryMark = 'cdp-surgery';
 

@@ -133,6 +133,11 @@ export class NodeGraph {
     return this.#reachable(name, chainEdges);
   }
 
+  /** A bitmap of this prefix is on the node, recording or not. */
+  hasBitmap(node: string, prefix: string): boolean {
+    return (this.#byName.get(node)?.bitmaps ?? []).some(({ name }) => name?.startsWith(prefix) === true);
+  }
+
   #reachable(name: string, edges?: Set<string>): string[] {
     const found = [name];
     for (const at of found) {

@@ -1,6 +1,6 @@
 import type { BlockDevice, BlockGraph, BlockJob, BlockNode } from '../qmp/commands.ts';
 import type { Monitor } from '../qmp/monitor.ts';
-import { connectionPrefix, diskNames, epochPrefix, surgeryMark, trackPrefix } from './names.ts';
+import { connectionPrefix, diskNames, epochPrefix, instantNames, surgeryMark, trackPrefix } from './names.ts';
 import type { Engine } from './engine.ts';
 import { describeNodes } from './describe-nodes.ts';
 import { NodeGraph } from './node-graph.ts';
@@ -56,6 +56,8 @@ export interface DiskGraph {
   syncJob: BlockJob | null;
   /** Somebody else's block job on this disk: libvirt's copy during a rebuild, or a stranger's. */
   otherJob: BlockJob | null;
+  /** Something of an instant of both copies is there; the other parts of this view are as if it were not. */
+  instant: boolean;
 }
 
 export interface PrimaryNodes {
@@ -160,7 +162,11 @@ function viewDisk(
   const libvirtDescent = libvirtTop === undefined ? [] : graph.descent(graph.topAbove(libvirtTop));
   const layers = libvirtDescent.slice(0, Math.max(0, libvirtDescent.indexOf(names.mirror)));
   const layout = layoutOf(graph, root, names.pair, names.mirror, names.park);
-  const primaryChild = graph.children(names.pair).find((child) => child !== names.mirror);
+  const instant = instantNames(dev);
+  const primaryChild = graph
+    .children(names.pair)
+    .map((child) => graph.without(instant.mirror.job, graph.without(instant.primary.job, child)))
+    .find((child) => child !== names.mirror);
   const primaryTop =
     primaryChild ??
     (layout === 'primary'
@@ -170,6 +176,7 @@ function viewDisk(
         : undefined);
   const primary = primaryTop === undefined ? null : primaryNodes(graph, primaryTop);
   const jobNames = graph.jobsOn([root, ...(primary?.chain ?? []), ...layers]);
+  const ownJobs = [names.syncJob, names.flushJob, names.readJob, names.pairJob, instant.primary.job, instant.mirror.job];
   return {
     qdev: device.qdev,
     root,
@@ -188,11 +195,10 @@ function viewDisk(
       ...graph.bitmaps(names.mirror, trackPrefix).map((bitmap) => ({ ...bitmap, on: 'mirror' as const })),
     ],
     syncJob: jobs.find(({ device }) => device === names.syncJob) ?? null,
-    otherJob:
-      jobs.find(
-        ({ device }) =>
-          ![names.syncJob, names.flushJob, names.readJob, names.pairJob].includes(device) && jobNames.includes(device),
-      ) ?? null,
+    otherJob: jobs.find(({ device }) => !ownJobs.includes(device) && jobNames.includes(device)) ?? null,
+    instant:
+      [instant.primary.overlayFile, instant.mirror.overlayFile, instant.marks].some((name) => graph.has(name)) ||
+      (primary !== null && graph.hasBitmap(primary.data, instant.bitmapPrefix)),
   };
 }
 

@@ -1,6 +1,7 @@
 import type { Side } from './model.ts';
 import type { GoneFile, Hang, Health, Identity } from './observation.ts';
 import type { DiskRecord } from './record.ts';
+import type { Verification } from './verification.ts';
 
 const firstRetryMs = 500;
 const lastRetryMs = 30_000;
@@ -26,6 +27,8 @@ export class DiskMemory {
   deltaPasses = 0;
   /** What is weak about the storage of the copies. */
   storageRemark: string | undefined;
+  /** The verify that is under way. */
+  verification: Verification | null = null;
   /** Why the last attempt to get on failed; null after a success. */
   trouble: string | null = null;
   /** The device's count of finished flushes when an epoch had begun. */

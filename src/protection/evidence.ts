@@ -1,4 +1,4 @@
-import { diskNames } from '../graph/names.ts';
+import { diskNames, instantNames } from '../graph/names.ts';
 import type { QmpEvent } from '../qmp/monitor.ts';
 import type { Side } from './model.ts';
 import type { DiskObservation, Health } from './observation.ts';
@@ -21,7 +21,7 @@ export function damageReport(event: QmpEvent, disk: DiskObservation): Report | n
  */
 function reportOfQuorum({ data }: QmpEvent, disk: DiskObservation): Report | null {
   const node = data['node-name'];
-  const side = sideOf(node, disk);
+  const side = sideOf(node, disk) ?? (data['type'] === 'write' ? null : verifiedSide(node, disk));
   if (side === null) return null;
   const error = typeof data['error'] === 'string' ? data['error'] : 'its data differ';
   return {
@@ -64,6 +64,15 @@ export function stoppedDisk({ data }: QmpEvent, disks: DiskObservation[]): strin
  * that was acknowledged; the mirror is brought up to date by its epochs.
  */
 export const resetDamage: Failed = { is: 'failed', why: 'the guest was reset', noSpace: false };
+
+/**
+ * During a verify a copy is under a job's filter. A write that fails there may have found the scratch folder full; reads and flushes go
+ * through to the copy alone (QEMU, block/copy-before-write.c: cbw_co_preadv, cbw_co_flush).
+ */
+function verifiedSide(node: unknown, { record: { dev } }: DiskObservation): Side | null {
+  const { primary, mirror } = instantNames(dev);
+  return node === primary.job ? 'primary' : node === mirror.job ? 'mirror' : null;
+}
 
 function sideOf(node: unknown, { graph, record }: DiskObservation): Side | null {
   if (node === diskNames(record.dev).mirror) return 'mirror';

@@ -1,7 +1,8 @@
 import type { Image } from '../domain/image.ts';
-import { errorText } from '../errors.ts';
+import { CdpError, errorText } from '../errors.ts';
 import { addBitmap, removeBitmap } from '../graph/bitmaps.ts';
 import { compose, dissolve } from '../graph/engine.ts';
+import { dropInstant, markInEpoch, takeInstant } from '../graph/instant.ts';
 import { diskNames, epochName } from '../graph/names.ts';
 import { endRead, readNode } from '../graph/read.ts';
 import {
@@ -143,6 +144,7 @@ const executors: Executors = {
     memoryOf(dev).closed('primary');
   },
   closeOrphans: async ({ live, memoryOf }, { dev, nodes }) => {
+    await dropInstant(live.monitor, dev);
     await cancelSync(live.monitor, diskNames(dev).syncJob);
     await cancelSync(live.monitor, diskNames(dev).readJob);
     await cancelSync(live.monitor, diskNames(dev).pairJob);
@@ -203,6 +205,26 @@ const executors: Executors = {
     const why = await ask(bench, copy);
     if (why !== null) throw new Error(why);
   },
+  takeInstant: async ({ live, memoryOf }, { dev, ...of }) => {
+    const { verification } = memoryOf(dev);
+    if (verification === null) return;
+    try {
+      verification.taken(await takeInstant(live.monitor, { dev, ...of }, verification.scratch, verification.instants));
+    } catch (error) {
+      // It is the verify that fails, not the protection; what there is of the instant is taken away next.
+      verification.stop(error as Error);
+    }
+  },
+  endInstant: async ({ live, memoryOf, note }, { dev, why }) => {
+    const { verification } = memoryOf(dev);
+    if (why !== null) verification?.stop(verifyStopped(dev, why));
+    await dropInstant(live.monitor, dev);
+    if (verification === null) note('verify-failed', dev, { why: 'the agent ended while it ran' });
+  },
+  markDiffering: async ({ live, memoryOf }, { dev, sizeBytes, epochs, extents }) => {
+    await markInEpoch(live.monitor, { dev, pair: diskNames(dev).pair, epochs, sizeBytes }, extents);
+    memoryOf(dev).verification?.marked();
+  },
   buildLayers: ({ live }, { dev, names }) => buildLayers(live.monitor, dev, names),
   startCopy: async ({ live, memoryOf, maxBytesPerS }, { dev, to, whileStopped }) => {
     memoryOf(dev).copyFailed = null;
@@ -244,6 +266,15 @@ export async function execute(step: Step, bench: Workbench): Promise<void> {
 }
 
 const reconnectedText = 'its server was away, and may have lost what it had not flushed';
+
+/** Of a verify that was given up, because the protection goes first. */
+export function verifyStopped(dev: string, why: string): CdpError {
+  return new CdpError({
+    code: 'verify-stopped',
+    message: `the verify of ${dev} was given up: ${why}`,
+    hint: 'verify again when the disk is protected: virt-cdp status',
+  });
+}
 
 /** Why a copy does not answer; null if it does. */
 async function ask(bench: Workbench, { dev, side, image, node }: StepArguments['probe']): Promise<string | null> {

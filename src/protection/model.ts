@@ -35,11 +35,29 @@ export interface CopyStatus {
 }
 
 export interface JobStatus {
-  kind: 'full-sync' | 'delta-sync' | 'rebuild';
+  kind: 'full-sync' | 'delta-sync' | 'rebuild' | 'verify';
   /** Bytes. */
   done: number;
   /** Bytes. */
   total: number;
+}
+
+/** What a verify of a disk's two copies found. */
+export interface DiskVerdict {
+  dev: string;
+  /** ISO time of the instant that was compared. */
+  asOf: string;
+  /** Bytes. */
+  comparedBytes: number;
+  /** Where the copies differ, in blocks of 64 KiB; bytes. */
+  differences: { offset: number; length: number }[];
+  differingBytes: number;
+  /** What differed each time, and was written each time in between: it may be a guest's way to use its memory. */
+  unsettledBytes: number;
+  /** False if so much differs that it was not compared to the end. */
+  complete: boolean;
+  /** What differs is being copied from the primary onto the mirror. */
+  repairing: boolean;
 }
 
 export interface DiskStatus {
@@ -132,6 +150,8 @@ export const eventNames = [
   'saved',
   'restored',
   'restore-failed',
+  'verified',
+  'verify-failed',
 ] as const;
 
 export type EventName = (typeof eventNames)[number];

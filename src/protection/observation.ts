@@ -3,6 +3,7 @@ import type { Engine } from '../graph/engine.ts';
 import type { DiskGraph } from '../graph/view.ts';
 import type { Side } from './model.ts';
 import type { DiskRecord, DomainRecord } from './record.ts';
+import type { VerifyView } from './verification.ts';
 
 /** All that the planner may know: one look at one running domain. */
 export interface Observation {
@@ -66,6 +67,7 @@ export interface DiskObservation {
   mayRetry: boolean;
   /** Delta passes since the last outage. */
   deltaPasses: number;
+  verify: VerifyView;
   /** The newest epoch is old enough for a new one, and which older ones every copy has flushed since. */
   epochs: { rotate: boolean; flushed: string[] };
 }

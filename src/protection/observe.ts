@@ -82,6 +82,7 @@ export async function observe(
         copyFailed: memory.copyFailed,
         mayRetry: memory.retryInMs === 0,
         deltaPasses: memory.deltaPasses,
+        verify: memory.verification?.view ?? { is: 'none' },
         epochs: graph?.pair
           ? await viewEpochs(live.monitor, graph, graph.pair, memory)
           : { rotate: false, flushed: [] },

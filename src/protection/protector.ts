@@ -11,7 +11,7 @@ import { currentPairs, stoppedReason, withStop } from './at-stop.ts';
 import type { Note } from './definitions/compare.ts';
 import type { DiskMemory } from './disk-memory.ts';
 import { DomainMemory } from './domain-memory.ts';
-import { execute, StepFailed, type Workbench } from './execute.ts';
+import { execute, StepFailed, verifyStopped, type Workbench } from './execute.ts';
 import { imagesInUse } from './hangs/copies-in-use.ts';
 import { lookWithoutAsking } from './hangs/hang-state.ts';
 import type { LiveDomain } from './live-domain.ts';
@@ -180,6 +180,7 @@ export class Protector {
     const stoppedAtMs = Date.now();
     const stop = this.#memory.stopped(this.#last?.disks ?? []);
     const watched = this.#inSight;
+    this.#stopVerifies('the domain does not run any more');
     this.#live = null;
     this.#last = null;
     this.#inSight = false;
@@ -327,9 +328,15 @@ export class Protector {
 
   /** Ends when what is under way has ended; the domain stays as it is. */
   async close(): Promise<void> {
+    this.#stopVerifies('the agent ends');
+    await this.#queue;
     this.#closed = true;
     clearTimeout(this.#timer);
     await this.#queue.catch(() => undefined);
+  }
+
+  #stopVerifies(why: string): void {
+    for (const { dev } of this.record.disks) this.memoryOf(dev).verification?.stop(verifyStopped(dev, why));
   }
 
   #enqueue<T>(work: () => Promise<T>): Promise<T> {
@@ -507,7 +514,9 @@ export class Protector {
       this.#looksSoon -= 1;
       return progressMs;
     }
-    if (disks.some(({ graph }) => graph !== null && (graph.syncJob !== null || graph.otherJob !== null)))
+    if (
+      disks.some(({ graph }) => graph !== null && (graph.syncJob !== null || graph.otherJob !== null || graph.instant))
+    )
       return progressMs;
     const retries = disks.flatMap(({ record: { dev } }) => this.memoryOf(dev).retryInMs || []);
     return Math.min(idleMs, this.#files.dueInMs, ...retries);

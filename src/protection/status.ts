@@ -163,7 +163,7 @@ export function diskStatus(disk: DiskObservation, memory: DiskMemory): DiskStatu
     ...recordedStatus(record, memory),
     runningOn: runningOn(disk),
     exposedBytes: record.exposedSince === null ? null : (tracked?.dirtyBytes ?? null),
-    job: jobOf(disk),
+    job: memory.verification === null ? jobOf(disk) : { kind: 'verify', ...memory.verification.progress },
   };
 }
 

@@ -1,6 +1,7 @@
 import type { Image } from '../domain/image.ts';
 import type { Engine } from '../graph/engine.ts';
 import type { BitmapName } from '../qmp/commands.ts';
+import type { Extent } from '../sync/compare.ts';
 import type { EventName, Side } from './model.ts';
 import type { DomainRecord } from './record.ts';
 
@@ -62,6 +63,12 @@ export interface StepArguments {
   suspect: { dev: string; side: Side; why: string };
   /** As `probe`, but fails without an answer. */
   requireAnswer: { dev: string; side: Side; image: Image; node: string | null };
+  /** Makes both copies readable as they are at one instant, for the verify that wants it. */
+  takeInstant: { dev: string; sizeBytes: number; top: string; data: string; mirror: string };
+  /** `why` the verify can't go on; null if it has ended by itself, or nobody knows of one. */
+  endInstant: { dev: string; why: string | null };
+  /** Marks extents in the newest epoch, so that the next delta copies them onto the mirror. */
+  markDiffering: { dev: string; sizeBytes: number; epochs: string[]; extents: Extent[] };
   /** libvirt's names over the mirror, for libvirt's own copy job. */
   buildLayers: { dev: string; names: string[] };
   /** libvirt's copy job; with `whileStopped` a guest that somebody resumed is stopped again before. */

@@ -47,6 +47,20 @@ export interface QmpCommands {
       | { sync: 'full'; 'auto-dismiss': false }
     )
   >;
+  /** All or none, at one instant: the nodes that are named are drained meanwhile. */
+  transaction: Call<{ actions: TransactionAction[] }>;
+  /** There is one server for all exports of a QEMU. */
+  'nbd-server-start': Call<{ addr: { type: 'unix'; data: { path: string } } }>;
+  /** Ends every export of the server. */
+  'nbd-server-stop': Call<NoArguments>;
+  'block-export-add': Call<{
+    type: 'nbd';
+    id: string;
+    name: string;
+    'node-name': string;
+    writable: false;
+    bitmaps: string[];
+  }>;
   'block-job-cancel': Call<{ device: string; force: boolean }>;
   'job-dismiss': Call<{ id: string }>;
   'block-job-set-speed': Call<{ device: string; speed: number }>;
@@ -64,6 +78,14 @@ export interface QmpCommands {
   'qom-set': Call<{ path: string; property: 'drive'; value: string }>;
   'human-monitor-command': Call<{ 'command-line': string }, string>;
 }
+
+export type TransactionAction =
+  | { type: 'block-dirty-bitmap-add'; data: { node: string; name: string; granularity: number } }
+  | { type: 'block-dirty-bitmap-disable'; data: BitmapName }
+  | {
+      type: 'blockdev-backup';
+      data: { 'job-id': string; device: string; target: string; 'filter-node-name': string; sync: 'none' };
+    };
 
 /** A command that takes `Arguments` and answers `Result`; most answer an empty object, which nobody reads. */
 interface Call<Arguments, Result = unknown> {

@@ -55,6 +55,7 @@ describe('the configuration', () => {
       rebuild: { auto: false },
       metrics: { listen: null },
       notify: { exec: null, webhook: null, deadlineMs: 10_000 },
+      verify: { scratch: '/var/tmp' },
     } satisfies Config);
   });
 
@@ -87,7 +88,9 @@ describe('the configuration', () => {
        [notify]
        exec = ["/bin/page", "me"]
        webhook = "http://alerts/x"
-       deadline_ms = 100`,
+       deadline_ms = 100
+       [verify]
+       scratch = "/srv/scratch"`,
     );
     assert.deepEqual(await loadConfig(file), {
       libvirt: { socket: '/tmp/libvirt-sock' },
@@ -106,6 +109,7 @@ describe('the configuration', () => {
       rebuild: { auto: true },
       metrics: { listen: { host: '::1', port: 9768 } },
       notify: { exec: ['/bin/page', 'me'], webhook: 'http://alerts/x', deadlineMs: 100 },
+      verify: { scratch: '/srv/scratch' },
     });
   });
 

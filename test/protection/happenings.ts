@@ -5,7 +5,7 @@ import type { DiskRecord, Intent } from '../../src/protection/record.ts';
 import { parseImageUri } from '../../src/storage/image.ts';
 import type { SimulatedAgent } from './simulated-agent.ts';
 import type { SimulatedDomain } from './simulated-domain.ts';
-import { blockCount } from './simulated-qemu.ts';
+import { blockBytes, blockCount } from './simulated-qemu.ts';
 import { start } from './simulated-starts.ts';
 import { copyJob } from './simulated-steps.ts';
 
@@ -39,6 +39,7 @@ export type Happening =
         | 'disk is plugged in';
       disk: number;
     }
+  | { what: 'verify begins' | 'verify ends' | 'verify finds a difference'; disk: number }
   | { what: 'hold' | 'release' }
   | { what: 'failover' | 'resync' | 'rebuild to new' | 'rebuild to original' | 'remove'; disk: number };
 
@@ -105,6 +106,13 @@ export const happening: fc.Arbitrary<Happening> = fc.oneof(
     ),
   },
   { weight: 1, arbitrary: fc.record({ what: fc.constant('power fails' as const), definitionsLost: fc.nat(3) }) },
+  {
+    weight: 3,
+    arbitrary: fc.record({
+      what: fc.constantFrom('verify begins' as const, 'verify ends' as const, 'verify finds a difference' as const),
+      disk,
+    }),
+  },
   { weight: 1, arbitrary: one('hold', 'release') },
   {
     weight: 4,
@@ -281,6 +289,14 @@ function eventOf(
       return only(qemu?.devices.has(dev) === false && record.primary.current && !record.mirror.current, () =>
         domain.plug(dev, record.primary.image),
       );
+    case 'verify begins':
+      return only(domain.memory !== null, () => (domain.memoryOf(dev).verify = { is: 'wanted' }));
+    case 'verify ends':
+      return only(domain.memory !== null, () => (domain.memoryOf(dev).verify = { is: 'none' }));
+    case 'verify finds a difference':
+      return only(domain.memoryOf(dev).verify.is === 'taken', () => {
+        domain.memoryOf(dev).verify = { is: 'repair', extents: [{ offset: 0, length: blockBytes }] };
+      });
     case 'hold':
     case 'release':
     case 'failover':

@@ -62,6 +62,7 @@ const plain: DiskGraph = {
   tracking: [],
   syncJob: null,
   otherJob: null,
+  instant: false,
 };
 
 const pair: Pair = {
@@ -141,6 +142,7 @@ export function diskSeen(parts: DiskParts = {}): DiskObservation {
     silent: [],
     mayRetry: true,
     deltaPasses: 0,
+    verify: { is: 'none' },
     epochs: { rotate: false, flushed: [] },
     ...parts,
   };

@@ -113,6 +113,8 @@ export function assertSettled(domain: SimulatedDomain): void {
     assert.ok(!qemu.nodes.has(diskNames(dev).park), `the park of ${dev} is left`);
     if (domain.paused === null) assert.deepEqual(pending, [], `failed writes of ${dev} were never tried again`);
   }
+  for (const dev of qemu.instants)
+    assert.equal(domain.memoryOf(dev).verify.is, 'taken', `an instant of ${dev} is left behind`);
   for (const { dev, intent, state, primary } of domain.record.disks) {
     const expected = !qemu.devices.has(dev)
       ? 'waiting'

@@ -427,6 +427,7 @@ export class SimulatedDomain {
       silent: [],
       mayRetry: memory.mayRetry,
       deltaPasses: memory.deltaPasses,
+      verify: memory.verify,
       epochs: this.#epochs(dev, graph, memory),
     };
   }

@@ -1,12 +1,14 @@
 import type { Side } from '../../src/protection/model.ts';
 import type { Health } from '../../src/protection/observation.ts';
 import type { AtStop } from '../../src/protection/record.ts';
+import type { VerifyView } from '../../src/protection/verification.ts';
 
 /** What the agent knows of a disk besides; it is lost when the agent crashes. */
 export class SimulatedMemory {
   health: Record<Side, Health> = { primary: { is: 'unknown' }, mirror: { is: 'unknown' } };
   copyFailed: string | null = null;
   deltaPasses = 0;
+  verify: VerifyView = { is: 'none' };
   mayRetry = true;
   atStop: AtStop | null = null;
   /** It was given another root since its I/O failed. */

@@ -1,3 +1,5 @@
+import assert from 'node:assert/strict';
+
 /** A QEMU as far as block-graph surgery can tell: nodes, bitmaps, jobs, devices, and storage that fails. */
 
 export const blockCount = 4;
@@ -135,6 +137,8 @@ export class SimulatedQemu {
   readonly nodes = new Map<string, Node>();
   readonly jobs = new Map<string, Job>();
   readonly devices = new Map<string, Device>();
+  /** The disks whose copies are being compared. */
+  readonly instants = new Set<string>();
   running = true;
   /** One of the copies under a pair failed an I/O. */
   onBadChild: (node: string) => void = () => undefined;
@@ -200,6 +204,7 @@ export class SimulatedQemu {
 
   /** As graph/surgery.ts does it: a running domain is stopped first, and a node that the device has is left alone. */
   setRoot(dev: string, from: string, name: string, stop: () => void): void {
+    assert.ok(!this.instants.has(dev), `a surgery on ${dev} during a verify`);
     if (this.running) stop();
     const device = this.device(dev);
     if (device.root === name) return;

@@ -3,7 +3,7 @@ import { diskNames, epochName } from '../../src/graph/names.ts';
 import type { Step, StepArguments, StepName } from '../../src/protection/steps.ts';
 import { parseImageUri, sameStorage, type Image } from '../../src/storage/image.ts';
 import type { SimulatedDomain } from './simulated-domain.ts';
-import { blockCount, Failed, hasIoThread, Refused, type Job, type SimulatedQemu } from './simulated-qemu.ts';
+import { blockBytes, blockCount, Failed, hasIoThread, Refused, type Job, type SimulatedQemu } from './simulated-qemu.ts';
 
 type Executors = { [Name in StepName]: (domain: SimulatedDomain, args: StepArguments[Name]) => void };
 
@@ -85,6 +85,7 @@ const executors: Executors = {
   },
   closeOrphans: (domain, { dev, nodes }) => {
     const qemu = qemuOf(domain);
+    qemu.instants.delete(dev);
     const job = qemu.jobs.get(diskNames(dev).syncJob);
     if (job !== undefined) qemu.endJob(job, 'cancelled');
     if (qemu.jobs.has(diskNames(dev).pairJob)) endPair(qemu, dev);
@@ -192,6 +193,26 @@ const executors: Executors = {
   requireAnswer: (domain, args) => {
     executors.probe(domain, args);
     if (domain.memoryOf(args.dev).health[args.side].is === 'failed') throw new Failed(`an answer of the ${args.side}`);
+  },
+  takeInstant: (domain, { dev, mirror }) => {
+    const qemu = qemuOf(domain);
+    assert.equal(
+      qemu.device(dev).root,
+      diskNames(dev).pair,
+      `the copies of ${dev} are compared while it is not on both`,
+    );
+    qemu.node(mirror);
+    qemu.instants.add(dev);
+    domain.memoryOf(dev).verify = { is: 'taken' };
+  },
+  endInstant: (domain, { dev, why }) => {
+    if (why !== null) domain.memoryOf(dev).verify = { is: 'none' };
+    qemuOf(domain).instants.delete(dev);
+  },
+  markDiffering: (domain, { dev, epochs, extents }) => {
+    domain.memoryOf(dev).verify = { is: 'none' };
+    const newest = qemuOf(domain).bitmap(diskNames(dev).pair, [...epochs].sort().at(-1) ?? '');
+    for (const { offset } of extents) newest.add(offset / blockBytes);
   },
   buildLayers: (domain, { dev, names }) => {
     let below = diskNames(dev).mirror;

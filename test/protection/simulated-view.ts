@@ -83,6 +83,7 @@ export function graphOf(qemu: SimulatedQemu, dev: string, index: number | undefi
     tracking: [...(primary === null ? [] : tracking('primary', primary.data)), ...tracking('mirror', names.mirror)],
     syncJob: view(qemu.jobs.get(names.syncJob)),
     otherJob: view(jobsOver.find(({ id }) => id !== names.syncJob && id !== names.pairJob)),
+    instant: qemu.instants.has(dev),
   };
 }
 

@@ -9,6 +9,7 @@ import { nothing, steps, surgery, type DiskPlan } from './disk-plan.ts';
 import type { DiskRecord } from '../record.ts';
 import { planRebuild, copyAndPivot } from './plan-rebuild.ts';
 import { planSync } from './plan-sync.ts';
+import { planVerify } from './plan-verify.ts';
 import type { Side } from '../model.ts';
 import {
   adoptRebuilt,
@@ -35,6 +36,8 @@ export function planDisk(o: Observation, disk: DiskObservation): DiskPlan {
   }
   if (disk.graph === null) return planAbsent(o, disk);
   const present: PresentDisk = { ...disk, graph: disk.graph };
+  const verifying = planVerify(o, present);
+  if (verifying !== null) return verifying;
   switch (disk.graph.layout) {
     case 'pair':
       return planPair(o, present);

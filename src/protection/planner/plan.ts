@@ -43,10 +43,14 @@ function isOffItsXml({ record: { primary, mirror }, liveImage }: DiskObservation
 /** The target of a job keeps QEMU from giving its images up. */
 function withoutJobs(o: Observation, disk: DiskObservation): DiskStep[] {
   const { graph, record } = disk;
+  const { dev } = record;
   if (graph === null) return [];
   if (graph.layout === 'pair' && graph.pair?.engine === 'mirror' && graph.primary !== null)
     return leavePair(o, { ...disk, graph }, graph.primary);
-  return graph.syncJob === null ? [] : [{ step: 'cancelSync', dev: record.dev }];
+  return [
+    ...(graph.syncJob === null ? [] : [{ step: 'cancelSync', dev } as const]),
+    ...(graph.instant ? [{ step: 'endInstant', dev, why: 'the domain is being saved or migrated' } as const] : []),
+  ];
 }
 
 /**

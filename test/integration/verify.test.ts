@@ -1,0 +1,177 @@
+import assert from 'node:assert/strict';
+import type { ActionResult } from '../../src/control/api.ts';
+import type { DiskVerdict } from '../../src/protection/model.ts';
+import { assertNothingLost, endWell, goesOn, Mark } from './copies-hold.ts';
+import type { Guest } from '../lab/guest.ts';
+import { recordSize } from '../lab/record.ts';
+import { type Finished, must } from '../lab/run.ts';
+import type { NbdServer } from '../lab/storage.ts';
+import { waitFor } from '../lab/wait.ts';
+import { events, nodeNames, patienceMs, setScene, status, waitDisk, waitState } from './scene.ts';
+
+/** The guest writes to the first 32 of its 48 MiB; differences are made behind. */
+const sizeBytes = 48 << 20;
+const guestBlocks = 8_192;
+const markBlock = 10_003;
+const block = 65_536;
+
+/** A verify of the whole disk takes a minute, so that something can happen meanwhile. */
+const slow = ['--max-bytes-per-s', String(1 << 20)];
+
+describe('a verify', function () {
+  this.timeout(180_000);
+  const scene = setScene();
+  let guest: Guest;
+  let primary: NbdServer;
+  let mirror: NbdServer;
+
+  before(async () => {
+    const { lab } = scene;
+    // The default scratch folder, in the laboratory's namespace alone: small, so that it can be filled.
+    await inLab('mount', '-t', 'tmpfs', '-o', 'size=96m', 'tmpfs', '/var/tmp');
+    primary = await lab.nbd({ name: 'web1', sizeBytes });
+    mirror = await lab.nbd({ name: 'web1-mirror', sizeBytes });
+    guest = await scene.residentGuest({
+      name: 'web1',
+      cmdline: `witness.blocks=${guestBlocks} witness.rate=200`,
+      disks: [{ dev: 'vda', bus: 'virtio', image: { format: 'raw', nbd: primary.address } }],
+    });
+    await scene.agent.mustCdp('protect', 'web1', '--disk', 'vda', '--mirror', mirror.uri);
+    await goesOn(guest);
+  });
+
+  async function inLab(program: string, ...args: string[]): Promise<string> {
+    return must(...scene.lab.libvirtd.namespace.command(program, ...args));
+  }
+
+  async function verify(...options: string[]): Promise<{ code: number; verdict: DiskVerdict }> {
+    const { code, stdout, stderr } = await scene.agent.cdp('verify', 'web1', '--json', ...options);
+    const { verdicts } = JSON.parse(stdout) as ActionResult;
+    const [verdict] = verdicts ?? [];
+    assert.ok(verdict !== undefined, `${stdout}${stderr}`);
+    return { code, verdict };
+  }
+
+  /** Begins a verify that goes on for a minute, and returns when an instant is being compared. */
+  async function beginSlowVerify(): Promise<{ finished: Promise<Finished> }> {
+    const finished = scene.agent.cdp('verify', 'web1', ...slow);
+    await waitFor('an instant to be compared', async () => (await parts()).length > 4, patienceMs);
+    const { job } = await waitDisk(scene.agent, 'web1', 'verified', (disk) => disk.job !== null);
+    assert.equal(job?.kind, 'verify');
+    return { finished };
+  }
+
+  /** All that a verify leaves in QEMU and in the scratch folder while it runs. */
+  async function parts(): Promise<string[]> {
+    const exports = (await guest.qmp('query-block-exports')) as { id: string }[];
+    const nodes = (await guest.qmp('query-named-block-nodes', { flat: true })) as {
+      'dirty-bitmaps'?: { name: string }[];
+    }[];
+    const bitmaps = nodes.flatMap((node) => node['dirty-bitmaps'] ?? []).map(({ name }) => name);
+    const files = (await inLab('ls', '/var/tmp')).split('\n');
+    return [...(await nodeNames(guest)), ...exports.map(({ id }) => id), ...bitmaps, ...files].filter((name) =>
+      /verify|virt-cdp|overlay|scratch/.test(name),
+    );
+  }
+
+  async function waitNothingLeft(): Promise<void> {
+    let last: string[] = [];
+    await waitFor(
+      'nothing to be left of the verify',
+      async () => (last = await parts()).length === 0,
+      patienceMs,
+      () => last.join(),
+    );
+  }
+
+  it('finds no difference where there is none, while the guest writes', async () => {
+    const { code, verdict } = await verify();
+    assert.deepEqual([code, verdict.differences, verdict.complete], [0, [], true]);
+    assert.equal(verdict.comparedBytes, sizeBytes);
+    assert.deepEqual(await parts(), []);
+    assert.equal((await status(scene.agent, 'web1')).state, 'protected');
+  });
+
+  it('finds what was changed behind the back of QEMU, and repairs the mirror, not the primary', async () => {
+    const mark = new Mark(mirror.file, markBlock);
+    await mark.set();
+    const offset = Math.floor((markBlock * recordSize) / block) * block;
+    const { code, verdict } = await verify('--repair');
+    assert.deepEqual([code, verdict.differences, verdict.repairing], [1, [{ offset, length: block }], true]);
+    await waitState(scene.agent, 'web1', 'protected');
+    assert.equal(await mark.isThere(), false, 'the mirror has the difference still');
+    assert.equal(await new Mark(primary.file, markBlock).isThere(), false, 'the primary was overwritten');
+    assert.equal((await verify()).code, 0);
+  });
+
+  it('is refused while somebody else has the NBD server of QEMU, which is left alone', async () => {
+    const path = `${scene.lab.root}/stranger.sock`;
+    await guest.qmp('nbd-server-start', { addr: { type: 'unix', data: { path } } });
+    const { code, stdout } = await scene.agent.cdp('verify', 'web1', '--json');
+    assert.equal(code, 1);
+    assert.match(stdout, /nbd-server-in-use/);
+    await waitNothingLeft();
+    await guest.qmp('nbd-server-stop');
+  });
+
+  it('is swept away by the next agent when the agent is killed', async () => {
+    const { agent } = scene;
+    const { finished } = await beginSlowVerify();
+    await agent.restart('SIGKILL');
+    assert.equal((await finished).code, 3);
+    await waitNothingLeft();
+    await waitState(agent, 'web1', 'protected');
+    const failures = await events(agent, 'web1', 'verify-failed');
+    assert.match(String(failures.at(-1)?.detail['why']), /the agent ended/);
+  });
+
+  it('gives way when a copy fails', async () => {
+    const { agent } = scene;
+    const { finished } = await beginSlowVerify();
+    mirror.failAll();
+    await waitState(agent, 'web1', 'exposed');
+    assert.equal((await finished).code, 1);
+    await goesOn(guest);
+    mirror.heal();
+    await waitState(agent, 'web1', 'protected');
+    assert.deepEqual(await parts(), []);
+  });
+
+  it('takes a full scratch folder for what it is, not for a failed copy', async () => {
+    const { agent } = scene;
+    const lost = await lostCopies();
+    const { finished } = await beginSlowVerify();
+    await inLab('sh', '-c', 'cat /dev/zero > /var/tmp/filler || true');
+    const { code } = await finished;
+    assert.equal(code, 1);
+    await inLab('rm', '/var/tmp/filler');
+    await waitState(agent, 'web1', 'protected');
+    await goesOn(guest, 100);
+    assert.deepEqual(await lostCopies(), lost);
+    assert.deepEqual(await parts(), []);
+    await assertNothingLost(guest, [primary.file, mirror.file]);
+  });
+
+  it('ends with the domain, and a domain whose primary fails meanwhile goes over to its mirror', async () => {
+    const { agent } = scene;
+    const { finished } = await beginSlowVerify();
+    primary.failAll();
+    await waitState(agent, 'web1', 'failed-over');
+    assert.equal((await finished).code, 1);
+    await goesOn(guest);
+    assert.deepEqual(await parts(), []);
+    await assertNothingLost(guest, [mirror.file]);
+    primary.heal();
+    await waitDisk(agent, 'web1', 'back', ({ runningOn }) => runningOn === 'mirror');
+    await agent.mustCdp('rebuild', 'web1', '--to', 'original');
+    const again = await beginSlowVerify();
+    await endWell(guest, [primary.file, mirror.file]);
+    assert.equal((await again.finished).code, 1);
+    assert.equal(await inLab('ls', '/var/tmp'), '');
+  });
+
+  async function lostCopies(): Promise<number> {
+    const all = await events(scene.agent, 'web1');
+    return all.filter(({ event }) => ['primary-lost', 'mirror-lost', 'failed-over', 'broken'].includes(event)).length;
+  }
+});
