@@ -1,3 +1,4 @@
+import { unpaced, type Pace } from '../sync/pace.ts';
 import type { Side } from './model.ts';
 import type { GoneFile, Hang, Health, Identity } from './observation.ts';
 import type { DiskRecord } from './record.ts';
@@ -27,6 +28,8 @@ export class DiskMemory {
   deltaPasses = 0;
   /** What is weak about the storage of the copies. */
   storageRemark: string | undefined;
+  /** How fast a sync may go. */
+  pace: Pace = unpaced;
   /** The verify that is under way. */
   verification: Verification | null = null;
   /** Why the last attempt to get on failed; null after a success. */

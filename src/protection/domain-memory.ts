@@ -2,6 +2,7 @@ import type { QmpEvent } from '../qmp/monitor.ts';
 import { DiskMemory } from './disk-memory.ts';
 import { damageReport, jobReport, resetDamage, stoppedDisk } from './evidence.ts';
 import type { Side } from './model.ts';
+import { verifyStopped } from './verification.ts';
 import type { DiskObservation } from './observation.ts';
 
 /** libvirt kills a QEMU that has not ended 10 s after it was told to (util/virprocess.c); well before that it ended by itself. */
@@ -31,6 +32,15 @@ export class DomainMemory {
 
   get failing(): ReadonlySet<string> {
     return this.#failing;
+  }
+
+  /** Verifies that are under way can't go on. Answers whether there were any. */
+  stopVerifies(why: string): boolean {
+    const running = [...this.#disks].flatMap(([dev, { verification }]) =>
+      verification ? [{ dev, verification }] : [],
+    );
+    for (const { dev, verification } of running) verification.stop(verifyStopped(dev, why));
+    return running.length > 0;
   }
 
   /** Another QEMU runs now. */

@@ -1,5 +1,5 @@
 import type { Image } from '../domain/image.ts';
-import { CdpError, errorText } from '../errors.ts';
+import { errorText } from '../errors.ts';
 import { addBitmap, removeBitmap } from '../graph/bitmaps.ts';
 import { compose, dissolve } from '../graph/engine.ts';
 import { dropInstant, markInEpoch, takeInstant } from '../graph/instant.ts';
@@ -30,7 +30,7 @@ import {
   dismissSync,
   endFullSync,
   finishDelta,
-  liftLimit,
+  setSpeed,
   startDelta,
   startFullSync,
   startSnapshotSync,
@@ -43,6 +43,7 @@ import { openImage } from './open-image.ts';
 import type { EventName, Side } from './model.ts';
 import type { DomainRecord } from './record.ts';
 import type { Step, StepArguments, StepName } from './steps.ts';
+import { verifyStopped } from './verification.ts';
 
 /** What executors act on. */
 export interface Workbench {
@@ -54,8 +55,6 @@ export interface Workbench {
   /** Throws if a pair failed since the look for which the plan was made: a guest never goes on over one. */
   requireNoFailedPair: () => void;
   note: (event: EventName, disk: string, detail: Record<string, unknown>) => void;
-  /** 0 is unlimited. */
-  maxBytesPerS: number;
   probeDeadlineMs: number;
   opener: ImageOpener;
 }
@@ -167,15 +166,24 @@ const executors: Executors = {
   dropEpoch: ({ live }, { dev, bitmap }) => removeBitmap(live.monitor, diskNames(dev).pair, bitmap),
   track: ({ live }, { node, bitmap, merged }) => addBitmap(live.monitor, node, bitmap, merged),
   untrack: ({ live }, { node, bitmap }) => removeBitmap(live.monitor, node, bitmap),
-  startFullSync: ({ live, maxBytesPerS }, { dev, from, to }) =>
-    startFullSync(live.monitor, { job: diskNames(dev).syncJob, from, to, maxBytesPerS }),
-  startSnapshotSync: ({ live, maxBytesPerS }, { dev, from, to }) =>
-    startSnapshotSync(live.monitor, { job: diskNames(dev).syncJob, from, to, maxBytesPerS }),
+  startFullSync: ({ live, memoryOf }, { dev, from, to }) =>
+    startFullSync(live.monitor, { job: diskNames(dev).syncJob, from, to, maxBytesPerS: memoryOf(dev).pace.bytesPerS }),
+  startSnapshotSync: ({ live, memoryOf }, { dev, from, to }) =>
+    startSnapshotSync(live.monitor, {
+      job: diskNames(dev).syncJob,
+      from,
+      to,
+      maxBytesPerS: memoryOf(dev).pace.bytesPerS,
+    }),
   dismissSync: ({ live }, { dev }) => dismissSync(live.monitor, diskNames(dev).syncJob),
-  liftLimit: ({ live }, { dev }) => liftLimit(live.monitor, diskNames(dev).syncJob),
+  setSpeed: ({ live }, { job, bytesPerS }) => setSpeed(live.monitor, job, bytesPerS),
   endFullSync: ({ live }, { dev }) => endFullSync(live.monitor, diskNames(dev).syncJob),
-  startDelta: ({ live, maxBytesPerS }, { dev, from, to, bitmap }) =>
-    startDelta(live.monitor, { job: diskNames(dev).syncJob, from, to, maxBytesPerS }, bitmap),
+  startDelta: ({ live, memoryOf }, { dev, from, to, bitmap }) =>
+    startDelta(
+      live.monitor,
+      { job: diskNames(dev).syncJob, from, to, maxBytesPerS: memoryOf(dev).pace.bytesPerS },
+      bitmap,
+    ),
   finishDelta: ({ live }, { dev, from, to, bitmap }) =>
     finishDelta(live.monitor, { job: diskNames(dev).syncJob, from, to, maxBytesPerS: 0 }, bitmap),
   cancelSync: ({ live }, { dev }) => cancelSync(live.monitor, diskNames(dev).syncJob),
@@ -226,11 +234,11 @@ const executors: Executors = {
     memoryOf(dev).verification?.marked();
   },
   buildLayers: ({ live }, { dev, names }) => buildLayers(live.monitor, dev, names),
-  startCopy: async ({ live, memoryOf, maxBytesPerS }, { dev, to, whileStopped }) => {
+  startCopy: async ({ live, memoryOf }, { dev, to, whileStopped }) => {
     memoryOf(dev).copyFailed = null;
     try {
       if (whileStopped) await staysPaused(live.monitor);
-      await live.startCopy(dev, to, maxBytesPerS, whileStopped ? stoppedCopyDeadlineMs : undefined);
+      await live.startCopy(dev, to, memoryOf(dev).pace.bytesPerS, whileStopped ? stoppedCopyDeadlineMs : undefined);
     } catch (error) {
       memoryOf(dev).copyFailed = errorText(error);
       throw error;
@@ -266,15 +274,6 @@ export async function execute(step: Step, bench: Workbench): Promise<void> {
 }
 
 const reconnectedText = 'its server was away, and may have lost what it had not flushed';
-
-/** Of a verify that was given up, because the protection goes first. */
-export function verifyStopped(dev: string, why: string): CdpError {
-  return new CdpError({
-    code: 'verify-stopped',
-    message: `the verify of ${dev} was given up: ${why}`,
-    hint: 'verify again when the disk is protected: virt-cdp status',
-  });
-}
 
 /** Why a copy does not answer; null if it does. */
 async function ask(bench: Workbench, { dev, side, image, node }: StepArguments['probe']): Promise<string | null> {

@@ -67,6 +67,8 @@ export interface DiskObservation {
   mayRetry: boolean;
   /** Delta passes since the last outage. */
   deltaPasses: number;
+  /** How fast a sync may go beside the guest, and at most; 0 is unlimited. */
+  pace: { bytesPerS: number; mostBytesPerS: number };
   verify: VerifyView;
   /** The newest epoch is old enough for a new one, and which older ones every copy has flushed since. */
   epochs: { rotate: boolean; flushed: string[] };

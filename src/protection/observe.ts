@@ -6,8 +6,10 @@ import type { Engine } from '../graph/engine.ts';
 import { epochStart } from '../graph/names.ts';
 import { viewGraph, type DiskGraph, type GraphView, type Pair } from '../graph/view.ts';
 import { pausedReason } from '../libvirt/constants.ts';
+import type { BlockStats } from '../qmp/commands.ts';
 import type { Monitor } from '../qmp/monitor.ts';
 import { imageName } from '../storage/image.ts';
+import { nextPace } from '../sync/pace.ts';
 import { namesOther } from './definitions/compare.ts';
 import type { DiskMemory } from './disk-memory.ts';
 import type { DomainMemory } from './domain-memory.ts';
@@ -20,6 +22,13 @@ import { strictNeedsQuorum, wayToStopPolicy } from './stop-policy.ts';
 /** How long one epoch records before the next begins: what a mirror's server may still lose is at most two epochs' writes. */
 const epochMs = 10 * 60_000;
 
+/** What the administrator wants at the moment. */
+export interface SyncSettings {
+  engine: Config['engine'];
+  /** 0 is unlimited. */
+  maxBytesPerS: number;
+}
+
 /**
  * One look at a running domain: QEMU's graph, libvirt's view, and what is remembered. Which disks stopped the guest is known from
  * events. Where none came, a device's io-status has to do, though QEMU never resets it for a device without a named backend
@@ -29,7 +38,7 @@ export async function observe(
   live: LiveDomain,
   record: DomainRecord,
   domainMemory: DomainMemory,
-  setting: Config['engine'],
+  settings: SyncSettings,
 ): Promise<Observation> {
   const [view, reason, knownDisks, persistentDisks] = await Promise.all([
     viewGraph(live.monitor),
@@ -46,7 +55,8 @@ export async function observe(
   const liveDisks = outdated ? await live.disks() : knownDisks;
   const run = runView(view, reason);
   domainMemory.isStopped = run !== 'running';
-  const byDefault: Engine = setting === 'mirror' || !(await live.hasQuorum()) ? 'mirror' : 'quorum';
+  const byDefault: Engine = settings.engine === 'mirror' || !(await live.hasQuorum()) ? 'mirror' : 'quorum';
+  const stats = run === 'running' ? await live.monitor.execute('query-blockstats', {}) : null;
   const disks = await Promise.all(
     record.disks.map(async (disk): Promise<DiskObservation> => {
       const { dev } = disk;
@@ -82,6 +92,7 @@ export async function observe(
         copyFailed: memory.copyFailed,
         mayRetry: memory.retryInMs === 0,
         deltaPasses: memory.deltaPasses,
+        pace: pace(memory, graph, stats, settings.maxBytesPerS),
         verify: memory.verification?.view ?? { is: 'none' },
         epochs: graph?.pair
           ? await viewEpochs(live.monitor, graph, graph.pair, memory)
@@ -106,6 +117,36 @@ function withPath(graph: DiskGraph | null, image: Image): DiskGraph | null {
   if (graph?.primary == null) return graph;
   const images = graph.primary.images.map((name) => (name.startsWith('/dev/fdset/') ? imageName(image) : name));
   return { ...graph, primary: { ...graph.primary, images } };
+}
+
+/** Of the sync that runs or may be begun; a guest that stands still is slowed by nothing. */
+function pace(
+  memory: DiskMemory,
+  graph: DiskGraph | null,
+  stats: BlockStats[] | null,
+  mostBytesPerS: number,
+): DiskObservation['pace'] {
+  const counted = stats?.find(({ qdev }) => qdev === graph?.qdev)?.stats;
+  const job = graph?.syncJob ?? graph?.otherJob ?? null;
+  memory.pace =
+    counted === undefined
+      ? { ...memory.pace, bytesPerS: mostBytesPerS }
+      : nextPace(
+          memory.pace,
+          {
+            atMs: performance.now(),
+            writes: counted.wr_operations,
+            waitedNs: counted.wr_total_time_ns,
+            syncedBytes: job?.offset ?? null,
+          },
+          mostBytesPerS,
+        );
+  return { bytesPerS: memory.pace.bytesPerS, mostBytesPerS };
+}
+
+/** Something about the disk's jobs is worth a look each second. */
+export function isAtWork({ graph }: DiskObservation): boolean {
+  return graph !== null && (graph.syncJob !== null || graph.otherJob !== null || graph.instant);
 }
 
 /** No surgery ends so: the disk was unplugged, and may have been plugged in again, before anybody looked. */

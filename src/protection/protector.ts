@@ -11,13 +11,13 @@ import { currentPairs, stoppedReason, withStop } from './at-stop.ts';
 import type { Note } from './definitions/compare.ts';
 import type { DiskMemory } from './disk-memory.ts';
 import { DomainMemory } from './domain-memory.ts';
-import { execute, StepFailed, verifyStopped, type Workbench } from './execute.ts';
+import { execute, StepFailed, type Workbench } from './execute.ts';
 import { imagesInUse } from './hangs/copies-in-use.ts';
 import { lookWithoutAsking } from './hangs/hang-state.ts';
 import type { LiveDomain } from './live-domain.ts';
 import type { DiskStatus, DomainStatus, EventName, ProtectionEvent } from './model.ts';
 import type { Observation } from './observation.ts';
-import { observe } from './observe.ts';
+import { isAtWork, observe } from './observe.ts';
 import { plan, withDisk } from './planner/plan.ts';
 import { primaryFiles, PrimaryFiles } from './primary-files.ts';
 import { RecordKeeper } from './record-keeper.ts';
@@ -180,7 +180,7 @@ export class Protector {
     const stoppedAtMs = Date.now();
     const stop = this.#memory.stopped(this.#last?.disks ?? []);
     const watched = this.#inSight;
-    this.#stopVerifies('the domain does not run any more');
+    this.#memory.stopVerifies('the domain does not run any more');
     this.#live = null;
     this.#last = null;
     this.#inSight = false;
@@ -328,15 +328,10 @@ export class Protector {
 
   /** Ends when what is under way has ended; the domain stays as it is. */
   async close(): Promise<void> {
-    this.#stopVerifies('the agent ends');
-    await this.#queue;
+    if (this.#memory.stopVerifies('the agent ends')) await this.looked();
     this.#closed = true;
     clearTimeout(this.#timer);
     await this.#queue.catch(() => undefined);
-  }
-
-  #stopVerifies(why: string): void {
-    for (const { dev } of this.record.disks) this.memoryOf(dev).verification?.stop(verifyStopped(dev, why));
   }
 
   #enqueue<T>(work: () => Promise<T>): Promise<T> {
@@ -394,7 +389,10 @@ export class Protector {
   }
 
   async #observe(live: LiveDomain): Promise<Observation> {
-    const observation = await observe(live, this.record, this.#memory, this.#shared.engine());
+    const observation = await observe(live, this.record, this.#memory, {
+      engine: this.#shared.engine(),
+      maxBytesPerS: this.#shared.maxBytesPerS(),
+    });
     const { disks } = observation;
     this.#shared.watchFiles(this.record.uuid, disks.flatMap(primaryFiles));
     this.#shared.watchCopies(this.record.uuid, disks.flatMap(imagesInUse));
@@ -420,7 +418,6 @@ export class Protector {
       forgetDisk: (dev) => this.#forgetDisk(dev),
       requireNoFailedPair: () => this.#memory.requireNoFailedPair(this.#last?.disks ?? []),
       note: (event, disk, detail) => this.note(event, disk, detail),
-      maxBytesPerS: this.#shared.maxBytesPerS(),
       probeDeadlineMs: this.#shared.probeDeadlineMs(),
       opener: this.#shared.opener,
     };
@@ -514,10 +511,7 @@ export class Protector {
       this.#looksSoon -= 1;
       return progressMs;
     }
-    if (
-      disks.some(({ graph }) => graph !== null && (graph.syncJob !== null || graph.otherJob !== null || graph.instant))
-    )
-      return progressMs;
+    if (disks.some(isAtWork)) return progressMs;
     const retries = disks.flatMap(({ record: { dev } }) => this.memoryOf(dev).retryInMs || []);
     return Math.min(idleMs, this.#files.dueInMs, ...retries);
   }

@@ -46,8 +46,8 @@ export interface StepArguments {
   startSnapshotSync: { dev: string; from: string; to: string };
   /** Forgets a sync that has ended and is still among the jobs. */
   dismissSync: { dev: string };
-  /** Lets a sync run as fast as it can. */
-  liftLimit: { dev: string };
+  /** Of a job that brings a copy up to date, ours or libvirt's; 0 is unlimited. */
+  setSpeed: { dev: string; job: string; bytesPerS: number };
   endFullSync: { dev: string };
   startDelta: { dev: string; from: string; to: string; bitmap: string };
   /** The last delta, while the disk is parked. */

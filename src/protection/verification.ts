@@ -164,3 +164,12 @@ export class Verification {
     }
   }
 }
+
+/** Of a verify that was given up, because the protection goes first. */
+export function verifyStopped(dev: string, why: string): CdpError {
+  return new CdpError({
+    code: 'verify-stopped',
+    message: `the verify of ${dev} was given up: ${why}`,
+    hint: 'verify again when the disk is protected: virt-cdp status',
+  });
+}

@@ -167,6 +167,8 @@ export interface BlockStats {
   qdev?: string;
   stats: {
     wr_operations: number;
+    /** What all writes took together; nanoseconds. */
+    wr_total_time_ns: number;
     flush_operations: number;
     unmap_operations: number;
     wr_highest_offset: number;

@@ -51,9 +51,9 @@ export async function dismissSync(monitor: Monitor, job: string): Promise<void> 
   await monitor.execute('job-dismiss', { id: job });
 }
 
-/** A guest may write faster than a limited sync copies; it would never be ready. */
-export async function liftLimit(monitor: Monitor, job: string): Promise<void> {
-  await monitor.execute('block-job-set-speed', { device: job, speed: 0 });
+/** 0 is unlimited. */
+export async function setSpeed(monitor: Monitor, job: string, bytesPerS: number): Promise<void> {
+  await monitor.execute('block-job-set-speed', { device: job, speed: bytesPerS });
 }
 
 /** Ends a full sync that is ready: the target is then whole, but for what the tracking bitmap recorded. */

@@ -142,6 +142,7 @@ export function diskSeen(parts: DiskParts = {}): DiskObservation {
     silent: [],
     mayRetry: true,
     deltaPasses: 0,
+    pace: { bytesPerS: 0, mostBytesPerS: 0 },
     verify: { is: 'none' },
     epochs: { rotate: false, flushed: [] },
     ...parts,

@@ -427,6 +427,7 @@ export class SimulatedDomain {
       silent: [],
       mayRetry: memory.mayRetry,
       deltaPasses: memory.deltaPasses,
+      pace: { bytesPerS: 0, mostBytesPerS: 0 },
       verify: memory.verify,
       epochs: this.#epochs(dev, graph, memory),
     };

@@ -147,7 +147,7 @@ const executors: Executors = {
     if (job.ended === null) throw new Refused(`the job ${job.id} runs`);
     qemuOf(domain).jobs.delete(job.id);
   },
-  liftLimit: () => undefined,
+  setSpeed: () => undefined,
   endFullSync: (domain, { dev }) => {
     const qemu = qemuOf(domain);
     const job = jobOf(qemu, diskNames(dev).syncJob);

@@ -2,6 +2,7 @@ import { diskNames } from '../../graph/names.ts';
 import type { Observation } from '../observation.ts';
 import { nothing, steps, surgery, type DiskPlan } from './disk-plan.ts';
 import { planSync } from './plan-sync.ts';
+import { speedStep } from './sync-speed.ts';
 import { buildLayers, dropLayers, pivot, startCopyStopped, type PresentDisk } from './surgery.ts';
 
 /** Makes a primary again, from the mirror on which the guest runs, and moves back. */
@@ -24,7 +25,8 @@ export function copyAndPivot(disk: PresentDisk): DiskPlan {
   const { graph, record, copyFailed, mayRetry } = disk;
   const { dev, intent } = record;
   if (intent.kind !== 'rebuild') return nothing;
-  if (graph.otherJob !== null) return graph.otherJob.ready ? surgery(pivot(disk)) : nothing;
+  if (graph.otherJob !== null)
+    return graph.otherJob.ready ? surgery(pivot(disk)) : steps(...speedStep(disk, graph.otherJob));
   if (copyFailed !== null) {
     return steps(
       { step: 'recordDisk', record: { ...record, intent: { kind: 'protect' } } },

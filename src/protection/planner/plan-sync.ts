@@ -3,6 +3,7 @@ import type { PrimaryNodes, TrackBitmap } from '../../graph/view.ts';
 import type { Side } from '../model.ts';
 import type { Observation } from '../observation.ts';
 import { nothing, steps, surgery, type DiskPlan } from './disk-plan.ts';
+import { speedStep } from './sync-speed.ts';
 import { arm, newBitmap, park, passBitmap, type DiskStep, type PresentDisk } from './surgery.ts';
 
 /** Below this much left to copy, the last delta is short enough to be made in the pause. */
@@ -32,7 +33,7 @@ export function planSync(disk: PresentDisk, route: SyncRoute): DiskPlan {
   const { target, primary } = route;
   if (route.newBitmap.migrating) return nothing;
   if (graph.syncJob !== null) {
-    const { type, ready, offset, speed, status, error } = graph.syncJob;
+    const { type, ready, status, error } = graph.syncJob;
     if (status === 'concluded') {
       const whole = track?.base === 'copying' && error === undefined && health[target].is !== 'failed';
       return steps(
@@ -46,9 +47,7 @@ export function planSync(disk: PresentDisk, route: SyncRoute): DiskPlan {
         { step: 'dismissSync', dev },
       );
     }
-    if (type === 'mirror' && !ready && offset > graph.sizeBytes && speed !== 0)
-      return steps({ step: 'liftLimit', dev });
-    if (!(type === 'mirror' && ready)) return nothing;
+    if (!(type === 'mirror' && ready)) return steps(...speedStep(disk, graph.syncJob));
     return track === null
       ? steps({ step: 'cancelSync', dev })
       : steps(
