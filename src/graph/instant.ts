@@ -38,10 +38,12 @@ const createDeadlineMs = 10_000;
 
 /**
  * Takes an instant in the place of one that stands. `number` counts the instants of one verify from 0.
- * @throws CdpError `nbd-server-in-use` when somebody else has QEMU's only NBD server, such as libvirt for a pull backup.
+ * @throws CdpError `nbd-server-in-use` when somebody else has QEMU's only NBD server, such as libvirt for a pull backup;
+ *   `iothreads-unsafe` before anything was done.
  */
 export async function takeInstant(monitor: Monitor, of: InstantOf, scratch: Scratch, number: number): Promise<Instant> {
   const { dev, top, data, mirror } = of;
+  await requireNoIothreads(monitor);
   const names = instantNames(dev);
   const bitmap = (n: number): string => `${names.bitmapPrefix}${n}`;
   const sides = [
@@ -106,14 +108,15 @@ export async function dropInstant(
   const { primary, mirror, bitmapPrefix, marks } = instantNames(dev);
   const graph = await monitor.execute('x-debug-query-block-graph', {});
   const nodes = await describeNodes(monitor, graph, await monitor.execute('query-block', {}));
-  const overlay = nodes.find((node) => [primary.overlayFile, mirror.overlayFile].includes(node['node-name'] ?? ''));
-  if (overlay !== undefined && existsSync(socketBeside(overlay.file)))
+  const overlays = nodes.filter((node) => [primary.overlayFile, mirror.overlayFile].includes(node['node-name'] ?? ''));
+  if (overlays.some(({ file }) => existsSync(socketBeside(file))))
     await refusable(monitor.execute('nbd-server-stop', {}));
   for (const { job, overlay, overlayFile } of [primary, mirror]) {
     await cancelSync(monitor, job);
     await closeNodes(monitor, [overlay, overlayFile]);
   }
   await closeNodes(monitor, [marks]);
+  await removeScratch(overlays.map(({ file }) => file));
   if (keepBitmaps) return;
   for (const node of nodes) {
     for (const { name } of node['dirty-bitmaps'] ?? []) {
@@ -163,6 +166,16 @@ function overlayNodes({ overlay, overlayFile }: InstantSide, path: string, backi
     { driver: 'file', 'node-name': overlayFile, filename: path, 'auto-read-only': false, cache },
     { driver: 'qcow2', 'node-name': overlay, file: overlayFile, backing, cache },
   ];
+}
+
+/** QEMU 7.2 has aborted when block jobs began under a guest that wrote through an I/O thread; see readNode. */
+async function requireNoIothreads(monitor: Monitor): Promise<void> {
+  if ((await monitor.execute('query-iothreads', {})).length === 0) return;
+  throw new CdpError({
+    code: 'iothreads-unsafe',
+    message: 'the domain has I/O threads, under which a comparison could end QEMU, and the guest with it',
+    hint: 'take <iothreads> out of the domain by virsh edit, or compare the images while it does not run: qemu-img compare',
+  });
 }
 
 async function startServer(monitor: Monitor, socket: string): Promise<void> {

@@ -176,7 +176,14 @@ function viewDisk(
         : undefined);
   const primary = primaryTop === undefined ? null : primaryNodes(graph, primaryTop);
   const jobNames = graph.jobsOn([root, ...(primary?.chain ?? []), ...layers]);
-  const ownJobs = [names.syncJob, names.flushJob, names.readJob, names.pairJob, instant.primary.job, instant.mirror.job];
+  const ownJobs = [
+    names.syncJob,
+    names.flushJob,
+    names.readJob,
+    names.pairJob,
+    instant.primary.job,
+    instant.mirror.job,
+  ];
   return {
     qdev: device.qdev,
     root,

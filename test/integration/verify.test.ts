@@ -114,6 +114,15 @@ describe('a verify', function () {
     await guest.qmp('nbd-server-stop');
   });
 
+  it('is refused under I/O threads, where it could end QEMU', async () => {
+    await guest.qmp('object-add', { 'qom-type': 'iothread', id: 'stranger' });
+    const { code, stdout } = await scene.agent.cdp('verify', 'web1', '--json');
+    assert.equal(code, 1);
+    assert.match(stdout, /iothreads-unsafe/);
+    assert.deepEqual(await parts(), []);
+    await guest.qmp('object-del', { id: 'stranger' });
+  });
+
   it('is swept away by the next agent when the agent is killed', async () => {
     const { agent } = scene;
     const { finished } = await beginSlowVerify();

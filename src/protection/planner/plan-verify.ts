@@ -36,6 +36,7 @@ export function planVerify(o: Observation, disk: PresentDisk): DiskPlan | null {
 export function obstacleToVerify(o: Observation, disk: DiskObservation): string | null {
   const { graph, record } = disk;
   if (graph?.layout !== 'pair' || graph.primary === null) return 'the disk is not on both copies';
+  if (graph.pair?.engine === 'mirror') return 'a mirror job writes to both, and QEMU lets no other job use its target';
   if (damageOf(disk) !== 'none') return 'a copy failed';
   if (disk.ioFailed) return "the guest's I/O failed";
   if (record.intent.kind !== 'protect') return `a ${record.intent.kind} was asked for`;

@@ -19,7 +19,7 @@ const leastSpaceBytes = 64 * 1024 * 1024;
 /**
  * Compares the copies of a running domain's disks, one disk after the other, and answers when that is done. With `repair`, what differs
  * is copied from the primary, whose content is what the guest reads; never the other way.
- * @throws CdpError `not-protected-now`, `verify-running`, `verify-failed`, `space-short`, `nbd-server-in-use`, `primary-unreadable`, `mirror-unreadable`.
+ * @throws CdpError `not-protected-now`, `verify-running`, `verify-failed`, `space-short`, `nbd-server-in-use`, `iothreads-unsafe`, `primary-unreadable`, `mirror-unreadable`.
  */
 export async function verify(protector: Protector, request: VerifyRequest, host: Host): Promise<DiskVerdict[]> {
   const { record } = protector;

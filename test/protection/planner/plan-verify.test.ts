@@ -25,6 +25,11 @@ describe('plan, of a verify', () => {
       'openMirror',
     ],
     [
+      'compares nothing while a mirror job writes both copies',
+      { graph: { ...calm.graph, pair: { ...graph.pair.pair, engine: 'mirror' } }, ...verify('wanted') },
+      '',
+    ],
+    [
       "compares nothing beside a stranger's job",
       { graph: { ...calm.graph, otherJob: job({ device: 'backup' }) }, ...verify('wanted') },
       '',
