@@ -164,7 +164,8 @@ const executors: Executors = {
     memoryOf(dev).reachable = { primary: true, mirror: true };
   },
   dropEpoch: ({ live }, { dev, bitmap }) => removeBitmap(live.monitor, diskNames(dev).pair, bitmap),
-  track: ({ live }, { node, bitmap, merged }) => addBitmap(live.monitor, node, bitmap, merged),
+  track: ({ live }, { node, bitmap, merged, persistent = false }) =>
+    addBitmap(live.monitor, node, bitmap, merged, { persistent }),
   untrack: ({ live }, { node, bitmap }) => removeBitmap(live.monitor, node, bitmap),
   startFullSync: ({ live, memoryOf }, { dev, from, to }) =>
     startFullSync(live.monitor, { job: diskNames(dev).syncJob, from, to, maxBytesPerS: memoryOf(dev).pace.bytesPerS }),

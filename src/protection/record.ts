@@ -59,7 +59,12 @@ const copyRecordSchema = z.strictObject({
  * How a stale copy can be mended without copying everything. While `base` is `copying`, a full sync runs; once it is `whole`, the
  * stale copy differs from the current one only in the blocks that the bitmap marks.
  */
-const trackSchema = z.strictObject({ bitmap: z.string(), base: z.enum(['copying', 'whole']) });
+const trackSchema = z.strictObject({
+  bitmap: z.string(),
+  base: z.enum(['copying', 'whole']),
+  /** Why everything was or is copied, as a clause. */
+  why: z.string().exactOptional(),
+});
 
 /** What the administrator (or a policy) wants of a disk now; it outlives the agent. */
 const intentSchema = z.discriminatedUnion('kind', [
@@ -195,7 +200,8 @@ export function movedAway(record: DomainRecord, at: string): DomainRecord {
   const disks = record.disks.map((disk) =>
     disk.primary.current && disk.mirror.current
       ? { ...disk, mirror: { ...disk.mirror, current: false, consistentAsOf: at }, track: null, atStop: null }
-      : disk,
+      : // Nor is a bitmap in an image to be trusted that others have had meanwhile.
+        { ...disk, track: null },
   );
   return { ...record, disks };
 }

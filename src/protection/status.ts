@@ -110,8 +110,12 @@ function onPrimaryAlone(disk: DiskObservation, trouble: string | null): StateVie
   if (graph.otherJob !== null)
     return { state: 'waiting', reason: `the block job ${graph.otherJob.device} runs on this disk` };
   if (graph.syncJob !== null || (graph.mirrorOpen && disk.health.mirror.is !== 'failed'))
-    return { state: 'syncing', reason: trouble };
+    return { state: 'syncing', reason: trouble ?? whyEverything(record) };
   return { state: record.exposedSince === null ? 'waiting' : 'exposed', reason: trouble };
+}
+
+function whyEverything({ track }: DiskRecord): string | null {
+  return track?.base === 'copying' && track.why !== undefined ? `everything is copied: ${track.why}` : null;
 }
 
 /** Whether the disk, as it runs, can ever have the two-copy writer under it: nothing but another start would change that. */

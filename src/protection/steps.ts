@@ -38,8 +38,8 @@ export interface StepArguments {
   /** Begins an epoch on the two-copy writer. */
   addEpoch: { dev: string };
   dropEpoch: { dev: string; bitmap: string };
-  /** Begins to record what is written to a current copy, with what was recorded before. */
-  track: { dev: string; node: string; bitmap: string; merged: BitmapName[] };
+  /** Begins to record what is written to a current copy, with what was recorded before; `persistent`: also in its image, for the next start. */
+  track: { dev: string; node: string; bitmap: string; merged: BitmapName[]; persistent?: boolean };
   untrack: { node: string; bitmap: string };
   startFullSync: { dev: string; from: string; to: string };
   /** Copies the source as it is when the job starts. */

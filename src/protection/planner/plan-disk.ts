@@ -24,6 +24,7 @@ import {
   newBitmap,
   pivot,
   stale,
+  trackPrimary,
   wait,
   type DiskStep,
   type PresentDisk,
@@ -232,21 +233,29 @@ function planPrimary(o: Observation, disk: PresentDisk): DiskPlan {
  * the disk that the mirror was made of, and must not overwrite it.
  */
 function planStarted(o: Observation, disk: PresentDisk, primary: PrimaryNodes, liveImage: Image): DiskPlan {
-  const { record } = disk;
+  const { record, graph } = disk;
+  const { dev, track } = record;
   const same = sameStorage(liveImage, record.primary.image);
   if (!same && !primary.images.includes(imageName(record.primary.image))) return nothing;
   const startsStrict = o.record.policy === 'strict' && record.instance !== null;
-  return steps({
-    step: 'recordDisk',
-    record: {
-      ...record,
-      instance: o.instance,
-      primary: { ...record.primary, image: liveImage },
-      mirror: stale(record.mirror, record.state === 'stopped' ? record.since : o.now),
-      track: null,
-      exposedSince: startsStrict ? (record.exposedSince ?? o.now) : record.exposedSince,
-    },
-  });
+  const started: DiskRecord = {
+    ...record,
+    instance: o.instance,
+    primary: { ...record.primary, image: liveImage },
+    mirror: stale(record.mirror, record.state === 'stopped' ? record.since : o.now),
+    track: null,
+    exposedSince: startsStrict ? (record.exposedSince ?? o.now) : record.exposedSince,
+  };
+  const kept = same && track?.base === 'whole' ? graph.tracking.find(({ name }) => name === track.bitmap) : undefined;
+  if (kept?.on !== 'primary') return steps({ step: 'recordDisk', record: started });
+  // The image has kept it, and QEMU has recorded in it since it opened the image. A copy of the image as it was at an earlier
+  // stop has an earlier bitmap: each start gives it a new name, so that it is not taken for this one.
+  const bitmap = newBitmap(o, graph);
+  return steps(
+    trackPrimary(record, primary, bitmap, [{ node: primary.data, name: kept.name }]),
+    { step: 'recordDisk', record: { ...started, track: { bitmap, base: 'whole' } } },
+    untrack(dev, primary, 'primary', kept.name),
+  );
 }
 
 /** The copies were identical when the domain stopped. If the guest has not written yet, they are armed as they are. */

@@ -79,9 +79,16 @@ export function planSync(disk: PresentDisk, route: SyncRoute): DiskPlan {
   if (!route.open) return steps(...(pass === undefined ? [] : [untrack(pass)]), ...route.openSteps);
   if (track === null || tracked === undefined || track.base === 'copying') {
     const bitmap = newBitmap(route.newBitmap, graph);
+    const why = resized
+      ? 'the disk had another size when it fell behind'
+      : track === null
+        ? 'nothing has recorded what it lacks'
+        : track.base === 'copying'
+          ? 'an earlier copy was not finished'
+          : 'what recorded its lack is gone';
     return steps(
       ...graph.tracking.map(untrack),
-      { step: 'recordDisk', record: { ...mixture, track: { bitmap, base: 'copying' } } },
+      { step: 'recordDisk', record: { ...mixture, track: { bitmap, base: 'copying', why } } },
       { step: 'track', dev, node: fromData, bitmap, merged: [] },
       { step: 'startFullSync', dev, from, to },
     );

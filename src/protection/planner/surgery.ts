@@ -122,7 +122,7 @@ export function degrade(
     ...surgeryOn(disk),
     before: park(graph, dev),
     parked: [
-      { step: 'track', dev, node: primary.data, bitmap, merged: written(disk, 'primary', primary.data) },
+      trackPrimary(record, primary, bitmap, written(disk, 'primary', primary.data)),
       ...(graph.pair === null ? [] : [{ step: 'dropPair', dev } as const]),
     ],
     record: {
@@ -334,6 +334,16 @@ function bothCurrent(record: DiskRecord, engine: Engine): DiskRecord {
 
 export function stale(copy: CopyRecord, consistentAsOf: string | null): CopyRecord {
   return copy.current ? { ...copy, current: false, consistentAsOf } : copy;
+}
+
+/** Records in the primary's image, where that can keep a bitmap: a start in the middle of an outage needs no full sync then. */
+export function trackPrimary(
+  { dev, primary: { image } }: DiskRecord,
+  { data }: PrimaryNodes,
+  bitmap: string,
+  merged: BitmapName[],
+): Step {
+  return { step: 'track', dev, node: data, bitmap, merged, ...(image.format === 'qcow2' && { persistent: true }) };
 }
 
 /** A name that no earlier outage had, and which tells whether the disk was resized since. */
