@@ -55,7 +55,8 @@ export class SimulatedDomain {
     this.engine = engine;
     const defined = new Map<string, Image>();
     const disks = devs.map((dev): DiskRecord => {
-      const [primary, mirror] = [parseImageUri(`/primary/${dev}`), parseImageUri(`/mirror/${dev}`)];
+      const [path, mirror] = [parseImageUri(`/primary/${dev}`), parseImageUri(`/mirror/${dev}`)];
+      const primary: Image = { ...path, format: keepsBitmaps(dev) ? 'qcow2' : 'raw' };
       defined.set(dev, primary);
       this.guests.set(dev, newGuest());
       return newDiskRecord({ dev, mirror, rebuild: null }, primary, false);
@@ -167,6 +168,8 @@ export class SimulatedDomain {
     copy.write(0, version);
     copy.flush();
     copy.keepTime();
+    // qemu-img and its like record in what the image keeps.
+    for (const bitmap of copy.bitmaps.values()) bitmap.add(0);
     const { acknowledged, flushed } = this.guests.get(dev) ?? {};
     acknowledged?.set(0, version);
     flushed?.set(0, version);
@@ -474,6 +477,11 @@ export class SimulatedDomain {
         end === 'target-failed' && disk !== undefined ? (disk.primary.current ? 'mirror' : 'primary') : null,
       );
   }
+}
+
+/** One of the disks is in an image that does, and one is not. */
+function keepsBitmaps(dev: string): boolean {
+  return dev === 'vda';
 }
 
 function isIdentical({ primary, mirror }: DiskRecord): boolean {

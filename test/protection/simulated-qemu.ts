@@ -26,6 +26,8 @@ export class Copy {
   failsOnce = false;
   /** It lost acknowledged writes, and the record can't know yet. */
   lostUnseen = false;
+  /** The bitmaps that its image keeps; while QEMU has it open, whatever is there is not to be trusted. */
+  readonly bitmaps = new Map<string, Set<number>>();
 
   constructor(name: string) {
     this.name = name;
@@ -101,6 +103,8 @@ interface Node {
   /** Something was written since the last flush: only then a flush asks the storage. */
   dirty: boolean;
   bitmaps: Map<string, Set<number>>;
+  /** Those that the image keeps when it is closed. */
+  persistent: Set<string>;
 }
 
 export interface Job {
@@ -163,14 +167,25 @@ export class SimulatedQemu {
     if (kind === 'image' && [...this.nodes.values()].some((node) => node.copy === copy))
       throw new Refused(`no write lock on ${copy?.name ?? ''}`);
     if (kind === 'image' && copy?.failing === true) throw new Failed(`${copy.name} can't be opened`);
-    this.nodes.set(name, { kind, below, copy, broken: false, reconnected: false, dirty: false, bitmaps: new Map() });
+    const kept = kind === 'image' ? [...(copy?.bitmaps ?? [])] : [];
+    copy?.bitmaps.clear();
+    this.nodes.set(name, {
+      kind,
+      below,
+      copy,
+      broken: false,
+      reconnected: false,
+      dirty: false,
+      bitmaps: new Map(kept),
+      persistent: new Set(kept.map(([bitmap]) => bitmap)),
+    });
   }
 
   delete(name: string): void {
     const node = this.nodes.get(name);
     if (node === undefined) return;
     if (this.parents(name).length > 0) throw new Refused(`${name} is in use by ${this.parents(name).join()}`);
-    flushAtClose(node);
+    close(node);
     this.nodes.delete(name);
   }
 
@@ -190,7 +205,7 @@ export class SimulatedQemu {
 
   /** It ends in order. */
   close(): void {
-    this.nodes.forEach(flushAtClose);
+    this.nodes.forEach(close);
   }
 
   /** Nodes, devices and jobs that use a node. */
@@ -220,10 +235,16 @@ export class SimulatedQemu {
     return device;
   }
 
-  addBitmap(name: string, bitmap: string, blocks: Iterable<number>): void {
-    const { bitmaps } = this.node(name);
+  addBitmap(
+    name: string,
+    bitmap: string,
+    blocks: Iterable<number>,
+    { isKept = false }: { isKept?: boolean } = {},
+  ): void {
+    const { bitmaps, persistent } = this.node(name);
     if (bitmaps.has(bitmap)) throw new Refused(`the bitmap ${bitmap} exists`);
     bitmaps.set(bitmap, new Set(blocks));
+    if (isKept) persistent.add(bitmap);
   }
 
   bitmap(name: string, bitmap: string): Set<number> {
@@ -237,6 +258,7 @@ export class SimulatedQemu {
     if ([...this.jobs.values()].some((job) => job.device === name && job.bitmap === bitmap))
       throw new Refused(`the bitmap ${bitmap} is busy`);
     this.node(name).bitmaps.delete(bitmap);
+    this.node(name).persistent.delete(bitmap);
   }
 
   /** Whether the guest's write reached all that it must reach. */
@@ -300,6 +322,7 @@ export class SimulatedQemu {
       reconnected: false,
       dirty: false,
       bitmaps: new Map(),
+      persistent: new Set(),
     });
     this.jobs.set(job.id, {
       ...job,
@@ -392,7 +415,9 @@ export class SimulatedQemu {
   }
 }
 
-/** What was written is flushed, as far as that goes (QEMU, block.c: bdrv_close). */
-function flushAtClose({ dirty, broken, copy }: Node): void {
+/** What was written is flushed, as far as that goes (QEMU, block.c: bdrv_close), and what the image keeps is kept if it can be written. */
+function close({ dirty, broken, copy, bitmaps, persistent }: Node): void {
   if (dirty && !broken) copy?.flush();
+  if (copy === null || broken || copy.failing) return;
+  for (const name of persistent) copy.bitmaps.set(name, new Set(bitmaps.get(name)));
 }

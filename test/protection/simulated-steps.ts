@@ -119,12 +119,13 @@ const executors: Executors = {
   dropPair: (domain, { dev }) => endPair(qemuOf(domain), dev),
   addEpoch: (domain, { dev }) => qemuOf(domain).addBitmap(diskNames(dev).pair, epochName(Date.parse(domain.now())), []),
   dropEpoch: (domain, { dev, bitmap }) => qemuOf(domain).removeBitmap(diskNames(dev).pair, bitmap),
-  track: (domain, { node, bitmap, merged }) => {
+  track: (domain, { node, bitmap, merged, persistent = false }) => {
     const qemu = qemuOf(domain);
     qemu.addBitmap(
       node,
       bitmap,
       merged.flatMap((from) => [...qemu.bitmap(from.node, from.name)]),
+      { isKept: persistent },
     );
   },
   untrack: (domain, { node, bitmap }) => qemuOf(domain).removeBitmap(node, bitmap),
