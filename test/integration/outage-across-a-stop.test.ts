@@ -4,7 +4,7 @@ import { endWell, goesOn, Mark } from './copies-hold.ts';
 import type { Guest } from '../lab/guest.ts';
 import type { NbdServer } from '../lab/storage.ts';
 import { waitFor } from '../lab/wait.ts';
-import { patienceMs, setScene, waitDisk, waitState } from './scene.ts';
+import { events, patienceMs, setScene, waitDisk, waitState } from './scene.ts';
 
 const sizeBytes = 32 << 20;
 /** The guest writes to the first half; the mark goes behind. */
@@ -60,6 +60,9 @@ describe('an outage of the mirror, with the primary in a qcow2 image', function 
     mirror.heal();
     const syncing = await waitDisk(agent, 'web1', 'copied in full', ({ job }) => job?.kind === 'full-sync');
     assert.match(syncing.reason ?? '', /everything is copied/);
+    const told = (await events(agent, 'web1', 'resync-started')).map(({ detail }) => detail['reason']);
+    assert.deepEqual(told.slice(0, -1).at(-1), undefined, 'a delta needs no reason');
+    assert.match(String(told.at(-1)), /everything is copied/);
     assert.equal(await speed(), slowBytesPerS);
 
     const config = readFileSync(agent.configPath, 'utf8');

@@ -56,7 +56,7 @@ describe('a snapshot', function () {
     await goesOn(guest, 10);
   });
 
-  it('outside, taken while exposed, gets a full sync: its overlay has no bitmap', async () => {
+  it('outside, taken while exposed, gets a full sync: a bitmap on its overlay proves nothing', async () => {
     const { agent, lab } = scene;
     mirror.failAll();
     await waitState(agent, 'web1', 'exposed');

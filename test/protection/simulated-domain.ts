@@ -56,7 +56,8 @@ export class SimulatedDomain {
     const defined = new Map<string, Image>();
     const disks = devs.map((dev): DiskRecord => {
       const [path, mirror] = [parseImageUri(`/primary/${dev}`), parseImageUri(`/mirror/${dev}`)];
-      const primary: Image = { ...path, format: keepsBitmaps(dev) ? 'qcow2' : 'raw' };
+      // Of two disks one is in an image that keeps bitmaps.
+      const primary: Image = { ...path, format: dev === 'vda' ? 'qcow2' : 'raw' };
       defined.set(dev, primary);
       this.guests.set(dev, newGuest());
       return newDiskRecord({ dev, mirror, rebuild: null }, primary, false);
@@ -477,11 +478,6 @@ export class SimulatedDomain {
         end === 'target-failed' && disk !== undefined ? (disk.primary.current ? 'mirror' : 'primary') : null,
       );
   }
-}
-
-/** One of the disks is in an image that does, and one is not. */
-function keepsBitmaps(dev: string): boolean {
-  return dev === 'vda';
 }
 
 function isIdentical({ primary, mirror }: DiskRecord): boolean {

@@ -279,7 +279,8 @@ function planCrashed(o: Observation, disk: PresentDisk, primary: PrimaryNodes, f
   const bitmap = newBitmap(o, graph);
   const { data: from } = primary;
   const image = record.primary.image;
-  const copying: DiskRecord = { ...record, track: { bitmap, base: 'copying' } };
+  const why = 'the domain did not end in order';
+  const copying: DiskRecord = { ...record, track: { bitmap, base: 'copying', why } };
   return steps(
     { step: 'recordDisk', record: { ...copying, mirror: { ...mirror, consistentAsOf: null } } },
     { step: 'track', dev, node: from, bitmap, merged: [] },

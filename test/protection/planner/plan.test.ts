@@ -193,12 +193,18 @@ describe('plan', () => {
   describe('a domain that has just started', () => {
     const stopped = { ...record.both, instance: 'boot/0', state: 'stopped', since: '2026-01-01T00:00:00.000Z' } as const;
     const alone = { record: { ...record.onlyPrimary, track: null }, graph: { ...graph.plain, mirrorOpen: true } };
+    const outage: DiskRecord = { ...record.onlyPrimary, instance: 'boot/0' };
+    const keptAcross: DiskParts = { graph: { ...graph.exposed, parkReady: false } };
     const opened: DiskParts = { ...alone, atStop: { clean: true, primary: '17 4096 today' } };
     const crashed: DiskParts = { ...alone, atStop: { clean: false, primary: '17 4096 today' } };
     const copying: DiskRecord = { ...record.onlyPrimary, track: { bitmap: 'cdp-track-1', base: 'copying' } };
     const snapshotSync = (part: Parameters<typeof job>[0]): DiskGraph => ({ ...graph.exposed, mirrorOpen: true, syncJob: job({ type: 'backup', ...part }) });
     table([
       ['runs on the primary alone, and that is recorded', { record: stopped, graph: graph.plain }, 'record'],
+      ['takes over what its image has kept of an outage, under a new name', { ...keptAcross, record: outage }, 'track record untrack'],
+      ['takes over nothing of a full sync that was under way', { ...keptAcross, record: { ...outage, track: { bitmap: 'cdp-track-1', base: 'copying' } } }, 'record'],
+      ['takes over nothing that its record does not name', { ...keptAcross, record: { ...outage, track: { bitmap: 'cdp-track-2', base: 'whole' } } }, 'record'],
+      ['takes over nothing from the overlay of a snapshot', { ...keptAcross, record: outage, liveImage: newImage }, 'record'],
       ['opens the mirror if both were identical', { ...opened, graph: graph.plain }, 'openMirror'],
       ['is armed without copying if the guest has not written yet', opened, `buildPark ${paused} requireUntouched compose addEpoch record ${resumed} note`],
       ['is not, if it may have', { ...opened, atStop: null }, 'record track startFullSync'],
