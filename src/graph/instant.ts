@@ -168,7 +168,7 @@ function overlayNodes({ overlay, overlayFile }: InstantSide, path: string, backi
   ];
 }
 
-/** QEMU 7.2 has aborted when block jobs began under a guest that wrote through an I/O thread; see readNode. */
+/** QEMU 7.2 aborts when a node is added over one that is in use there (block.c: bdrv_open_inherit), and the guest with it. */
 async function requireNoIothreads(monitor: Monitor): Promise<void> {
   if ((await monitor.execute('query-iothreads', {})).length === 0) return;
   throw new CdpError({
