@@ -3,7 +3,15 @@ import { diskNames, epochName } from '../../src/graph/names.ts';
 import type { Step, StepArguments, StepName } from '../../src/protection/steps.ts';
 import { parseImageUri, sameStorage, type Image } from '../../src/storage/image.ts';
 import type { SimulatedDomain } from './simulated-domain.ts';
-import { blockBytes, blockCount, Failed, hasIoThread, Refused, type Job, type SimulatedQemu } from './simulated-qemu.ts';
+import {
+  blockBytes,
+  blockCount,
+  Failed,
+  hasIoThread,
+  Refused,
+  type Job,
+  type SimulatedQemu,
+} from './simulated-qemu.ts';
 
 type Executors = { [Name in StepName]: (domain: SimulatedDomain, args: StepArguments[Name]) => void };
 
