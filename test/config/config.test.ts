@@ -17,7 +17,7 @@ describe('the configuration that is shipped', () => {
     const shown = parseConfig(uncommented, installed);
     assert.equal(shown.libvirt.socket, '/run/libvirt/libvirt-sock');
     assert.deepEqual({ ...shown, libvirt: null }, { ...parseConfig('', installed), libvirt: null });
-    assert.equal((uncommented.match(/^[a-z_.]+ = /gm) ?? []).length, 13);
+    assert.equal((uncommented.match(/^[a-z_.]+ = /gm) ?? []).length, 14);
   });
 
   it('has examples of those that have no default', async () => {
