@@ -1,10 +1,11 @@
-import type { Image } from '../domain/image.ts';
+import type { Image, Source } from '../domain/image.ts';
 import { withObjects } from '../graph/secrets.ts';
 import { openNodes } from '../graph/surgery.ts';
 import { QmpError } from '../qmp/errors.ts';
 import type { Monitor } from '../qmp/monitor.ts';
 import { blockdevLayers, type LayerNames } from '../storage/blockdev.ts';
 import { handDescriptor, type Descriptor } from '../storage/descriptors.ts';
+import type { Access } from '../storage/kind.ts';
 import type { Workbench } from './execute.ts';
 
 /**
@@ -19,24 +20,41 @@ export async function openImage(
 ): Promise<void> {
   const { monitor, recipient } = live;
   const prepared = await opener.prepare(image, names.storageNode);
-  const { access } = prepared;
+  const open = (through: LayerNames): Promise<void> =>
+    withObjects(monitor, prepared, () => openLayers(monitor, image, prepared.access, through));
   // To backing files libvirt gave QEMU access when it opened them, and its own jobs have QEMU open them again, by their paths.
   const libvirtsOwn = names.readOnly === true;
-  const descriptor = libvirtsOwn
-    ? null
-    : await handDescriptor(image.source, recipient, { readOnly: false, deadlineMs: probeDeadlineMs });
-  const through = descriptor === null ? names : { ...names, descriptor: descriptor.name };
+  if (libvirtsOwn) return open(names);
+  if (isUnixSocket(image.source) && (await succeeds(() => open(names)))) return;
+  const descriptor = await handDescriptor(image.source, recipient, { readOnly: false, deadlineMs: probeDeadlineMs });
   try {
-    await withObjects(monitor, prepared, async () => {
-      try {
-        await openNodes(monitor, blockdevLayers(image, access, through));
-      } catch (error) {
-        if (!(error instanceof QmpError && refusesDirect(error))) throw error;
-        await openNodes(monitor, blockdevLayers(image, access, { ...through, direct: false }));
-      }
-    });
+    await open(descriptor === null ? names : { ...names, descriptor: descriptor.name });
   } finally {
     if (descriptor !== null) await takeBack(monitor, descriptor);
+  }
+}
+
+async function openLayers(monitor: Monitor, image: Image, access: Access, names: LayerNames): Promise<void> {
+  try {
+    await openNodes(monitor, blockdevLayers(image, access, names));
+  } catch (error) {
+    if (!(error instanceof QmpError && refusesDirect(error))) throw error;
+    await openNodes(monitor, blockdevLayers(image, access, { ...names, direct: false }));
+  }
+}
+
+/** A connection that QEMU made itself it can make again. */
+function isUnixSocket(source: Source): boolean {
+  return source.kind === 'nbd' && 'socket' in source.server;
+}
+
+async function succeeds(open: () => Promise<void>): Promise<boolean> {
+  try {
+    await open();
+    return true;
+  } catch (error) {
+    if (!(error instanceof QmpError)) throw error;
+    return false;
   }
 }
 

@@ -140,6 +140,20 @@ describe('an outage of the mirror', function () {
     await endWell(guest, [primary, mirror.file]);
   });
 
+  it('that the domain runs on alone ends when its server is back: QEMU connects again', async () => {
+    const { agent } = scene;
+    const { guest, mirror } = await protectedGuest('web8');
+    await agent.mustCdp('failover', 'web8');
+    await waitState(agent, 'web8', 'failed-over');
+    await mirror.kill();
+    await waitState(agent, 'web8', 'broken');
+    await mirror.restart();
+    await goesOn(guest);
+    await waitState(agent, 'web8', 'failed-over');
+    assert.equal(guest.witness.boots, 1);
+    await endWell(guest, [mirror.file]);
+  });
+
   it('followed by one of the primary leaves the guest waiting on its only current copy, which goes on when that heals', async () => {
     const { agent, lab } = scene;
     const primary = await lab.nbd({ name: 'web5' });

@@ -228,9 +228,14 @@ export class World {
   }
 
   /** Defines the domain with a disk on that copy. */
-  async redefine(domain: DomainInForce, dev: string, { source, format }: Copy): Promise<void> {
+  async redefine(domain: DomainInForce, dev: string, copy: Copy): Promise<void> {
+    await this.define(await this.definition(domain, dev, copy));
+  }
+
+  /** The domain's definition, with a disk on that copy. */
+  async definition(domain: DomainInForce, dev: string, { source, format }: Copy): Promise<string> {
     const xml = await this.reached(() => domain.guest.xml('--inactive', '--security-info'));
-    await this.define(withDiskImage(xml, dev, parseImageUri(source, { format })));
+    return withDiskImage(xml, dev, parseImageUri(source, { format }));
   }
 
   async define(xml: string): Promise<void> {
