@@ -3,6 +3,11 @@ import { readSecretName } from './network-disk.ts';
 import { Unsupported } from './source-parts.ts';
 import { attributeOf, childOf, printXml, type XmlElement } from './xml.ts';
 
+/** What is encrypted at rest would be copied to where it is not. */
+export function wouldBeInClear(disk: Image, copy: Image): boolean {
+  return disk.encryption !== undefined && copy.encryption === undefined;
+}
+
 /** A `<source>` element with the `<encryption>` that its image has. */
 export function encrypted(sourceXml: string, encryption: Image['encryption']): string {
   if (encryption === undefined) return sourceXml;

@@ -1,5 +1,6 @@
 import type { DomainDisk } from '../domain/domain.ts';
 import { hasStopPolicy } from '../domain/domain.ts';
+import { wouldBeInClear } from '../domain/encryption.ts';
 import type { Image } from '../domain/image.ts';
 import type { Config } from '../config/config.ts';
 import type { Engine } from '../graph/engine.ts';
@@ -16,7 +17,7 @@ import type { DomainMemory } from './domain-memory.ts';
 import { copiesInUse } from './hangs/copies-in-use.ts';
 import type { LiveDomain } from './live-domain.ts';
 import type { DiskObservation, Observation, RunView } from './observation.ts';
-import type { DomainRecord } from './record.ts';
+import type { DiskRecord, DomainRecord } from './record.ts';
 import { strictNeedsQuorum, wayToStopPolicy } from './stop-policy.ts';
 
 /** How long one epoch records before the next begins: what a mirror's server may still lose is at most two epochs' writes. */
@@ -75,7 +76,8 @@ export async function observe(
         ioThread: liveDisk?.ioThread ?? false,
         engine,
         liveImage: liveDisk?.image ?? null,
-        obstacle: liveDisk === undefined ? null : (disk.contested ?? obstacleOf(record, liveDisk, defined, engine)),
+        obstacle:
+          liveDisk === undefined ? null : (disk.contested ?? obstacleOf(record, disk, liveDisk, defined, engine)),
         xmlBehind: namesOther(disk, defined),
         ioFailed:
           run === 'io-error' &&
@@ -164,11 +166,18 @@ function isOutdated(view: GraphView, { dev, alias, sourceIndex }: DomainDisk): b
 /** `defined` is the disk at the domain's next start. */
 function obstacleOf(
   { name, policy }: DomainRecord,
+  { mirror, unencryptedMirror }: DiskRecord,
   disk: DomainDisk,
   defined: DomainDisk | undefined,
   engine: Engine,
 ): string | null {
   if (disk.unsupported !== null) return disk.unsupported;
+  if (!unencryptedMirror && disk.image !== null && wouldBeInClear(disk.image, mirror.image)) {
+    return (
+      `the disk is encrypted, and its mirror '${imageName(mirror.image)}' would hold it in clear: give it an encrypted one (virt-cdp ` +
+      `unprotect and protect), or allow it in the declaration by <cdp:mirror unencrypted='yes'> (virsh edit ${name})`
+    );
+  }
   if (!hasStopPolicy(disk))
     return `the domain runs without error_policy='stop' on this disk. ${wayToStopPolicy(name, disk.dev, defined)}`;
   return policy === 'strict' && engine === 'mirror' ? strictNeedsQuorum : null;

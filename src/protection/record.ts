@@ -106,6 +106,8 @@ const diskRecordSchema = z.strictObject({
   contested: z.string().nullable().default(null),
   /** A policy file began its protection: its definition need not declare it. */
   byRule: z.boolean().default(false),
+  /** Somebody has said that the mirror may be in clear though the disk is encrypted. */
+  unencryptedMirror: z.boolean().default(false),
   exposedSince: z.string().nullable(),
   /** The state that was last shown, since when, and why. */
   state: z.enum(diskStates),
@@ -146,7 +148,11 @@ export type AtStop = NonNullable<DiskRecord['atStop']>;
 export type Intent = z.infer<typeof intentSchema>;
 
 /** A disk at the beginning of its protection: only the primary is current, and nothing is known of the mirror. */
-export function newDiskRecord({ dev, mirror, rebuild }: DeclaredDisk, primary: Image, running: boolean): DiskRecord {
+export function newDiskRecord(
+  { dev, mirror, unencryptedMirror, rebuild }: DeclaredDisk,
+  primary: Image,
+  running: boolean,
+): DiskRecord {
   return {
     dev,
     primary: { image: primary, current: true, consistentAsOf: null, reachable: null },
@@ -163,6 +169,7 @@ export function newDiskRecord({ dev, mirror, rebuild }: DeclaredDisk, primary: I
     retired: [],
     contested: null,
     byRule: false,
+    unencryptedMirror: unencryptedMirror === true,
     exposedSince: null,
     state: running ? 'waiting' : 'stopped',
     since: new Date().toISOString(),

@@ -6,6 +6,7 @@ import { CephCluster } from '../lab/ceph.ts';
 import { IscsiTarget } from '../lab/iscsi.ts';
 import { type Finished, run } from '../lab/run.ts';
 import { endWell, goesOn } from './copies-hold.ts';
+import { assertNowhere } from './nowhere.ts';
 import { events, setScene, sourceOf, waitLiveStatus, waitState } from './scene.ts';
 
 const password = 'sesame-open-42';
@@ -192,13 +193,3 @@ describe('network storage with logins', function () {
     );
   });
 });
-
-/** No file under the folder, logs, records and events among them, has any of these texts, but for storage and its own keys. */
-async function assertNowhere(folder: string, texts: string[]): Promise<void> {
-  const patterns = texts.flatMap((text) => ['-e', text]);
-  const { code, stdout, stderr } = await run('grep', [
-    ...['-rlF', '--exclude-dir=ceph', '--exclude-dir=images', '--exclude-dir=secrets', ...patterns],
-    folder,
-  ]);
-  assert.equal(code, 1, `${stdout}${stderr}`);
-}

@@ -2,6 +2,8 @@ import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { exitCodes } from '../../src/cli/exit.ts';
+import { DECLARATION_URI } from '../../src/domain/declaration.ts';
+import type { DiskStatus } from '../../src/protection/model.ts';
 import { makeCertificates } from '../lab/certificates.ts';
 import { luksXml } from '../lab/domain-xml.ts';
 import type { Guest } from '../lab/guest.ts';
@@ -9,8 +11,10 @@ import { LoopDevice } from '../lab/loop-device.ts';
 import { createLuks, inClear } from '../lab/luks.ts';
 import { must } from '../lab/run.ts';
 import type { NbdServer } from '../lab/storage.ts';
+import { waitFor } from '../lab/wait.ts';
 import { assertIdentical, assertNothingLost, goesOn } from './copies-hold.ts';
-import { events, nodeNames, roots, setScene, sourceOf, waitDisk, waitState } from './scene.ts';
+import { assertNowhere } from './nowhere.ts';
+import { events, nodeNames, patienceMs, roots, setScene, sourceOf, waitDisk, waitState } from './scene.ts';
 
 const sizeBytes = 32 << 20;
 const passphrase = 'sesame-open-43';
@@ -127,6 +131,29 @@ describe('pairs of different storage', function () {
     assert.ok(!readFileSync(luks.primary).includes('WITNESS1'));
   });
 
+  it('nor by a declaration that came with its definition, unless that says so', async () => {
+    const { agent, lab } = scene;
+    const clear = (await lab.image('vda-clear.raw', 'raw', sizeBytes)).file;
+    const declare = async (attribute: string): Promise<void> => {
+      const mirror = `<cdp:mirror${attribute}><disk type='file' device='disk'><source file='${clear}'/></disk></cdp:mirror>`;
+      const declaration = `<cdp:protection xmlns:cdp='${DECLARATION_URI}'><cdp:disk dev='vda'>${mirror}</cdp:disk></cdp:protection>`;
+      const undeclared = (await guest.xml('--inactive')).replace(/<metadata\/>|<metadata>[^]*<\/metadata>/, '');
+      const path = lab.path('declared.xml');
+      writeFileSync(path, undeclared.replace('<memory ', `<metadata>${declaration}</metadata><memory `));
+      await lab.virsh('define', path);
+    };
+    await declare('');
+    const followed = async (): Promise<boolean> => (await events(agent, 'web1', 'declared')).length === 2;
+    await waitFor('the declaration to be followed', followed, patienceMs);
+    const told = ({ state, reason }: DiskStatus): boolean =>
+      state === 'waiting' && /would hold it in clear/.test(reason ?? '');
+    await waitDisk(agent, 'web1', 'refused in clear', told, 'vda');
+    await declare(` unencrypted='yes'`);
+    await waitState(agent, 'web1', 'protected', 'vda');
+    await agent.mustCdp('unprotect', 'web1', '--disk', 'vda');
+    assert.ok(readFileSync(clear).includes('WITNESS1'));
+  });
+
   it('are protected, and thin ones stay thin', async () => {
     const { agent } = scene;
     const mirrors = [
@@ -228,5 +255,6 @@ describe('pairs of different storage', function () {
     assert.ok(!readFileSync(rebuilt).includes('WITNESS1'), 'the new primary is in clear');
     await assertNothingLost(guest, [plain, tls.file], 'vdb');
     await assertIdentical(plain, tls.file);
+    await assertNowhere(lab.root, [passphrase, Buffer.from(passphrase).toString('base64')]);
   });
 });

@@ -6,16 +6,16 @@ const deriveMs = 10;
 
 /**
  * Makes an empty LUKS image, a volume or inside qcow2, with the passphrase of a file. To choose a key derivation that takes so long,
- * QEMU 7.2 counts a thread's time in steps that a busy machine makes too coarse, and fails (crypto/pbkdf.c).
+ * QEMU 7.2 counts a thread's time in steps that a busy machine makes too coarse, and fails or counts on (crypto/pbkdf.c).
  */
 export async function createLuks(path: string, format: 'raw' | 'qcow2', sizeBytes: number, key: string): Promise<void> {
   const [driver, prefix] = format === 'raw' ? ['luks', ''] : ['qcow2', 'encrypt.'];
   const options = `${format === 'raw' ? '' : 'encrypt.format=luks,'}${prefix}key-secret=s,${prefix}iter-time=${deriveMs}`;
   const args = ['create', '-q', '-f', driver, ...secretArgs(key), '-o', options, path, String(sizeBytes)];
   for (let tries = 1; ; tries++) {
-    const { code, stderr } = await run('qemu-img', args);
+    const { code, stderr } = await run('qemu-img', args, { timeoutMs: 5_000 });
     if (code === 0) return;
-    if (!stderr.includes('accurate CPU usage') || tries === 30) throw new Error(`qemu-img create: ${stderr}`);
+    if (!/accurate CPU usage|killed after/.test(stderr) || tries === 30) throw new Error(`qemu-img create: ${stderr}`);
   }
 }
 

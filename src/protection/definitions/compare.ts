@@ -93,11 +93,13 @@ function isCopyOf({ primary, mirror, contested }: DiskRecord, image: Image): boo
 
 function follow(record: DomainRecord, { name, declaration }: Domain, renamed: Map<string, string>): DomainRecord {
   const disks = record.disks.map((disk) => {
-    const rebuild = declaration?.disks.find(({ dev }) => dev === disk.dev)?.rebuild;
+    const declared = declaration?.disks.find(({ dev }) => dev === disk.dev);
+    const rebuild = declared?.rebuild;
     const followed = {
       ...disk,
       dev: renamed.get(disk.dev) ?? disk.dev,
       ...(rebuild != null && { rebuildTo: rebuild.to, rebuildAuto: rebuild.auto }),
+      ...(declared !== undefined && { unencryptedMirror: declared.unencryptedMirror === true }),
     };
     return JSON.stringify(followed) === JSON.stringify(disk) ? disk : followed;
   });
@@ -187,14 +189,14 @@ function restorationOf(
 
 /** The declaration of a disk as far as its record and its definition know it. */
 export function declaredAgain(
-  { dev, mirror, primary, rebuildTo, rebuildAuto }: DiskRecord,
+  { dev, mirror, primary, unencryptedMirror, rebuildTo, rebuildAuto }: DiskRecord,
   { errorPolicy, readErrorPolicy }: DomainDisk,
   formerly?: DeclaredDisk,
 ): DeclaredDisk {
   return {
     dev,
     mirror: mirror.image,
-    ...(primary.image.encryption !== undefined && mirror.image.encryption === undefined && { unencryptedMirror: true }),
+    ...(unencryptedMirror && { unencryptedMirror }),
     rebuild: rebuildTo === null ? null : { to: rebuildTo, format: primary.image.format, auto: rebuildAuto },
     previousErrorPolicy: formerly?.previousErrorPolicy ?? { errorPolicy, readErrorPolicy },
   };

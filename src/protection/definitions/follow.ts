@@ -68,13 +68,6 @@ async function adopt(
       continue;
     }
     const { dev, mirror } = disk;
-    if (defined.image.encryption !== undefined && mirror.encryption === undefined && disk.unencryptedMirror !== true) {
-      const why =
-        `the disk is encrypted, and the declared mirror '${imageName(mirror)}' would hold it in clear: declare one with an ` +
-        "<encryption>, or allow it by <mirror unencrypted='yes'>";
-      notes.push({ event: 'protect-refused', disk: dev, detail: { why } });
-      continue;
-    }
     const policy = domain.declaration?.policy ?? before.policy;
     notes.push({ event: 'declared', disk: dev, detail: { mirror: imageName(mirror), policy } });
     const judged = await judge(host, record, newDiskRecord(disk, defined.image, ref.id >= 0), notes);

@@ -1,3 +1,4 @@
+import { wouldBeInClear } from '../../domain/encryption.ts';
 import type { Image } from '../../domain/image.ts';
 import { CdpError, RefusedError } from '../../errors.ts';
 import { imageName } from '../../storage/image.ts';
@@ -56,9 +57,9 @@ function largerText(mirror: Image, mirrorBytes: number, diskBytes: number): stri
   );
 }
 
-/** What is encrypted at rest is not copied to where it is not. @throws RefusedError `mirror-not-encrypted`. */
+/** @throws RefusedError `mirror-not-encrypted`. */
 export function refuseClear(primary: Image, mirror: Image): void {
-  if (primary.encryption === undefined || mirror.encryption !== undefined) return;
+  if (!wouldBeInClear(primary, mirror)) return;
   throw new RefusedError({
     code: 'mirror-not-encrypted',
     message: `the disk is encrypted, and the mirror '${imageName(mirror)}' would hold it in clear`,

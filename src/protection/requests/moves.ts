@@ -1,4 +1,5 @@
 import { imageFromDiskXml } from '../../domain/disk-image.ts';
+import { wouldBeInClear } from '../../domain/encryption.ts';
 import type { Image, ImageFormat } from '../../domain/image.ts';
 import { CdpError, RefusedError, UsageError } from '../../errors.ts';
 import { requireSpace } from '../../storage/free-space.ts';
@@ -195,7 +196,7 @@ function requestedTarget(record: DomainRecord, disk: DiskRecord, { to, toXml, fo
   const { encryption } = disk.primary.image;
   if (toXml !== undefined && to === undefined) {
     const image = imageFromDiskXml(toXml);
-    if (encryption === undefined || image.encryption !== undefined) return image;
+    if (!wouldBeInClear(disk.primary.image, image)) return image;
     throw new RefusedError({
       code: 'target-not-encrypted',
       message: `${record.name}'s disk ${disk.dev} is encrypted, and '${imageName(image)}' would hold it in clear`,
