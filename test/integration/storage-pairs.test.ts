@@ -186,6 +186,8 @@ describe('pairs of different storage', function () {
       assert.ok(allocated < 12 << 20, `${file} has ${allocated} bytes allocated`);
     }
     assert.ok(!readFileSync(luks.mirror).includes('WITNESS1'), 'the mirror is in clear');
+    const verify = await agent.cdp('verify', 'web1', '--disk', 'vda', '--json');
+    assert.equal((JSON.parse(verify.stdout) as { error: { code: string } }).error.code, 'verify-in-clear');
   });
 
   it('go over to their mirrors, and back to the originals, a backing file with them', async () => {

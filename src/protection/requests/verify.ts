@@ -19,7 +19,7 @@ const leastSpaceBytes = 64 * 1024 * 1024;
 /**
  * Compares the copies of a running domain's disks, one disk after the other, and answers when that is done. With `repair`, what differs
  * is copied from the primary, whose content is what the guest reads; never the other way.
- * @throws CdpError `not-protected-now`, `verify-running`, `verify-failed`, `space-short`, `nbd-server-in-use`, `iothreads-unsafe`, `primary-unreadable`, `mirror-unreadable`.
+ * @throws CdpError `not-protected-now`, `verify-running`, `verify-in-clear`, `verify-failed`, `space-short`, `nbd-server-in-use`, `iothreads-unsafe`, `primary-unreadable`, `mirror-unreadable`.
  */
 export async function verify(protector: Protector, request: VerifyRequest, host: Host): Promise<DiskVerdict[]> {
   const { record } = protector;
@@ -31,6 +31,7 @@ export async function verify(protector: Protector, request: VerifyRequest, host:
       hint: `virt-cdp status ${record.name}`,
     });
   }
+  requireClear(protector, devs);
   await protector.looked();
   requireComparable(protector, devs);
   const { scratch: folder } = host.config().verify;
@@ -80,6 +81,19 @@ async function verifyDisk(
 
 /** The event log is no place for all of them. */
 const toldDifferences = 20;
+
+/** What is saved in the overlays has been decrypted. @throws CdpError `verify-in-clear` */
+function requireClear({ record }: Protector, devs: string[]): void {
+  for (const { dev, primary, mirror } of record.disks) {
+    if (!devs.includes(dev) || (primary.image.encryption === undefined && mirror.image.encryption === undefined))
+      continue;
+    throw new CdpError({
+      code: 'verify-in-clear',
+      message: `${record.name}'s disk ${dev} is encrypted: what the guest overwrites during a verify would lie in clear in the scratch folder`,
+      hint: 'shut the domain down and compare its copies by qemu-img compare; --disk names another disk',
+    });
+  }
+}
 
 /** The size of the last of these disks. @throws CdpError unless all of them can be compared now. */
 function requireComparable(protector: Protector, devs: string[]): number {
