@@ -1,9 +1,9 @@
 import { existsSync } from 'node:fs';
 import { CdpError } from '../errors.ts';
-import type { BlockdevOptions } from '../qmp/commands.ts';
 import { QmpError } from '../qmp/errors.ts';
 import type { Monitor } from '../qmp/monitor.ts';
-import { createOverlays, removeScratch, socketBeside, type Scratch } from '../storage/scratch.ts';
+import { handNewImage, type Recipient } from '../storage/descriptors.ts';
+import { removeSocket, type Scratch } from '../storage/scratch.ts';
 import type { Extent } from '../sync/compare.ts';
 import { cancelSync } from '../sync/jobs.ts';
 import { addBitmap } from './bitmaps.ts';
@@ -34,28 +34,32 @@ export interface Instant {
   written: string | null;
 }
 
-const createDeadlineMs = 10_000;
+const handDeadlineMs = 10_000;
+
+/** Where an instant is kept, and whose QEMU takes it. */
+export interface InstantIn {
+  scratch: Scratch;
+  recipient: Recipient;
+}
 
 /**
  * Takes an instant in the place of one that stands. `number` counts the instants of one verify from 0.
  * @throws CdpError `nbd-server-in-use` when somebody else has QEMU's only NBD server, such as libvirt for a pull backup;
- *   `iothreads-unsafe` before anything was done.
+ *   `iothreads-unsafe` before anything was done; `scratch-unusable`; as handNewImage.
  */
-export async function takeInstant(monitor: Monitor, of: InstantOf, scratch: Scratch, number: number): Promise<Instant> {
+export async function takeInstant(monitor: Monitor, of: InstantOf, where: InstantIn, number: number): Promise<Instant> {
   const { dev, top, data, mirror } = of;
   await requireNoIothreads(monitor);
   const names = instantNames(dev);
   const bitmap = (n: number): string => `${names.bitmapPrefix}${n}`;
   const sides = [
-    { node: top, side: names.primary, path: scratch.overlay.primary },
-    { node: mirror, side: names.mirror, path: scratch.overlay.mirror },
+    { node: top, side: names.primary },
+    { node: mirror, side: names.mirror },
   ];
-  await dropInstant(monitor, dev, { keepBitmaps: number > 0 });
-  await removeScratch([scratch.socket]);
-  await createOverlays(scratch, of.sizeBytes, createDeadlineMs);
-  for (const { node, side, path } of sides) await openNodes(monitor, overlayNodes(side, path, node));
-  // QEMU has them open: without a name they vanish with it, whatever happens to anybody.
-  await removeScratch([scratch.overlay.primary, scratch.overlay.mirror]);
+  const { scratch } = where;
+  await dropInstant(monitor, dev, scratch, { keepBitmaps: number > 0 });
+  await removeSocket(scratch);
+  for (const { node, side } of sides) await openOverlay(monitor, side, node, of.sizeBytes, where);
   await startServer(monitor, scratch.socket);
   await monitor.execute('transaction', {
     actions: [
@@ -96,27 +100,22 @@ export async function takeInstant(monitor: Monitor, of: InstantOf, scratch: Scra
   };
 }
 
-/**
- * Takes away what there is of an instant, whoever made it: an agent that has died since, perhaps. The server is ours if its
- * socket is in the overlays' folder, which their nodes tell.
- */
+/** Takes away what there is of an instant, whoever made it: an agent that has died since, perhaps. The server is ours if it has our socket. */
 export async function dropInstant(
   monitor: Monitor,
   dev: string,
+  { socket }: Scratch,
   { keepBitmaps = false }: { keepBitmaps?: boolean } = {},
 ): Promise<void> {
   const { primary, mirror, bitmapPrefix, marks } = instantNames(dev);
   const graph = await monitor.execute('x-debug-query-block-graph', {});
   const nodes = await describeNodes(monitor, graph, await monitor.execute('query-block', {}));
-  const overlays = nodes.filter((node) => [primary.overlayFile, mirror.overlayFile].includes(node['node-name'] ?? ''));
-  if (overlays.some(({ file }) => existsSync(socketBeside(file))))
-    await refusable(monitor.execute('nbd-server-stop', {}));
+  if (existsSync(socket)) await refusable(monitor.execute('nbd-server-stop', {}));
   for (const { job, overlay, overlayFile } of [primary, mirror]) {
     await cancelSync(monitor, job);
     await closeNodes(monitor, [overlay, overlayFile]);
   }
   await closeNodes(monitor, [marks]);
-  await removeScratch(overlays.map(({ file }) => file));
   if (keepBitmaps) return;
   for (const node of nodes) {
     for (const { name } of node['dirty-bitmaps'] ?? []) {
@@ -160,12 +159,23 @@ export async function markInEpoch(
 }
 
 /** Nobody needs what is in an overlay after a crash, and reading it back is rare: the page cache does, also where there is no O_DIRECT. */
-function overlayNodes({ overlay, overlayFile }: InstantSide, path: string, backing: string): BlockdevOptions[] {
+async function openOverlay(
+  monitor: Monitor,
+  { overlay, overlayFile }: InstantSide,
+  backing: string,
+  sizeBytes: number,
+  { scratch: { folder }, recipient }: InstantIn,
+): Promise<void> {
   const cache = { direct: false, 'no-flush': true };
-  return [
-    { driver: 'file', 'node-name': overlayFile, filename: path, 'auto-read-only': false, cache },
-    { driver: 'qcow2', 'node-name': overlay, file: overlayFile, backing, cache },
-  ];
+  const { name, fdsetId } = await handNewImage(folder, sizeBytes, recipient, handDeadlineMs);
+  try {
+    await openNodes(monitor, [
+      { driver: 'file', 'node-name': overlayFile, filename: name, 'auto-read-only': false, cache },
+      { driver: 'qcow2', 'node-name': overlay, file: overlayFile, backing, cache },
+    ]);
+  } finally {
+    await refusable(monitor.execute('remove-fd', { 'fdset-id': fdsetId }));
+  }
 }
 
 /** QEMU 7.2 aborts when a node is added over one that is in use there (block.c: bdrv_open_inherit), and the guest with it. */
@@ -182,7 +192,15 @@ async function startServer(monitor: Monitor, socket: string): Promise<void> {
   try {
     await monitor.execute('nbd-server-start', { addr: { type: 'unix', data: { path: socket } } });
   } catch (error) {
-    if (!(error instanceof QmpError && /already running/i.test(error.description))) throw error;
+    if (!(error instanceof QmpError)) throw error;
+    if (!/already running/i.test(error.description)) {
+      throw new CdpError({
+        code: 'scratch-unusable',
+        message: `QEMU can't make the socket '${socket}': ${error.description}`,
+        hint: "name a folder by verify.scratch in which QEMU's user may make a socket",
+        cause: error,
+      });
+    }
     throw new CdpError({
       code: 'nbd-server-in-use',
       message: "QEMU's NBD server is in use: by virsh backup-begin in pull mode, perhaps",

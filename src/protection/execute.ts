@@ -21,6 +21,7 @@ import { imageName } from '../storage/image.ts';
 import { fingerprint } from '../storage/fingerprint.ts';
 import { putStandIn, removeStandIn } from '../health/stand-in.ts';
 import type { ImageOpener } from '../storage/opener.ts';
+import type { Scratch } from '../storage/scratch.ts';
 import { requireMirrorSize } from '../storage/mirror-size.ts';
 import { imageSize, probeImage, type LookOptions } from '../storage/tools.ts';
 import { requireNoWrites } from '../sync/untouched.ts';
@@ -57,6 +58,7 @@ export interface Workbench {
   note: (event: EventName, disk: string, detail: Record<string, unknown>) => void;
   probeDeadlineMs: number;
   opener: ImageOpener;
+  scratch: Scratch;
 }
 
 /** A step that could not be carried out; the next look at the domain decides how to go on. */
@@ -142,8 +144,8 @@ const executors: Executors = {
     await closeNodes(live.monitor, nodes);
     memoryOf(dev).closed('primary');
   },
-  closeOrphans: async ({ live, memoryOf }, { dev, nodes }) => {
-    await dropInstant(live.monitor, dev);
+  closeOrphans: async ({ live, memoryOf, scratch }, { dev, nodes }) => {
+    await dropInstant(live.monitor, dev, scratch);
     await cancelSync(live.monitor, diskNames(dev).syncJob);
     await cancelSync(live.monitor, diskNames(dev).readJob);
     await cancelSync(live.monitor, diskNames(dev).pairJob);
@@ -214,20 +216,21 @@ const executors: Executors = {
     const why = await ask(bench, copy);
     if (why !== null) throw new Error(why);
   },
-  takeInstant: async ({ live, memoryOf }, { dev, ...of }) => {
+  takeInstant: async ({ live, memoryOf, scratch }, { dev, ...of }) => {
     const { verification } = memoryOf(dev);
     if (verification === null) return;
     try {
-      verification.taken(await takeInstant(live.monitor, { dev, ...of }, verification.scratch, verification.instants));
+      const where = { scratch, recipient: live.recipient };
+      verification.taken(await takeInstant(live.monitor, { dev, ...of }, where, verification.instants));
     } catch (error) {
       // It is the verify that fails, not the protection; what there is of the instant is taken away next.
       verification.stop(error as Error);
     }
   },
-  endInstant: async ({ live, memoryOf, note }, { dev, why }) => {
+  endInstant: async ({ live, memoryOf, scratch, note }, { dev, why }) => {
     const { verification } = memoryOf(dev);
     if (why !== null) verification?.stop(verifyStopped(dev, why));
-    await dropInstant(live.monitor, dev);
+    await dropInstant(live.monitor, dev, scratch);
     if (verification === null) note('verify-failed', dev, { why: 'the agent ended while it ran' });
   },
   markDiffering: async ({ live, memoryOf }, { dev, sizeBytes, epochs, extents }) => {

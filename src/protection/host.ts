@@ -27,6 +27,7 @@ import type { EventLog } from '../store/event-log.ts';
 import type { RecordStore } from '../store/record-store.ts';
 import { lastStart } from '../store/start-marker.ts';
 import { imageName } from '../storage/image.ts';
+import { scratchOf } from '../storage/scratch.ts';
 import { ImageOpener } from '../storage/opener.ts';
 import { onUnreadable, type HookAnswer } from './starts/hook-answer.ts';
 import { StartGuard } from './starts/start-guard.ts';
@@ -135,10 +136,10 @@ export class Host {
       store,
       events,
       log,
-      maxBytesPerS: () => config().resync.maxBytesPerS,
+      settings: () => ({ engine: config().engine, maxBytesPerS: config().resync.maxBytesPerS }),
       probeDeadlineMs: () => config().mirror.timeoutMs,
+      scratchOf: (uuid) => scratchOf(config().verify.scratch, uuid),
       opener: this.opener,
-      engine: () => config().engine,
       afterStep,
       recordChanged: () => this.#recordChanged(),
       shown: (protector) => {

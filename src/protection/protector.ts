@@ -1,4 +1,3 @@
-import type { Config } from '../config/config.ts';
 import { errorText } from '../errors.ts';
 import type { Log } from '../log.ts';
 import type { QmpEvent } from '../qmp/monitor.ts';
@@ -6,6 +5,7 @@ import type { Image } from '../domain/image.ts';
 import type { EventLog } from '../store/event-log.ts';
 import type { RecordStore } from '../store/record-store.ts';
 import type { ImageOpener } from '../storage/opener.ts';
+import type { Scratch } from '../storage/scratch.ts';
 import { Announcer } from './announcer.ts';
 import { currentPairs, stoppedReason, withStop } from './at-stop.ts';
 import type { Note } from './definitions/compare.ts';
@@ -17,7 +17,7 @@ import { lookWithoutAsking } from './hangs/hang-state.ts';
 import type { LiveDomain } from './live-domain.ts';
 import type { DiskStatus, DomainStatus, EventName, ProtectionEvent } from './model.ts';
 import type { Observation } from './observation.ts';
-import { isAtWork, observe } from './observe.ts';
+import { isAtWork, observe, type SyncSettings } from './observe.ts';
 import { plan, withDisk } from './planner/plan.ts';
 import { primaryFiles, PrimaryFiles } from './primary-files.ts';
 import { RecordKeeper } from './record-keeper.ts';
@@ -47,11 +47,10 @@ export interface Shared {
   store: RecordStore<DomainRecordSchema>;
   events: EventLog<ProtectionEvent>;
   log: Log;
-  /** Bytes per second of a sync; 0 is unlimited. */
-  maxBytesPerS: () => number;
+  settings: () => SyncSettings;
   probeDeadlineMs: () => number;
+  scratchOf: (uuid: string) => Scratch;
   opener: ImageOpener;
-  engine: () => Config['engine'];
   /** A domain's record changed, not necessarily in a pause. */
   recordChanged: () => void;
   /** A domain's states were looked at and shown. */
@@ -389,10 +388,7 @@ export class Protector {
   }
 
   async #observe(live: LiveDomain): Promise<Observation> {
-    const observation = await observe(live, this.record, this.#memory, {
-      engine: this.#shared.engine(),
-      maxBytesPerS: this.#shared.maxBytesPerS(),
-    });
+    const observation = await observe(live, this.record, this.#memory, this.#shared.settings());
     const { disks } = observation;
     this.#shared.watchFiles(this.record.uuid, disks.flatMap(primaryFiles));
     this.#shared.watchCopies(this.record.uuid, disks.flatMap(imagesInUse));
@@ -420,6 +416,7 @@ export class Protector {
       note: (event, disk, detail) => this.note(event, disk, detail),
       probeDeadlineMs: this.#shared.probeDeadlineMs(),
       opener: this.#shared.opener,
+      scratch: this.#shared.scratchOf(this.record.uuid),
     };
   }
 

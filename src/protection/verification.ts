@@ -1,7 +1,6 @@
 import { CdpError } from '../errors.ts';
 import type { Instant } from '../graph/instant.ts';
 import { requireSpaceIn } from '../storage/free-space.ts';
-import type { Scratch } from '../storage/scratch.ts';
 import { compareExports, dirtyExtents, joined, splitBy, sumOf, type Extent } from '../sync/compare.ts';
 import type { DiskVerdict } from './model.ts';
 
@@ -19,7 +18,8 @@ export interface VerifyOrder {
   sizeBytes: number;
   /** Of each copy; 0 is unlimited. */
   maxBytesPerS: number;
-  scratch: Scratch;
+  /** For what the guest overwrites. */
+  folder: string;
   /** Has the loop look at the domain and do what the view wants; kept when it is done. */
   looked: () => Promise<void>;
 }
@@ -35,7 +35,6 @@ const spaceLookMs = 1_000;
 /** The copies of one disk are being compared. */
 export class Verification {
   view: VerifyView = { is: 'none' };
-  readonly scratch: Scratch;
   /** Counts the instants. */
   instants = 0;
   progress: { done: number; total: number };
@@ -45,7 +44,6 @@ export class Verification {
 
   constructor(order: VerifyOrder) {
     this.#order = order;
-    this.scratch = order.scratch;
     this.progress = { done: 0, total: order.sizeBytes };
   }
 
@@ -151,7 +149,7 @@ export class Verification {
 
   /** What the guest overwrites goes to the scratch folder: before the last space is gone, the verify is given up. */
   async #watchSpace(): Promise<void> {
-    const { folder } = this.scratch;
+    const { folder } = this.#order;
     try {
       await requireSpaceIn(folder, 0, {
         what: 'what the guest overwrites during a verify',

@@ -16,9 +16,15 @@ export interface Recipient {
 
 /** What QEMU was handed, under a name of its own instead of a path. */
 export type Descriptor =
-  | { is: 'file'; name: string; fdsetId: number }
+  | FileDescriptor
   /** Connected, and good for one `blockdev-add`. */
   | { is: 'socket'; name: string };
+
+export interface FileDescriptor {
+  is: 'file';
+  name: string;
+  fdsetId: number;
+}
 
 /** As high as QEMU reads an fdset's number (util/osdep.c: qemu_parse_fd); libvirt counts its own from 0. */
 const firstFdset = 2 ** 30;
@@ -29,9 +35,16 @@ const lastFdset = 2 ** 31 - 1;
  * as a whole if anything does.
  */
 const opening = {
-  readOnly: 'exec 3<"$1"',
-  readWrite: 'exec 4<"$1" && exec 3<>/proc/self/fd/4 && exec 4<&-',
+  readOnly: 'exec 3<"$1" &&',
+  readWrite: 'exec 4<"$1" && exec 3<>/proc/self/fd/4 && exec 4<&- &&',
 };
+/**
+ * An image that nobody else may read, and that has lost its name before QEMU gets it: it is gone with the last who has it open,
+ * whoever is killed. Nobody can have put anything else under a name that was not known before.
+ */
+const making =
+  'umask 077; path=$(mktemp "$1/virt-cdp-XXXXXXXXXX") || exit; qemu-img create -q -f qcow2 "$path" "$5" && exec 3<>"$path"; ' +
+  'made=$?; rm -f "$path"; [ $made = 0 ] || exit $made; ';
 const handing = 'exec virsh --quiet --connect "$2" qemu-monitor-command "$3" --pass-fds 3 "$4"';
 
 const replySchema = z.object({ error: z.object({ desc: z.string() }).optional() });
@@ -59,10 +72,26 @@ export async function handDescriptor(
   }
 }
 
-async function handFile(path: string, to: Recipient, open: string, deadlineMs: number): Promise<Descriptor> {
+/** A new, empty qcow2 image in a folder, without a name. @throws as handDescriptor */
+export function handNewImage(
+  folder: string,
+  sizeBytes: number,
+  to: Recipient,
+  deadlineMs: number,
+): Promise<FileDescriptor> {
+  return handFile(folder, to, making, deadlineMs, [String(sizeBytes)]);
+}
+
+async function handFile(
+  path: string,
+  to: Recipient,
+  open: string,
+  deadlineMs: number,
+  more: string[] = [],
+): Promise<FileDescriptor> {
   const fdsetId = randomInt(firstFdset, lastFdset);
   const command = { execute: 'add-fd', arguments: { 'fdset-id': fdsetId } };
-  const args = ['-c', `${open} && ${handing}`, 'sh', path, ...recipient(to), JSON.stringify(command)];
+  const args = ['-c', `${open} ${handing}`, 'sh', path, ...recipient(to), JSON.stringify(command), ...more];
   requireDone(path, await runTool('sh', args, { deadlineMs }), deadlineMs);
   return { is: 'file', name: `/dev/fdset/${fdsetId}`, fdsetId };
 }

@@ -1,6 +1,6 @@
 import { CdpError, errorText, UsageError } from '../../errors.ts';
 import { requireSpaceIn } from '../../storage/free-space.ts';
-import { removeScratch, scratchOf } from '../../storage/scratch.ts';
+import { removeSocket, scratchOf } from '../../storage/scratch.ts';
 import type { Host } from '../host.ts';
 import type { DiskVerdict } from '../model.ts';
 import { obstacleToVerify } from '../planner/plan-verify.ts';
@@ -19,7 +19,8 @@ const leastSpaceBytes = 64 * 1024 * 1024;
 /**
  * Compares the copies of a running domain's disks, one disk after the other, and answers when that is done. With `repair`, what differs
  * is copied from the primary, whose content is what the guest reads; never the other way.
- * @throws CdpError `not-protected-now`, `verify-running`, `verify-in-clear`, `verify-failed`, `space-short`, `nbd-server-in-use`, `iothreads-unsafe`, `primary-unreadable`, `mirror-unreadable`.
+ * @throws CdpError `not-protected-now`, `verify-running`, `verify-in-clear`, `verify-failed`, `space-short`, `nbd-server-in-use`, `iothreads-unsafe`,
+ *   `primary-unreadable`, `mirror-unreadable`, `scratch-unusable`, `descriptor-refused`.
  */
 export async function verify(protector: Protector, request: VerifyRequest, host: Host): Promise<DiskVerdict[]> {
   const { record } = protector;
@@ -52,13 +53,12 @@ async function verifyDisk(
   folder: string,
 ): Promise<DiskVerdict> {
   const memory = protector.memoryOf(dev);
-  const scratch = scratchOf(folder, protector.record.uuid);
   const sizeBytes = requireComparable(protector, [dev]);
   const verification = new Verification({
     dev,
     sizeBytes,
     maxBytesPerS,
-    scratch,
+    folder,
     looked: () => protector.looked(),
   });
   memory.verification = verification;
@@ -75,7 +75,7 @@ async function verifyDisk(
     throw error;
   } finally {
     memory.verification = null;
-    await removeScratch([scratch.socket]);
+    await removeSocket(scratchOf(folder, protector.record.uuid));
   }
 }
 
