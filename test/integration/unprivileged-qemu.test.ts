@@ -57,6 +57,11 @@ describe('a QEMU that may open nothing by itself', function () {
     assert.ok(!dev.includes('loop'), 'QEMU sees no block device');
   });
 
+  it('has its copies compared, by images that are handed to it as well', async () => {
+    await scene.agent.mustCdp('verify', 'confined', '--disk', 'vda');
+    await goesOn(guest, 20);
+  });
+
   it('opens them again after libvirtd has restarted, and a mirror that failed', async () => {
     const { lab, agent } = scene;
     await lab.libvirtd.restart();
