@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { copyFile } from 'node:fs/promises';
 import { exitCodes } from '../../src/cli/exit.ts';
 import { DECLARATION_URI } from '../../src/domain/declaration.ts';
 import type { DiskStatus } from '../../src/protection/model.ts';
@@ -49,8 +50,11 @@ describe('pairs of different storage', function () {
     secret = await libvirtSecret();
     luks = { primary: lab.path('vda.luks'), mirror: lab.path('vda-mirror.qcow2'), mirrorXml: '' };
     luks.mirrorXml = diskXml('vda-mirror', luks.mirror, 'qcow2', luksXml(secret));
-    await createLuks(luks.primary, 'raw', sizeBytes, key());
-    await createLuks(luks.mirror, 'qcow2', sizeBytes, key());
+    await Promise.all([
+      createLuks(luks.primary, 'raw', sizeBytes, key()),
+      createLuks(luks.mirror, 'qcow2', sizeBytes, key()),
+    ]);
+    await copyFile(luks.mirror, rebuilt());
     plain = (await lab.image('vdb.raw', 'raw', sizeBytes)).file;
     sectors = { primary: await loop('vdc', sizeBytes, 512), mirror: await loop('vdc-mirror', sizeBytes + 8192, 4096) };
     const base = (await lab.image('vdd-base.raw', 'raw', sizeBytes)).file;
@@ -93,6 +97,11 @@ describe('pairs of different storage', function () {
     writeFileSync(lab.path('passphrase'), passphrase);
     await lab.virsh('secret-set-value', uuid, '--file', lab.path('passphrase'), '--plain');
     return uuid;
+  }
+
+  /** Where the new primary is made: empty, and LUKS, from the beginning. */
+  function rebuilt(): string {
+    return scene.lab.path('vda-new.qcow2');
   }
 
   function key(): string {
@@ -241,20 +250,18 @@ describe('pairs of different storage', function () {
     await goesOn(guest, 20, 'vda');
     const clear = diskXml('vda-clear', lab.path('vda-new.raw'), 'raw', '');
     assert.equal(await refused('rebuild', 'web1', '--disk', 'vda', '--to-xml', clear), 'target-not-encrypted');
-    const rebuilt = lab.path('vda-new.qcow2');
-    await createLuks(rebuilt, 'qcow2', sizeBytes, key());
     // An export does not grow with what is written to it.
-    await must('truncate', '--size', '40M', rebuilt);
-    const server = await lab.nbd({ name: 'vda-new', file: rebuilt });
+    await must('truncate', '--size', '40M', rebuilt());
+    const server = await lab.nbd({ name: 'vda-new', file: rebuilt() });
     await agent.mustCdp('rebuild', 'web1', '--disk', 'vda', '--to', server.uri, '--format', 'qcow2');
     await waitState(agent, 'web1', 'protected', 'vda');
     assert.match(await guest.xml('--inactive'), /name='vda-new'[^]*?<encryption format='luks'/);
     await goesOn(guest, 20, 'vda');
     await guest.shutdown();
-    const copies = [await inClear(rebuilt, 'qcow2', key()), await inClear(luks.mirror, 'qcow2', key())];
+    const copies = [await inClear(rebuilt(), 'qcow2', key()), await inClear(luks.mirror, 'qcow2', key())];
     await assertNothingLost(guest, copies, 'vda');
     await assertIdentical(copies[0]!, copies[1]!);
-    assert.ok(!readFileSync(rebuilt).includes('WITNESS1'), 'the new primary is in clear');
+    assert.ok(!readFileSync(rebuilt()).includes('WITNESS1'), 'the new primary is in clear');
     await assertNothingLost(guest, [plain, tls.file], 'vdb');
     await assertIdentical(plain, tls.file);
     await assertNowhere(lab.root, [passphrase, Buffer.from(passphrase).toString('base64')]);
