@@ -34,6 +34,8 @@ if (values.help || unknown !== undefined) {
   process.exit(values.help ? 0 : 2);
 }
 
+// The laboratory ends with this process; what is in memory is taken away at its exit.
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, () => process.exit(1));
 const before = await conditions();
 const rows: Row[] = [];
 for (const { name, run } of benches) {

@@ -27,6 +27,8 @@ export class Stage {
 
   static async with<T>(use: (stage: Stage) => Promise<T>, config: TomlTable = {}): Promise<T> {
     const memory = mkdtempSync('/dev/shm/virt-cdp-bench-');
+    const forget = (): void => rmSync(memory, { recursive: true, force: true });
+    process.once('exit', forget);
     const lab = await Lab.start();
     try {
       const agent = await lab.agent({ config: { log: { level: 'info' }, ...config } });
@@ -34,7 +36,8 @@ export class Stage {
       return await use(new Stage(lab, agent, memory));
     } finally {
       await lab.close();
-      rmSync(memory, { recursive: true });
+      process.off('exit', forget);
+      forget();
     }
   }
 
