@@ -1,6 +1,6 @@
 import { fingerprint } from '../storage/fingerprint.ts';
 import { withDisk } from './planner/plan.ts';
-import { endedUnseen, type DiskRecord, type DomainRecord } from './record.ts';
+import { endedUnseen, withSeal, type DiskRecord, type DomainRecord } from './record.ts';
 
 /** Of the disks that QEMU ended with as pairs, those that the record calls so. */
 export function currentPairs({ disks }: DomainRecord, pairs: string[]): DiskRecord[] {
@@ -31,7 +31,8 @@ export async function withStop(
     // The guest's last flush has not reached a mirror job's target.
     const identical = clean && disk.engine === 'quorum';
     const atStop = found === null || found.writtenAtMs > stoppedAtMs ? null : { clean: identical, primary: found.text };
-    stopped = withDisk(stopped, { ...disk, atStop });
+    const mirror = await fingerprint(disk.mirror.image, { deadlineMs });
+    stopped = withSeal(withDisk(stopped, { ...disk, atStop }), disk.dev, 'mirror', mirror?.text);
   }
   return stopped;
 }

@@ -25,6 +25,8 @@ export class DiskMemory {
   silent: Record<Side, boolean> = { primary: false, mirror: false };
   /** QEMU was told to fail whatever is asked of the copy until it is opened anew. */
   yanked: Record<Side, boolean> = { primary: false, mirror: false };
+  /** It was found other than QEMU had closed it. */
+  touched: Record<Side, boolean> = { primary: false, mirror: false };
   deltaPasses = 0;
   /** What is weak about the storage of the copies. */
   storageRemark: string | undefined;
@@ -68,6 +70,7 @@ export class DiskMemory {
   opened(side: Side): void {
     this.learn(side, { is: 'answering' });
     this.yanked[side] = false;
+    this.touched[side] = false;
     this.trouble = null;
     this.deltaPasses = 0;
   }

@@ -42,7 +42,7 @@ import type { LiveDomain } from './live-domain.ts';
 import { openChain } from './open-chain.ts';
 import { openImage } from './open-image.ts';
 import type { EventName, Side } from './model.ts';
-import type { DomainRecord } from './record.ts';
+import { withSeal, type DomainRecord } from './record.ts';
 import type { Step, StepArguments, StepName } from './steps.ts';
 import { verifyStopped } from './verification.ts';
 
@@ -52,6 +52,8 @@ export interface Workbench {
   memoryOf: (dev: string) => DiskMemory;
   /** Durable when it returns, or said to be not. */
   saveRecord: (record: DomainRecord) => Promise<void>;
+  /** As it is now. */
+  record: () => DomainRecord;
   forgetDisk: (dev: string) => Promise<void>;
   /** Throws if a pair failed since the look for which the plan was made: a guest never goes on over one. */
   requireNoFailedPair: () => void;
@@ -112,9 +114,10 @@ const executors: Executors = {
     await setRoot(live.monitor, qdev, diskNames(dev).park, node);
     memoryOf(dev).movedOn();
   },
-  openMirror: async (bench, { dev, image, sizeBytes }) => {
+  openMirror: async (bench, { dev, image, sizeBytes, sealed }) => {
     const { mirror, mirrorStorage } = diskNames(dev);
     await requireToAnswer(bench, image);
+    if (await isTouched(bench, { dev, side: 'mirror', image, sealed })) return;
     requireMirrorSize(image, await imageSize(image, lookOptions(bench)), sizeBytes);
     const shown = image.format === 'raw' ? { sizeBytes } : {};
     await withConnectionNoted(bench.live, dev, () =>
@@ -130,11 +133,16 @@ const executors: Executors = {
     await forgetConnection(live, dev);
     memoryOf(dev).closed('mirror');
   },
-  openPrimary: async (bench, { dev, image, names }) => {
+  openPrimary: async (bench, { dev, image, names, sealed }) => {
     await requireToAnswer(bench, image);
+    if (await isTouched(bench, { dev, side: 'primary', image, sealed })) return;
     const backing = (await bench.live.disks()).find((disk) => disk.dev === dev)?.backing ?? [];
     await openChain(bench, image, backing, names);
     bench.memoryOf(dev).opened('primary');
+  },
+  seal: async ({ record, saveRecord }, { dev, side, image }) => {
+    const found = await fingerprint(image, toolDeadline).catch(() => null);
+    await saveRecord(withSeal(record(), dev, side, found?.text));
   },
   standIn: (_, { path }) => putStandIn(path, toolDeadline),
   removeStandIn: (_, { path }) => removeStandIn(path, toolDeadline),
@@ -302,6 +310,17 @@ async function askQemu({ live }: Workbench, dev: string, side: Side, node: strin
 async function requireToAnswer(bench: Workbench, image: Image): Promise<void> {
   const answer = await probeImage(image, lookOptions(bench));
   if (!answer.ok) throw new Error(`'${imageName(image)}' does not answer: ${answer.reason}`);
+}
+
+/** Somebody has written to the copy, or replaced it, since it was sealed. */
+async function isTouched(
+  { memoryOf, note }: Workbench,
+  { dev, side, image, sealed }: { dev: string; side: Side; image: Image; sealed: string | null },
+): Promise<boolean> {
+  if (sealed === null || (await fingerprint(image, toolDeadline))?.text === sealed) return false;
+  memoryOf(dev).touched[side] = true;
+  note('copy-changed', dev, { copy: side });
+  return true;
 }
 
 function lookOptions({ probeDeadlineMs, opener }: Workbench): LookOptions {

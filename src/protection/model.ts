@@ -142,6 +142,7 @@ export const eventNames = [
   'definition-differs',
   'at-risk',
   'definition-restored',
+  'copy-changed',
   'mirror-contested',
   'gone',
   'migrated-away',

@@ -59,6 +59,8 @@ export interface DiskObservation {
   hang: Hang | null;
   /** Copies in use whose storage does not answer, and of which QEMU has not said that they failed: whatever waits for them might wait for ever. */
   silent: Side[];
+  /** Copies that somebody wrote to, or replaced, since QEMU closed them: what differs is not known. */
+  touched: Side[];
   /** How the domain last stopped with both copies current, if the guest may not have written since. */
   atStop: Identity | null;
   /** Why libvirt's copy job of a rebuild ended without success; null if it did not. */

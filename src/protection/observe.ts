@@ -90,6 +90,7 @@ export async function observe(
         silent: copiesInUse({ graph, record: disk, liveImage: liveDisk?.image ?? null }).filter((side) =>
           memory.isSilent(side),
         ),
+        touched: (['primary', 'mirror'] as const).filter((side) => memory.touched[side]),
         atStop: memory.atStop,
         copyFailed: memory.copyFailed,
         mayRetry: memory.retryInMs === 0,

@@ -411,6 +411,7 @@ export class Protector {
       live,
       memoryOf: (dev) => this.memoryOf(dev),
       saveRecord: (record) => this.#saveInTime(record),
+      record: () => this.record,
       forgetDisk: (dev) => this.#forgetDisk(dev),
       requireNoFailedPair: () => this.#memory.requireNoFailedPair(this.#last?.disks ?? []),
       note: (event, disk, detail) => this.note(event, disk, detail),

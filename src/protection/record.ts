@@ -2,7 +2,7 @@ import { z } from 'zod';
 import { policies, type DeclaredDisk } from '../domain/declaration.ts';
 import { imageFormats, type Image } from '../domain/image.ts';
 import { engines } from '../graph/engine.ts';
-import { diskStates } from './model.ts';
+import { diskStates, type Side } from './model.ts';
 
 const secretNameSchema = z.union([z.strictObject({ uuid: z.string() }), z.strictObject({ usage: z.string() })]);
 
@@ -53,6 +53,8 @@ const copyRecordSchema = z.strictObject({
   consistentAsOf: z.string().nullable(),
   /** Whether it answered when it was last used or asked; null if it never was. */
   reachable: z.boolean().nullable(),
+  /** Its fingerprint when QEMU last closed it, if it has one: since then nobody should have written to it. */
+  sealed: z.string().exactOptional(),
 });
 
 /**
@@ -175,6 +177,26 @@ export function newDiskRecord(
     since: new Date().toISOString(),
     reason: null,
   };
+}
+
+/** The record with what a copy is like now that it is closed; undefined: nobody can tell. */
+export function withSeal(record: DomainRecord, dev: string, side: Side, fingerprint: string | undefined): DomainRecord {
+  const disks = record.disks.map((disk) => {
+    const copy = unsealed(disk[side]);
+    return disk.dev === dev
+      ? { ...disk, [side]: { ...copy, ...(fingerprint !== undefined && { sealed: fingerprint }) } }
+      : disk;
+  });
+  return { ...record, disks };
+}
+
+/** A copy that has all that was acknowledged, and is open. */
+export function currentCopy(copy: CopyRecord): CopyRecord {
+  return { ...unsealed(copy), current: true, consistentAsOf: null };
+}
+
+function unsealed({ image, current, consistentAsOf, reachable }: CopyRecord): CopyRecord {
+  return { image, current, consistentAsOf, reachable };
 }
 
 /**

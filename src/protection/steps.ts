@@ -21,10 +21,13 @@ export interface StepArguments {
   /** Only from the root for which the plan was made. */
   park: { dev: string; qdev: string; root: string };
   unpark: { dev: string; qdev: string; node: string };
-  openMirror: { dev: string; image: Image; sizeBytes: number };
+  /** Is not opened if it was to be as it was `sealed`, and is not; null: its content does not matter. */
+  openMirror: { dev: string; image: Image; sizeBytes: number; sealed: string | null };
   closeMirror: { dev: string };
-  /** Opens the primary's image under libvirt's names. */
-  openPrimary: { dev: string; image: Image; names: string[] };
+  /** Opens the primary's image under libvirt's names; `sealed` as above. */
+  openPrimary: { dev: string; image: Image; names: string[]; sealed: string | null };
+  /** Records what a stale copy is like now that QEMU has closed it. */
+  seal: { dev: string; side: Side; image: Image };
   /** Puts an empty file where a deleted one was: QEMU opens it in that one's place when its node loses its writer, or refuses to move. */
   standIn: { dev: string; path: string };
   removeStandIn: { dev: string; path: string };

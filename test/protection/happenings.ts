@@ -29,7 +29,11 @@ export type Happening =
   | { what: 'power fails'; definitionsLost: number }
   | { what: 'guest writes'; disk: number; block: number }
   | { what: 'guest flushes' | 'job goes on' | 'job fails' | 'epoch ages'; disk: number }
-  | { what: 'copy fails' | 'copy heals' | 'server loses its cache'; disk: number; side: 'primary' | 'mirror' }
+  | {
+      what: 'copy fails' | 'copy heals' | 'server loses its cache' | 'stale copy is written to';
+      disk: number;
+      side: 'primary' | 'mirror';
+    }
   | {
       what:
         | 'mirror server crashes'
@@ -90,6 +94,7 @@ export const happening: fc.Arbitrary<Happening> = fc.oneof(
     arbitrary: fc.record({ what: fc.constantFrom('disk is unplugged' as const, 'disk is plugged in' as const), disk }),
   },
   { weight: 1, arbitrary: fc.record({ what: fc.constant('primary is edited' as const), disk }) },
+  { weight: 2, arbitrary: fc.record({ what: fc.constant('stale copy is written to' as const), disk, side }) },
   { weight: 3, arbitrary: one('all heals', 'time passes') },
   { weight: 4, arbitrary: one('agent crashes', 'stranger resumes') },
   {
@@ -266,6 +271,14 @@ function eventOf(
         copy.failsOnce = true;
         copy.lostUnseen = true;
       });
+    case 'stale copy is written to': {
+      const known = record['side' in happening ? happening.side : 'mirror'];
+      const isOpen = [...(qemu?.nodes.values() ?? [])].some((node) => node.copy === copy);
+      return only(!known.current && known.sealed === copy.fingerprint && !isOpen, () => {
+        copy.spoil();
+        domain.atEnd.delete(dev);
+      });
+    }
     case 'mirror server crashes':
     case 'mirror server restarts':
       // Through a mirror job no flush reaches the mirror: what its server loses then, nobody promises (docs/decisions/mirror-engine.md).

@@ -136,6 +136,7 @@ export function diskSeen(parts: DiskParts = {}): DiskObservation {
     noSpace: false,
     health: { primary: unknown, mirror: unknown },
     primaryGone: null,
+    touched: [],
     atStop: null,
     copyFailed: null,
     hang: null,

@@ -1,7 +1,6 @@
 import type { Policy } from '../../src/domain/declaration.ts';
-import { diskNames, epochStart } from '../../src/graph/names.ts';
+import { diskNames } from '../../src/graph/names.ts';
 import type { Engine } from '../../src/graph/engine.ts';
-import type { DiskGraph } from '../../src/graph/view.ts';
 import type { Side } from '../../src/protection/model.ts';
 import type { DiskObservation, Health, Observation, RunView } from '../../src/protection/observation.ts';
 import { withDisk } from '../../src/protection/planner/plan.ts';
@@ -10,10 +9,12 @@ import {
   isFirstStart,
   newDiskRecord,
   sinceStart,
+  withSeal,
   type DiskRecord,
   type DomainRecord,
 } from '../../src/protection/record.ts';
 import { imageName, parseImageUri, sameStorage, type Image } from '../../src/storage/image.ts';
+import { epochsOf } from './simulated-epochs.ts';
 import { newGuest, type Guest } from './simulated-guest.ts';
 import { SimulatedMemory } from './simulated-memory.ts';
 import { Copy, Failed, hasIoThread, Refused, SimulatedQemu, type Job } from './simulated-qemu.ts';
@@ -158,7 +159,8 @@ export class SimulatedDomain {
         clean: clean && this.engine === 'quorum',
         primary: this.copyOf(record.primary.image).fingerprint,
       };
-      this.save(withDisk(this.record, { ...record, state: 'stopped', since: this.now(), atStop }));
+      const stopped = withDisk(this.record, { ...record, state: 'stopped', since: this.now(), atStop });
+      this.save(withSeal(stopped, record.dev, 'mirror', this.copyOf(record.mirror.image).fingerprint));
     }
   }
 
@@ -425,6 +427,7 @@ export class SimulatedDomain {
       noSpace: false,
       health: { ...memory.health },
       primaryGone: null,
+      touched: memory.touched,
       atStop: memory.atStop,
       copyFailed: memory.copyFailed,
       hang: null,
@@ -433,22 +436,8 @@ export class SimulatedDomain {
       deltaPasses: memory.deltaPasses,
       pace: { bytesPerS: 0, mostBytesPerS: 0 },
       verify: memory.verify,
-      epochs: this.#epochs(dev, graph, memory),
+      epochs: epochsOf(graph, memory, this.agedEpochs, this.guests.get(dev)?.flushes ?? 0),
     };
-  }
-
-  /** As observe.ts does it, with `agedEpochs` in the place of a clock. */
-  #epochs(dev: string, graph: DiskGraph | null, memory: SimulatedMemory): DiskObservation['epochs'] {
-    if (graph?.pair == null) return { rotate: false, flushed: [] };
-    if (graph.pair.engine === 'mirror') return { rotate: graph.pair.epochs.length === 0, flushed: [] };
-    const ordered = [...graph.pair.epochs].sort((a, b) => epochStart(a) - epochStart(b));
-    const newest = ordered.at(-1);
-    if (newest === undefined) return { rotate: true, flushed: [] };
-    if (ordered.length === 1) return { rotate: this.agedEpochs.has(newest), flushed: [] };
-    const flushes = this.guests.get(dev)?.flushes ?? 0;
-    const since = memory.epochFlushes.get(newest) ?? flushes;
-    memory.epochFlushes.set(newest, since);
-    return { rotate: false, flushed: flushes >= since + 2 ? ordered.slice(0, -1) : [] };
   }
 
   #badChild(node: string): void {

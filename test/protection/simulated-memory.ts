@@ -9,6 +9,7 @@ export class SimulatedMemory {
   copyFailed: string | null = null;
   deltaPasses = 0;
   verify: VerifyView = { is: 'none' };
+  touched: Side[] = [];
   mayRetry = true;
   atStop: AtStop | null = null;
   /** It was given another root since its I/O failed. */
@@ -19,6 +20,12 @@ export class SimulatedMemory {
   answerIsUsedUp(): void {
     this.health = { primary: { is: 'unknown' }, mirror: { is: 'unknown' } };
     this.mayRetry = false;
+  }
+
+  opened(side: Side): void {
+    this.health[side] = { is: 'answering' };
+    this.touched = this.touched.filter((other) => other !== side);
+    this.deltaPasses = 0;
   }
 
   failed(side: Side | null): void {

@@ -49,6 +49,13 @@ export class Copy {
     this.#writes = this.#keptWrites;
   }
 
+  /** Somebody writes to it who should not. */
+  spoil(): void {
+    for (let block = 0; block < blockCount; block++) this.write(block, -1);
+    this.flush();
+    this.keepTime();
+  }
+
   content(): number[] {
     return Array.from({ length: blockCount }, (_, block) => this.read(block));
   }

@@ -1,5 +1,7 @@
 import assert from 'node:assert/strict';
 import { diskNames, epochName } from '../../src/graph/names.ts';
+import type { Side } from '../../src/protection/model.ts';
+import { withSeal } from '../../src/protection/record.ts';
 import type { Step, StepArguments, StepName } from '../../src/protection/steps.ts';
 import { parseImageUri, sameStorage, type Image } from '../../src/storage/image.ts';
 import type { SimulatedDomain } from './simulated-domain.ts';
@@ -68,23 +70,25 @@ const executors: Executors = {
       movedOn: true,
     });
   },
-  openMirror: (domain, { dev, image }) => {
+  openMirror: (domain, { dev, image, sealed }) => {
+    if (isTouched(domain, dev, 'mirror', image, sealed)) return;
     const { mirror, mirrorStorage } = diskNames(dev);
     domain.openImage(qemuOf(domain), image, [mirror, mirrorStorage]);
-    domain.memoryOf(dev).health.mirror = { is: 'answering' };
-    domain.memoryOf(dev).deltaPasses = 0;
+    domain.memoryOf(dev).opened('mirror');
   },
   closeMirror: (domain, { dev }) => {
     const { mirror, mirrorStorage } = diskNames(dev);
     for (const name of [mirror, mirrorStorage]) qemuOf(domain).delete(name);
     domain.memoryOf(dev).health.mirror = { is: 'unknown' };
   },
-  openPrimary: (domain, { dev, image, names }) => {
+  openPrimary: (domain, { dev, image, names, sealed }) => {
+    if (isTouched(domain, dev, 'primary', image, sealed)) return;
     assert.equal(names.length, 2, `${dev} is opened under libvirt's names`);
     domain.openImage(qemuOf(domain), image, names);
-    domain.memoryOf(dev).health.primary = { is: 'answering' };
-    domain.memoryOf(dev).deltaPasses = 0;
+    domain.memoryOf(dev).opened('primary');
   },
+  seal: (domain, { dev, side, image }) =>
+    domain.save(withSeal(domain.record, dev, side, domain.copyOf(image).fingerprint)),
   standIn: () => undefined,
   removeStandIn: () => undefined,
   closePrimary: (domain, { dev, nodes }) => {
@@ -273,6 +277,12 @@ const executors: Executors = {
   },
   note: () => undefined,
 };
+
+function isTouched(domain: SimulatedDomain, dev: string, side: Side, image: Image, sealed: string | null): boolean {
+  if (sealed === null || domain.copyOf(image).fingerprint === sealed) return false;
+  domain.memoryOf(dev).touched = [side];
+  return true;
+}
 
 function qemuOf({ qemu }: SimulatedDomain): SimulatedQemu {
   if (qemu === null) throw new Failed('QEMU is gone');

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import type { Policy } from '../../src/domain/declaration.ts';
 import type { Engine } from '../../src/graph/engine.ts';
+import type { Side } from '../../src/protection/model.ts';
 import { newDiskRecord, type Intent } from '../../src/protection/record.ts';
 import { parseImageUri, type Image } from '../../src/storage/image.ts';
 import { change } from './happenings.ts';
@@ -102,6 +103,14 @@ const work: Act = (told) => told.work({ guestWrites: true });
 /** The guest's firmware takes its time. */
 const workBeforeGuest: Act = (told) => told.work({ guestWrites: false });
 
+/** No epoch knows what was written before it. */
+const protectsWhatWasWritten: Act[] = [
+  (told) => {
+    for (let block = 0; block < blockCount; block++) told.guestWrites();
+  },
+  workBeforeGuest,
+];
+
 const fails =
   (image: string): Act =>
   ({ domain }) =>
@@ -111,6 +120,17 @@ const heals =
   (image: string): Act =>
   ({ domain }) =>
     void (domain.copyOf(parseImageUri(image)).failing = false);
+
+/** An agent that died in between may not know yet how the copy was closed. */
+const isSpoilt =
+  (side: Side): Act =>
+  ({ domain }) => {
+    for (const disk of domain.record.disks) {
+      const { image, current, sealed } = disk[side];
+      const copy = domain.copyOf(image);
+      if (!current && sealed === copy.fingerprint) copy.spoil();
+    }
+  };
 
 const wants =
   (intent: Intent, dev?: string): Act =>
@@ -201,6 +221,16 @@ const byQuorum: Story[] = [
     name: 'hold, and release',
     before: [work],
     acts: [wants({ kind: 'hold' }), work, wants({ kind: 'protect' }), work],
+  },
+  {
+    name: 'somebody writes to the mirror while it is held',
+    before: [...protectsWhatWasWritten, wants({ kind: 'hold' }), workBeforeGuest],
+    acts: [isSpoilt('mirror'), wants({ kind: 'protect' }), workBeforeGuest],
+  },
+  {
+    name: 'somebody writes to the old primary, and then it is gone back to',
+    before: [...protectsWhatWasWritten, wants({ kind: 'failover' }, 'vda'), workBeforeGuest],
+    acts: [isSpoilt('primary'), rebuildTo(primary, true), workBeforeGuest],
   },
   { name: 'a full resync', before: [work], acts: [wants({ kind: 'resync' }), work] },
   { name: 'unprotect', before: [work], acts: [wants({ kind: 'remove' }), work] },

@@ -6,7 +6,7 @@ import { probe, probeStorage, requireAnswer } from './asking.ts';
 import { damageOf } from './damage.ts';
 import type { DiskObservation, Observation } from '../observation.ts';
 import { nothing, steps, surgery, type DiskPlan } from './disk-plan.ts';
-import type { DiskRecord } from '../record.ts';
+import { currentCopy, type DiskRecord } from '../record.ts';
 import { planRebuild, copyAndPivot } from './plan-rebuild.ts';
 import { planSync } from './plan-sync.ts';
 import { planVerify } from './plan-verify.ts';
@@ -14,6 +14,7 @@ import type { Side } from '../model.ts';
 import {
   adoptRebuilt,
   armIdentical,
+  closeForGood,
   degrade,
   dropLayers,
   failOver,
@@ -23,6 +24,7 @@ import {
   onNewPrimary,
   newBitmap,
   pivot,
+  seal,
   stale,
   trackPrimary,
   wait,
@@ -138,11 +140,10 @@ function onlyIfAnswering(disk: PresentDisk, side: Side, leaving: Surgery): Surge
 /** What is composed is equal, also when a crash kept that from being recorded. */
 function asPair(disk: PresentDisk): PresentDisk {
   const { record } = disk;
-  const both = { current: true, consistentAsOf: null };
   return {
     ...disk,
     xmlBehind: disk.xmlBehind || !record.primary.current,
-    record: { ...record, primary: { ...record.primary, ...both }, mirror: { ...record.mirror, ...both } },
+    record: { ...record, primary: currentCopy(record.primary), mirror: currentCopy(record.mirror) },
   };
 }
 
@@ -152,7 +153,6 @@ function keepPair(disk: PresentDisk, primary: PrimaryNodes): DiskPlan {
   const { dev } = record;
   const moved = liveImage !== null && !sameStorage(liveImage, record.primary.image);
   const recorded = record.primary.current && record.mirror.current && record.track === null && !moved;
-  const both = { current: true, consistentAsOf: null };
   return steps(
     ...(recorded
       ? []
@@ -161,8 +161,8 @@ function keepPair(disk: PresentDisk, primary: PrimaryNodes): DiskPlan {
             step: 'recordDisk' as const,
             record: {
               ...record,
-              primary: { ...record.primary, image: liveImage ?? record.primary.image, ...both },
-              mirror: { ...record.mirror, ...both },
+              primary: currentCopy({ ...record.primary, image: liveImage ?? record.primary.image }),
+              mirror: currentCopy(record.mirror),
               track: null,
               exposedSince: null,
             },
@@ -214,14 +214,17 @@ function planPrimary(o: Observation, disk: PresentDisk): DiskPlan {
       if (disk.obstacle !== null || graph.otherJob !== null) return nothing;
       // Nothing is put on the park that QEMU could not open again.
       if (disk.primaryGone !== null) return nothing;
-      if (disk.atStop?.clean === true) return planIdentical(disk, primary, disk.atStop.primary);
+      if (disk.atStop?.clean === true && !disk.touched.includes('mirror'))
+        return planIdentical(disk, primary, disk.atStop.primary);
       if (graph.layout === 'primary' && strictlyParked(o, disk)) return surgery(wait(disk));
-      if (disk.atStop !== null && graph.syncJob === null) return planCrashed(o, disk, primary, disk.atStop.primary);
+      if (disk.atStop?.clean === false && graph.syncJob === null)
+        return planCrashed(o, disk, primary, disk.atStop.primary);
       return planSync(disk, {
         target: 'mirror',
-        open: graph.mirrorOpen,
-        openSteps: [{ step: 'openMirror', dev, image: record.mirror.image, sizeBytes: graph.sizeBytes }],
-        closeSteps: [{ step: 'closeMirror', dev }],
+        opening: graph.mirrorOpen
+          ? null
+          : (sealed) => ({ step: 'openMirror', dev, image: record.mirror.image, sizeBytes: graph.sizeBytes, sealed }),
+        closeSteps: [{ step: 'closeMirror', dev }, seal(record, 'mirror')],
         newBitmap: o,
         primary,
       });
@@ -261,9 +264,10 @@ function planStarted(o: Observation, disk: PresentDisk, primary: PrimaryNodes, l
 /** The copies were identical when the domain stopped. If the guest has not written yet, they are armed as they are. */
 function planIdentical(disk: PresentDisk, primary: PrimaryNodes, fingerprint: string | null): DiskPlan {
   const { graph, record, mayRetry } = disk;
+  const { dev, mirror } = record;
   if (graph.mirrorOpen) return surgery(armIdentical(disk, primary, fingerprint));
   return mayRetry
-    ? steps({ step: 'openMirror', dev: record.dev, image: record.mirror.image, sizeBytes: graph.sizeBytes })
+    ? steps({ step: 'openMirror', dev, image: mirror.image, sizeBytes: graph.sizeBytes, sealed: mirror.sealed ?? null })
     : nothing;
 }
 
@@ -275,7 +279,8 @@ function planCrashed(o: Observation, disk: PresentDisk, primary: PrimaryNodes, f
   const { graph, record, mayRetry } = disk;
   const { dev, mirror } = record;
   if (!mayRetry || o.migrating) return nothing;
-  if (!graph.mirrorOpen) return steps({ step: 'openMirror', dev, image: mirror.image, sizeBytes: graph.sizeBytes });
+  if (!graph.mirrorOpen)
+    return steps({ step: 'openMirror', dev, image: mirror.image, sizeBytes: graph.sizeBytes, sealed: null });
   const bitmap = newBitmap(o, graph);
   const { data: from } = primary;
   const image = record.primary.image;
@@ -295,7 +300,8 @@ function holdPrimary(disk: PresentDisk, primary: PrimaryNodes): DiskPlan {
   const { graph, record } = disk;
   const tracked = graph.tracking.some(({ name, on }) => on === 'primary' && name === record.track?.bitmap);
   if (record.track !== null && !tracked) return steps({ step: 'recordDisk', record: { ...record, track: null } });
-  return steps(...closeMirror(disk, primary, record.track?.bitmap));
+  const closed = graph.mirrorOpen ? [seal(record, 'mirror')] : [];
+  return steps(...closeMirror(disk, primary, record.track?.bitmap), ...closed);
 }
 
 /** The mirror is under the device, by its own node or with libvirt's names over it. */
@@ -311,7 +317,7 @@ function planMirror(o: Observation, disk: PresentDisk): DiskPlan {
     return disk.xmlBehind ? nothing : steps(...removePark(disk), { step: 'forget', dev });
   if (graph.layout === 'layered' || record.intent.kind === 'rebuild') return planRebuild(o, disk);
   return graph.primary !== null && graph.otherJob === null && disk.mayRetry
-    ? steps({ step: 'closePrimary', dev, nodes: graph.primary.chain })
+    ? steps(...closeForGood(record, graph.primary))
     : nothing;
 }
 

@@ -1,9 +1,9 @@
 import { diskNames } from '../../graph/names.ts';
 import type { Observation } from '../observation.ts';
 import { nothing, steps, surgery, type DiskPlan } from './disk-plan.ts';
-import { planSync } from './plan-sync.ts';
+import { planSync, reopen } from './plan-sync.ts';
 import { speedStep } from './sync-speed.ts';
-import { buildLayers, dropLayers, pivot, startCopyStopped, type PresentDisk } from './surgery.ts';
+import { buildLayers, closeForGood, dropLayers, pivot, startCopyStopped, type PresentDisk } from './surgery.ts';
 
 /** Makes a primary again, from the mirror on which the guest runs, and moves back. */
 export function planRebuild(o: Observation, disk: PresentDisk): DiskPlan {
@@ -44,22 +44,18 @@ function planBackToOriginal(o: Observation, disk: PresentDisk): DiskPlan {
   const { graph, record, mayRetry } = disk;
   const { dev, layerNames } = record;
   if (graph.primary === null) {
+    if (!mayRetry) return nothing;
     const { mirror } = diskNames(dev);
     const passes = graph.tracking.filter(({ name }) => name !== record.track?.bitmap);
-    return mayRetry
-      ? steps(...passes.map(({ name }) => ({ step: 'untrack', node: mirror, bitmap: name }) as const), {
-          step: 'openPrimary',
-          dev,
-          image: record.primary.image,
-          names: layerNames,
-        })
-      : nothing;
+    return reopen(disk, 'primary', (sealed) => [
+      ...passes.map(({ name }) => ({ step: 'untrack', node: mirror, bitmap: name }) as const),
+      { step: 'openPrimary', dev, image: record.primary.image, names: layerNames, sealed },
+    ]);
   }
   return planSync(disk, {
     target: 'primary',
-    open: true,
-    openSteps: [],
-    closeSteps: [{ step: 'closePrimary', dev, nodes: graph.primary.chain }],
+    opening: null,
+    closeSteps: closeForGood(record, graph.primary),
     newBitmap: o,
     primary: graph.primary,
   });

@@ -15,8 +15,8 @@ const maxDeltaPasses = 8;
 /** Where a sync leads, and how its target is opened and closed. */
 export interface SyncRoute {
   target: Side;
-  open: boolean;
-  openSteps: DiskStep[];
+  /** How it is opened; null: it is open. */
+  opening: ((sealed: string | null) => DiskStep) | null;
   closeSteps: DiskStep[];
   newBitmap: Observation;
   primary: PrimaryNodes;
@@ -55,7 +55,8 @@ export function planSync(disk: PresentDisk, route: SyncRoute): DiskPlan {
           { step: 'recordDisk', record: { ...record, track: { ...track, base: 'whole' } } },
         );
   }
-  if (route.open && health[target].is === 'failed') return steps(...route.closeSteps);
+  const { opening } = route;
+  if (opening === null && health[target].is === 'failed') return steps(...route.closeSteps);
   if (!mayRetry) return nothing;
   const mirror = diskNames(dev).mirror;
   const [from, fromData, to] =
@@ -76,7 +77,8 @@ export function planSync(disk: PresentDisk, route: SyncRoute): DiskPlan {
   const mixture = { ...record, [target]: { ...record[target], consistentAsOf: null } };
 
   // What an earlier pass copied may have been lost with the connection: a copy that is opened again gets everything again.
-  if (!route.open) return steps(...(pass === undefined ? [] : [untrack(pass)]), ...route.openSteps);
+  if (opening !== null)
+    return reopen(disk, target, (sealed) => [...(pass === undefined ? [] : [untrack(pass)]), opening(sealed)]);
   if (track === null || tracked === undefined || track.base === 'copying') {
     const bitmap = newBitmap(route.newBitmap, graph);
     const why = resized
@@ -105,4 +107,19 @@ export function planSync(disk: PresentDisk, route: SyncRoute): DiskPlan {
     return steps({ step: 'startDelta', dev, from: fromData, to, bitmap });
   }
   return surgery(arm(disk, primary, track.bitmap));
+}
+
+/**
+ * Opens a stale copy again. If it is to be brought up to date by a delta, it must be as it was when it was closed: what somebody
+ * wrote to it since no bitmap knows, and it gets everything.
+ */
+export function reopen(
+  { record, touched }: PresentDisk,
+  side: Side,
+  opening: (sealed: string | null) => DiskStep[],
+): DiskPlan {
+  const copy = record[side];
+  const byDelta = record.track?.base === 'whole';
+  if (!byDelta || !touched.includes(side)) return steps(...opening(byDelta ? (copy.sealed ?? null) : null));
+  return steps({ step: 'recordDisk', record: { ...record, track: null, [side]: { ...copy, consistentAsOf: null } } });
 }

@@ -6,7 +6,7 @@ import type { DiskGraph, PrimaryNodes } from '../../graph/view.ts';
 import type { BitmapName } from '../../qmp/commands.ts';
 import type { Side } from '../model.ts';
 import type { DiskObservation, Observation } from '../observation.ts';
-import type { CopyRecord, DiskRecord } from '../record.ts';
+import { currentCopy, type CopyRecord, type DiskRecord } from '../record.ts';
 import type { Step } from '../steps.ts';
 
 /** A step of one disk's plan; `recordDisk` becomes the domain's `record`. */
@@ -133,7 +133,7 @@ export function degrade(
     },
     recorded: true,
     root: options.stayParked ? null : primary.top,
-    after: [{ step: 'closeMirror', dev }],
+    after: [{ step: 'closeMirror', dev }, seal(record, 'mirror')],
   };
 }
 
@@ -186,7 +186,7 @@ export function failOver(o: Observation, disk: PresentDisk, primary: PrimaryNode
     root: mirror,
     after: [
       ...(gone === null ? [] : [{ step: 'removeStandIn', dev, path: gone } as const]),
-      ...(primary === null ? [] : [{ step: 'closePrimary', dev, nodes: primary.chain } as const]),
+      ...(primary === null ? [] : closeForGood(record, primary)),
     ],
   };
 }
@@ -318,12 +318,21 @@ export function park(graph: DiskGraph, dev: string): Step[] {
   return graph.parkReady ? [] : [{ step: 'buildPark', dev, sizeBytes: graph.sizeBytes }];
 }
 
+/** The primary is closed, and from now on nobody should write to it. */
+export function closeForGood(record: DiskRecord, primary: PrimaryNodes): Step[] {
+  return [{ step: 'closePrimary', dev: record.dev, nodes: primary.chain }, seal(record, 'primary')];
+}
+
+export function seal(record: DiskRecord, side: Side): Step {
+  return { step: 'seal', dev: record.dev, side, image: record[side].image };
+}
+
 function bothCurrent(record: DiskRecord, engine: Engine): DiskRecord {
   return {
     ...record,
     engine,
-    primary: { ...record.primary, current: true, consistentAsOf: null },
-    mirror: { ...record.mirror, current: true, consistentAsOf: null },
+    primary: currentCopy(record.primary),
+    mirror: currentCopy(record.mirror),
     track: null,
     atStop: null,
     layerNames: [],

@@ -60,8 +60,8 @@ describe('plan', () => {
   describe('the safe order of durable writes', () => {
     table([
       ['to arm: flush, pause, park, last delta, flush, compose, record, unpark, resume', nearlyDone, `flush ${paused} finishDelta flush compose addEpoch record ${resumed} ${armed}`],
-      ['to degrade: park, bitmap, drop, record, unpark, resume; the mirror is closed when the guest runs', { ioFailed: true, health: { primary: unknown, mirror: failed } }, `markSurgery park track dropPair record ${resumed} closeMirror`, ioError],
-      ['to fail over: park, bitmap, drop, record, XML, unpark, resume; the primary is closed when the guest runs', { ioFailed: true, health: { primary: failed, mirror: unknown } }, `markSurgery park track dropPair record defineSource ${resumed} closePrimary`, ioError],
+      ['to degrade: park, bitmap, drop, record, unpark, resume; the mirror is closed when the guest runs', { ioFailed: true, health: { primary: unknown, mirror: failed } }, `markSurgery park track dropPair record ${resumed} closeMirror seal`, ioError],
+      ['to fail over: park, bitmap, drop, record, XML, unpark, resume; the primary is closed when the guest runs', { ioFailed: true, health: { primary: failed, mirror: unknown } }, `markSurgery park track dropPair record defineSource ${resumed} closePrimary seal`, ioError],
       ['to move back onto a new primary: the pivot is made on the park, and the next look goes on', { ...withIntent(onMirror, rebuildToNew), graph: { ...graph.layered, otherJob: job({ ready: true }) } }, `${paused} pivot`],
       ['to adopt a new primary: compose, record, XML, unpark, resume', { ...withIntent(onMirror, rebuildToNew), graph: graph.parked, liveImage: newImage }, `park compose addEpoch record defineSource ${resumed} note note`, { run: 'surgery', surgeryMarked: true }],
     ]);
@@ -109,12 +109,12 @@ describe('plan', () => {
     const deleted = { path: '/primary/vda', deleted: true, why: 'it was deleted' };
     table([
       ['is to be left, and that is recorded', { primaryGone: deleted }, 'record'],
-      ['that was deleted has a stand-in while it is left', { ...gone, primaryGone: deleted }, `requireAnswer standIn ${paused} track dropPair record defineSource ${resumed} removeStandIn closePrimary`],
-      ['is not composed again after a crash', { ...gone, primaryGone: null, graph: graph.parkedPair }, `requireAnswer park track dropPair record defineSource ${resumed} closePrimary`, { run: 'surgery', surgeryMarked: true }],
-      ['is left for the mirror, if that answers', gone, `requireAnswer ${paused} track dropPair record defineSource ${resumed} closePrimary`],
+      ['that was deleted has a stand-in while it is left', { ...gone, primaryGone: deleted }, `requireAnswer standIn ${paused} track dropPair record defineSource ${resumed} removeStandIn closePrimary seal`],
+      ['is not composed again after a crash', { ...gone, primaryGone: null, graph: graph.parkedPair }, `requireAnswer park track dropPair record defineSource ${resumed} closePrimary seal`, { run: 'surgery', surgeryMarked: true }],
+      ['is left for the mirror, if that answers', gone, `requireAnswer ${paused} track dropPair record defineSource ${resumed} closePrimary seal`],
       ['is kept, and its mirror asked, when that fails', { ...gone, health: { primary: unknown, mirror: failed } }, 'probe'],
       ['keeps its guest waiting for a mirror that fails: what is written to it is lost when QEMU ends', { ...gone, ioFailed: true, mayRetry: false, health: { primary: unknown, mirror: failed } }, 'removePark', ioError],
-      ['is left as soon as that mirror answers', { ...gone, ioFailed: true, health: { primary: unknown, mirror: answering } }, 'markSurgery park track dropPair record defineSource unpark resume unmarkSurgery closePrimary', ioError],
+      ['is left as soon as that mirror answers', { ...gone, ioFailed: true, health: { primary: unknown, mirror: answering } }, 'markSurgery park track dropPair record defineSource unpark resume unmarkSurgery closePrimary seal', ioError],
       ['is not asked after an I/O error: the mirror is', { ...gone, ioFailed: true }, 'probe', ioError],
       ['is not put on the park to be armed', { ...nearlyDone, primaryGone: deleted }, 'removePark'],
     ]);
@@ -125,14 +125,22 @@ describe('plan', () => {
   });
 
   describe('a stale mirror', () => {
+    it('must be as it was closed for a delta, and for nothing else', () => {
+      const sealed = { ...record.onlyPrimary, mirror: { ...record.onlyPrimary.mirror, sealed: '17 4096 today' } };
+      assert.equal(argumentsOf('openMirror', { ...exposed, record: sealed }).sealed, '17 4096 today');
+      assert.equal(argumentsOf('openMirror', { ...exposed, record: { ...sealed, track: null } }).sealed, null);
+      assert.equal(recorded({ ...exposed, record: sealed, touched: ['mirror'] }).track, null);
+    });
+
     table([
       ['is opened, not copied in full', exposed, 'openMirror'],
+      ['is copied in full if somebody wrote to it while it was closed, and that is recorded first', { ...exposed, touched: ['mirror'] }, 'record'],
       ["is taken for failed when the guest's I/O fails during a delta", { ...syncing, ioFailed: true, graph: { ...graph.exposed, mirrorOpen: true, syncJob: job({ type: 'backup' }) } }, 'cancelSync suspect', ioError],
       ['gets a bitmap for the passes, so that the tracking bitmap forgets nothing', syncing, 'track'],
       ['gets all again when it is opened again', { ...exposed, graph: { ...graph.exposed, tracking: pass('primary', 0) } }, 'untrack openMirror'],
       ['gets deltas while much is left', { ...syncing, graph: { ...graph.exposed, mirrorOpen: true, tracking: pass('primary', 5 * 1024 * 1024) } }, 'startDelta'],
       ['is armed after enough passes although much is left', { ...syncing, deltaPasses: 8, graph: { ...graph.exposed, mirrorOpen: true, tracking: pass('primary', 5 * 1024 * 1024) } }, `flush ${paused} finishDelta flush compose addEpoch record ${resumed} ${armed}`],
-      ['is closed when it fails', { ...syncing, health: { primary: unknown, mirror: failed } }, 'closeMirror'],
+      ['is closed when it fails', { ...syncing, health: { primary: unknown, mirror: failed } }, 'closeMirror seal'],
       ['is copied in full when the disk was resized since', { ...syncing, record: { ...record.onlyPrimary, track: { bitmap: 'cdp-track-1-4096', base: 'whole' } }, graph: { ...graph.exposed, mirrorOpen: true, tracking: [{ name: 'cdp-track-1-4096', on: 'primary', dirtyBytes: 0 }] } }, 'untrack record track startFullSync'],
       ['is copied in full when its bitmap is gone', { ...syncing, graph: { ...graph.plain, mirrorOpen: true, parkReady: true } }, 'record track startFullSync'],
       ['is copied in full after a snapshot moved the disk to another image', { ...syncing, liveImage: newImage }, 'record'],
@@ -164,16 +172,16 @@ describe('plan', () => {
       ['loses bitmaps that a crash left', { graph: { ...graph.pair, tracking: [{ name: 'cdp-track-1', on: 'primary', dirtyBytes: 0 }] } }, 'untrack'],
       ['puts the XML right', { xmlBehind: true }, 'defineSource'],
       ['is asked about an I/O error that nobody owns', { ioFailed: true }, 'probe probe', ioError],
-      ['never goes on after an error that both copies survive: the mirror may have lost writes', { ioFailed: true, health: { primary: answering, mirror: answering } }, `markSurgery park track dropPair record ${resumed} closeMirror`, ioError],
+      ['never goes on after an error that both copies survive: the mirror may have lost writes', { ioFailed: true, health: { primary: answering, mirror: answering } }, `markSurgery park track dropPair record ${resumed} closeMirror seal`, ioError],
       ['waits while both copies fail', { ioFailed: true, health: { primary: failed, mirror: failed } }, 'probe probe', ioError],
       ['waits for room on a full primary', { ioFailed: true, health: { primary: full, mirror: unknown } }, 'removePark', ioError],
-      ['is left for the mirror only if that answers', withIntent({}, { kind: 'failover' }), `requireAnswer ${paused} track dropPair record defineSource ${resumed} closePrimary`],
-      ['is held on request', withIntent({}, { kind: 'hold' }), `requireAnswer ${paused} track dropPair record ${resumed} closeMirror`],
-      ['is taken apart for a full resync', withIntent({}, { kind: 'resync' }), `requireAnswer ${paused} track dropPair record ${resumed} closeMirror`],
-      ['is taken apart to be forgotten', withIntent({}, { kind: 'remove' }), `requireAnswer ${paused} track dropPair record ${resumed} closeMirror`],
-      ['stays suspended when its user suspended it; the next look takes the mark away', withIntent({}, { kind: 'hold' }), 'requireAnswer markSurgery park track dropPair record unpark closeMirror', { run: 'suspended' }],
-      ['is left at once when an I/O has just shown which copy is well', { ioFailed: true, health: { primary: failed, mirror: unknown } }, `markSurgery park track dropPair record defineSource ${resumed} closePrimary`, ioError],
-      ['is left only if the other copy answers when the damage was found otherwise', { health: { primary: failed, mirror: unknown } }, `requireAnswer ${paused} track dropPair record defineSource ${resumed} closePrimary`],
+      ['is left for the mirror only if that answers', withIntent({}, { kind: 'failover' }), `requireAnswer ${paused} track dropPair record defineSource ${resumed} closePrimary seal`],
+      ['is held on request', withIntent({}, { kind: 'hold' }), `requireAnswer ${paused} track dropPair record ${resumed} closeMirror seal`],
+      ['is taken apart for a full resync', withIntent({}, { kind: 'resync' }), `requireAnswer ${paused} track dropPair record ${resumed} closeMirror seal`],
+      ['is taken apart to be forgotten', withIntent({}, { kind: 'remove' }), `requireAnswer ${paused} track dropPair record ${resumed} closeMirror seal`],
+      ['stays suspended when its user suspended it; the next look takes the mark away', withIntent({}, { kind: 'hold' }), 'requireAnswer markSurgery park track dropPair record unpark closeMirror seal', { run: 'suspended' }],
+      ['is left at once when an I/O has just shown which copy is well', { ioFailed: true, health: { primary: failed, mirror: unknown } }, `markSurgery park track dropPair record defineSource ${resumed} closePrimary seal`, ioError],
+      ['is left only if the other copy answers when the damage was found otherwise', { health: { primary: failed, mirror: unknown } }, `requireAnswer ${paused} track dropPair record defineSource ${resumed} closePrimary seal`],
       ['is not touched during a migration or a save', withIntent({}, { kind: 'hold' }), '', { run: 'hands-off' }],
     ]);
   });
@@ -186,7 +194,7 @@ describe('plan', () => {
       ['a guest that lost its mirror stays parked', lost, 'markSurgery park track dropPair record', strict],
       ['its mirror is opened meanwhile', waiting, 'openMirror', strict],
       ['it goes on when both copies are equal again', { ...waiting, health: { primary: unknown, mirror: answering }, graph: { ...graph.exposed, layout: 'parked', root: 'cdp-vda-park', mirrorOpen: true, tracking: pass('primary', 0) } }, `flush park finishDelta flush compose addEpoch record ${resumed} ${armed}`, { ...strict, surgeryMarked: true }],
-      ['a lost primary is failed over all the same', { ioFailed: true, health: { primary: failed, mirror: unknown } }, `markSurgery park track dropPair record defineSource ${resumed} closePrimary`, strict],
+      ['a lost primary is failed over all the same', { ioFailed: true, health: { primary: failed, mirror: unknown } }, `markSurgery park track dropPair record defineSource ${resumed} closePrimary seal`, strict],
     ]);
   });
 
@@ -257,7 +265,7 @@ describe('plan', () => {
   describe('a held disk', () => {
     const held = withIntent(exposed, { kind: 'hold' });
     table([
-      ['gives everything back but its bitmap', { ...held, graph: { ...graph.exposed, mirrorOpen: true } }, 'closeMirror removePark'],
+      ['gives everything back but its bitmap', { ...held, graph: { ...graph.exposed, mirrorOpen: true } }, 'closeMirror removePark seal'],
       ['is left alone then', { ...held, graph: { ...graph.exposed, parkReady: false } }, ''],
       ['records that its bitmap is gone', { ...held, graph: graph.plain }, 'record'],
     ]);
@@ -265,7 +273,7 @@ describe('plan', () => {
 
   describe('a disk that is failed over', () => {
     table([
-      ['loses the dead primary', { ...onMirror, graph: { ...graph.mirror, primary: primaryNodes } }, 'closePrimary'],
+      ['loses the dead primary', { ...onMirror, graph: { ...graph.mirror, primary: primaryNodes } }, 'closePrimary seal'],
       ['puts the XML right', { ...onMirror, xmlBehind: true }, 'defineSource'],
       ['is left alone then, without a park', onMirror, 'removePark'],
       ['waits for its only copy', { ...onMirror, ioFailed: true, health: { primary: unknown, mirror: failed }, mayRetry: false }, 'removePark', ioError],
@@ -303,9 +311,9 @@ describe('plan', () => {
     table([
       ['after compose: the pair is recorded and given to the guest', { graph: graph.parkedPair, record: record.onlyPrimary }, `park record ${resumed} note`, crashed],
       ['after compose, and with a wish to be held: first as above', withIntent({ graph: graph.parkedPair, record: record.onlyPrimary }, { kind: 'hold' }), `park record ${resumed} note`, crashed],
-      ['after compose, when the mirror is lost as well', { graph: graph.parkedPair, record: record.onlyMirror, health: { primary: unknown, mirror: failed } }, `requireAnswer park track dropPair record defineSource ${resumed} closeMirror`, crashed],
+      ['after compose, when the mirror is lost as well', { graph: graph.parkedPair, record: record.onlyMirror, health: { primary: unknown, mirror: failed } }, `requireAnswer park track dropPair record defineSource ${resumed} closeMirror seal`, crashed],
       ['before compose: the primary is given back', { ...nearlyDone, graph: { ...graph.exposed, layout: 'parked', root: 'cdp-vda-park' } }, `park ${resumed}`, crashed],
-      ['of a failover, before the record', { graph: { ...graph.parked, tracking: [{ name: 'cdp-track-1', on: 'mirror', dirtyBytes: 0 }] } }, `park track record defineSource ${resumed} closePrimary`, crashed],
+      ['of a failover, before the record', { graph: { ...graph.parked, tracking: [{ name: 'cdp-track-1', on: 'mirror', dirtyBytes: 0 }] } }, `park track record defineSource ${resumed} closePrimary seal`, crashed],
       ['of a failover, after the record: the XML follows before the guest runs', { ...onMirror, graph: { ...graph.parked, primary: null }, xmlBehind: true }, `park defineSource ${resumed}`, crashed],
       ['of a rebuild, before the pivot', { ...withIntent(onMirror, rebuildToNew), graph: { ...graph.parked, primary: null, layers: ['libvirt-1-format'], otherJob: job({ ready: true }) } }, 'park pivot', crashed],
       ['with a delta under way: it is cancelled first', { ...nearlyDone, graph: { ...graph.parked, syncJob: job({ type: 'backup' }) } }, 'cancelSync', crashed],
@@ -329,7 +337,7 @@ describe('plan', () => {
     const second = (parts: DiskParts): DiskParts => ({ ...parts, record: { ...(parts.record ?? record.both), dev: 'vdb' } });
     const lost: DiskParts = { ioFailed: true, health: { primary: unknown, mirror: failed } };
     table([
-      ['are operated on in one pause, with one record', [lost, second(lost)], `markSurgery park park track dropPair track dropPair record unpark unpark resume unmarkSurgery closeMirror closeMirror`, ioError],
+      ['are operated on in one pause, with one record', [lost, second(lost)], `markSurgery park park track dropPair track dropPair record unpark unpark resume unmarkSurgery closeMirror seal closeMirror seal`, ioError],
       ['do not go on while the other pair failed and nobody knows which copy', [lost, second({ ioFailed: true })], 'markSurgery park track dropPair record unpark', ioError],
       ['are armed in one pause when both are ready', [nearlyDone, second(nearlyDone)], `flush flush markSurgery pause park park finishDelta flush compose addEpoch finishDelta flush compose addEpoch record unpark unpark resume unmarkSurgery ${armed} ${armed}`],
       ['do not go on while the other is parked', [nearlyDone, second({ record: record.onlyPrimary, graph: { ...graph.exposed, layout: 'parked', root: 'cdp-vda-park' } })], `flush markSurgery pause park park finishDelta flush compose addEpoch record unpark unpark resume unmarkSurgery ${armed}`],
