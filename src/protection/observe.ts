@@ -157,11 +157,14 @@ function isOffItsPair(graph: DiskGraph | null): boolean {
   return graph === null || (graph.layout === 'primary' && graph.pair !== null);
 }
 
-/** libvirt tells nobody of an external snapshot; but then the disk's topmost image has another node than its XML said. */
+/**
+ * libvirt tells nobody of an external snapshot; but then the disk's topmost image has another node than its XML said. Of a disk on the park
+ * that can't be seen.
+ */
 function isOutdated(view: GraphView, { dev, alias, sourceIndex }: DomainDisk): boolean {
-  const top = alias === null ? undefined : view.disk(dev, alias, sourceIndex)?.primary?.data;
-  const index = /^libvirt-(\d+)-/.exec(top ?? '')?.[1];
-  return index !== undefined && Number(index) !== sourceIndex;
+  const graph = alias === null ? null : view.disk(dev, alias, sourceIndex);
+  const index = /^libvirt-(\d+)-/.exec(graph?.primary?.data ?? '')?.[1];
+  return graph?.layout === 'parked' || (index !== undefined && Number(index) !== sourceIndex);
 }
 
 /** `defined` is the disk at the domain's next start. */

@@ -85,7 +85,7 @@ describe('the commands', function () {
     await agent.mustCdp('hold', 'web2');
     await waitState(agent, 'web2', 'held');
     await goesOn(guest, 100);
-    await mark.set();
+    await mark.slipIn();
     await agent.mustCdp('release', 'web2');
     assert.equal(await mark.isThere(), true, 'the whole mirror was written');
     await mark.clear();
@@ -109,7 +109,7 @@ describe('the commands', function () {
     const mark = new Mark(primary, markBlock);
     // The failed-over domain's old primary is closed after the move, unhurried.
     await waitDisk(agent, 'web3', 'off its primary', ({ state }) => state === 'failed-over');
-    await mark.set();
+    await mark.slipIn();
     await agent.mustCdp('rebuild', 'web3', '--to', 'original');
     const back = await waitState(agent, 'web3', 'protected');
     assert.equal(back.primary.source, primary);
@@ -118,6 +118,29 @@ describe('the commands', function () {
     assert.equal(await sourceOf(guest, 'next start'), primary);
     assert.equal((await events(agent, 'web3', 'rebuild-finished')).length, 1);
     await goesOn(guest, 50);
+    await endWell(guest, [primary, mirror]);
+  });
+
+  it('release and rebuild --to original copy everything if somebody wrote to the copy meanwhile', async () => {
+    const { agent } = scene;
+    const { guest, primary, mirror } = await protectedGuest('web11');
+    await agent.mustCdp('hold', 'web11');
+    await waitState(agent, 'web11', 'held');
+    await new Mark(mirror, markBlock).set();
+    await agent.mustCdp('release', 'web11');
+    await waitState(agent, 'web11', 'protected');
+
+    await agent.mustCdp('failover', 'web11');
+    await waitState(agent, 'web11', 'failed-over');
+    await new Mark(primary, markBlock).set();
+    await agent.mustCdp('rebuild', 'web11', '--to', 'original');
+    await waitState(agent, 'web11', 'protected');
+    const changed = await events(agent, 'web11', 'copy-changed');
+    assert.deepEqual(
+      changed.map(({ detail }) => detail['copy']),
+      ['mirror', 'primary'],
+    );
+    await goesOn(guest, 20);
     await endWell(guest, [primary, mirror]);
   });
 

@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
-import { open } from 'node:fs/promises';
+import { open, unlink } from 'node:fs/promises';
 import { compareCopies, type Image } from '../lab/copies.ts';
 import type { Guest } from '../lab/guest.ts';
 import { recordSize } from '../lab/record.ts';
+import { must } from '../lab/run.ts';
 import { patienceMs } from './scene.ts';
 
 /** RPO = 0: each of these copies holds every write that the guest was told is safe, and the guest saw no error. */
@@ -54,6 +55,15 @@ export class Mark {
 
   async set(): Promise<void> {
     await writeBlock(this.#path, this.#block, this.#text);
+  }
+
+  /** Without a trace in the file's times, by which a copy that is closed is known to be as it was. */
+  async slipIn(): Promise<void> {
+    const times = `${this.#path}.times`;
+    await must('touch', '--reference', this.#path, times);
+    await this.set();
+    await must('touch', '--reference', times, this.#path);
+    await unlink(times);
   }
 
   async clear(): Promise<void> {

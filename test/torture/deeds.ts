@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { errorText } from '../../src/errors.ts';
 import { waitForLibvirt } from '../integration/scene.ts';
 import { waitFor } from '../lab/wait.ts';
+import { statusInTime } from './checks.ts';
 import { mend, rebuild, start, told, type Outcome } from './remedies.ts';
 import type { Deed, DeedArguments, DeedName } from './schedule.ts';
 import { settle } from './settle.ts';
@@ -43,6 +44,10 @@ const deeds: Deeds = {
   crashServer: async (world, which) => {
     const { server } = world.copy(which);
     if (server === null) return 'skipped: not on a server';
+    // What the only current copy loses nobody has, and nobody finds out.
+    const disk = (await statusInTime(world, which.domain))?.disks.find(({ dev }) => dev === which.dev);
+    if (disk?.[which.side].current === true && !disk[which.side === 'primary' ? 'mirror' : 'primary'].current)
+      return 'skipped: the only current copy';
     await server.restart();
     await mend(world, server);
     return 'done';
