@@ -2,9 +2,10 @@ import assert from 'node:assert/strict';
 import { writeFileSync } from 'node:fs';
 import type { DiskStatus } from '../../src/protection/model.ts';
 import type { Guest } from '../lab/guest.ts';
+import { waitFor } from '../lab/wait.ts';
 import { must } from '../lab/run.ts';
 import { assertIdentical, assertNothingLost, goesOn } from './copies-hold.ts';
-import { nodeNames, setScene, waitDisk, waitForLibvirt, waitState } from './scene.ts';
+import { nodeNames, patienceMs, setScene, waitDisk, waitForLibvirt, waitState } from './scene.ts';
 
 /**
  * The guest's witness writes to vda; vdb comes and goes. What a guest would write to vdb, QEMU's own qemu-io writes through the
@@ -74,9 +75,12 @@ describe('a disk that is plugged', function () {
     const isLeft = (disk: DiskStatus): boolean => isUnplugged(disk) && !disk.mirror.current;
     const { runningOn } = await waitDisk(scene.agent, 'web1', 'unplugged', isLeft, 'vdb');
     assert.equal(runningOn, 'none');
-    assert.deepEqual(
-      (await nodeNames(guest)).filter((name) => name.startsWith('cdp-vdb')),
-      [],
+    const ours = async (): Promise<string[]> => (await nodeNames(guest)).filter((name) => name.startsWith('cdp-vdb'));
+    await waitFor(
+      'QEMU to hold nothing of vdb',
+      async () => (await ours()).length === 0,
+      patienceMs,
+      async () => (await ours()).join(),
     );
     for (const file of [vdb.primary, vdb.mirror]) await must('qemu-io', '-f', 'raw', '-c', 'read 0 512', file);
   }

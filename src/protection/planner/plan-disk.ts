@@ -23,6 +23,7 @@ import {
   leavePair,
   onNewPrimary,
   newBitmap,
+  onImage,
   pivot,
   seal,
   stale,
@@ -153,6 +154,7 @@ function keepPair(disk: PresentDisk, primary: PrimaryNodes): DiskPlan {
   const { dev } = record;
   const moved = liveImage !== null && !sameStorage(liveImage, record.primary.image);
   const recorded = record.primary.current && record.mirror.current && record.track === null && !moved;
+  const present = moved ? onImage(record, liveImage) : record;
   return steps(
     ...(recorded
       ? []
@@ -160,8 +162,8 @@ function keepPair(disk: PresentDisk, primary: PrimaryNodes): DiskPlan {
           {
             step: 'recordDisk' as const,
             record: {
-              ...record,
-              primary: currentCopy({ ...record.primary, image: liveImage ?? record.primary.image }),
+              ...present,
+              primary: currentCopy(present.primary),
               mirror: currentCopy(record.mirror),
               track: null,
               exposedSince: null,
@@ -188,8 +190,7 @@ function planPrimary(o: Observation, disk: PresentDisk): DiskPlan {
     return steps({
       step: 'recordDisk',
       record: {
-        ...record,
-        primary: { ...record.primary, image: liveImage },
+        ...onImage(record, liveImage),
         mirror: stale(record.mirror, record.state === 'stopped' ? record.since : o.now),
         track: null,
       },
@@ -242,9 +243,8 @@ function planStarted(o: Observation, disk: PresentDisk, primary: PrimaryNodes, l
   if (!same && !primary.images.includes(imageName(record.primary.image))) return nothing;
   const startsStrict = o.record.policy === 'strict' && record.instance !== null;
   const started: DiskRecord = {
-    ...record,
+    ...onImage(record, liveImage),
     instance: o.instance,
-    primary: { ...record.primary, image: liveImage },
     mirror: stale(record.mirror, record.state === 'stopped' ? record.since : o.now),
     track: null,
     exposedSince: startsStrict ? (record.exposedSince ?? o.now) : record.exposedSince,

@@ -282,12 +282,20 @@ export function adoptRebuilt(o: Observation, disk: PresentDisk, primary: Primary
 
 /** The record of a disk that libvirt has moved to its new primary; the former one is nobody's any more. */
 export function onNewPrimary(record: DiskRecord, to: Image): DiskRecord {
+  const primary = { image: to, current: true, consistentAsOf: null, reachable: true };
+  return { ...onImage(record, to), primary, intent: { kind: 'protect' }, layerNames: [] };
+}
+
+/**
+ * The record of a disk whose primary is in another image: an overlay, where a snapshot was taken, or what that was committed into. Nobody must
+ * start from the former one: it has none of the later writes.
+ */
+export function onImage(record: DiskRecord, image: Image): DiskRecord {
+  const { primary, retired } = record;
   return {
     ...record,
-    primary: { image: to, current: true, consistentAsOf: null, reachable: true },
-    intent: { kind: 'protect' },
-    layerNames: [],
-    retired: [...record.retired, record.primary.image].filter((image) => !sameStorage(image, to)),
+    primary: { ...primary, image },
+    retired: [...retired, primary.image].filter((former) => !sameStorage(former, image)),
   };
 }
 

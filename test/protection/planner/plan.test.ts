@@ -12,6 +12,7 @@ import {
   look,
   mirrorImage,
   newImage,
+  primaryImage,
   primaryNodes,
   rebuildToNew,
   rebuildToOriginal,
@@ -164,6 +165,13 @@ describe('plan', () => {
   });
 
   describe('a pair', () => {
+    it('whose disk is an overlay now has nobody start from what lies under it, until that is its disk again', () => {
+      const moved = recorded({ liveImage: newImage });
+      assert.deepEqual([moved.primary.image, moved.retired], [newImage, [primaryImage]]);
+      const back = recorded({ record: moved, liveImage: primaryImage });
+      assert.deepEqual([back.primary.image, back.retired], [primaryImage, [newImage]]);
+    });
+
     table([
       ['is left alone, without a park, whose flushes would make every save and migration fail', {}, 'removePark'],
       ['begins a new epoch when the last one is old', { epochs: { rotate: true, flushed: [] } }, 'addEpoch'],
