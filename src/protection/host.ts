@@ -29,7 +29,7 @@ import { lastStart } from '../store/start-marker.ts';
 import { imageName } from '../storage/image.ts';
 import { scratchOf } from '../storage/scratch.ts';
 import { ImageOpener } from '../storage/opener.ts';
-import { onUnreadable, type HookAnswer } from './starts/hook-answer.ts';
+import type { HookAnswer } from './starts/hook-answer.ts';
 import { StartGuard } from './starts/start-guard.ts';
 import { StartWatch, type FailedStart } from './starts/start-watch.ts';
 import { Arrivals } from './arrivals.ts';
@@ -277,9 +277,7 @@ export class Host {
   /** From memory alone: libvirt holds the domain locked while it waits for this. */
   answerHook(operation: string, domainXml: string): HookAnswer {
     const { name, uuid } = parseDomain(domainXml);
-    const problem = this.unreadable.problemOf(uuid);
-    const answer =
-      problem === null ? this.#guard.answer(operation, domainXml) : onUnreadable(operation, domainXml, problem);
+    const answer = this.unreadable.answer(uuid, operation, domainXml) ?? this.#guard.answer(operation, domainXml);
     if (answer.refuse === null) this.#starts.passed(operation, uuid);
     else {
       this.tell(name, null, 'start-refused', { reason: answer.refuse.message });
@@ -416,6 +414,10 @@ export class Host {
     if (protector === undefined || protector.record.disks.length === 0) return;
     const word = booted ? null : await this.arrivals.word(ref.uuid);
     const start = await lastStart(this.config().store, ref.uuid);
+    // It may have stopped since it was found: what has been told of a stop is not told again.
+    const { stops } = protector;
+    const now = await this.session.client.findByUuid(ref.uuid, heldUpMs);
+    if (now?.id !== ref.id || protector.stops !== stops) return;
     // Nothing may come in between: an event and a look at all domains may both have found it.
     if (protector.live?.ref.id === ref.id) {
       protector.forgetXml();

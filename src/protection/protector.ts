@@ -116,6 +116,8 @@ export class Protector {
   #failures = 0;
   #timer: NodeJS.Timeout | undefined;
   #closed = false;
+  /** How often the domain was seen to have stopped; changed here alone. */
+  stops = 0;
 
   constructor(shared: Shared, record: DomainRecord) {
     this.#shared = shared;
@@ -177,6 +179,7 @@ export class Protector {
   /** The domain's QEMU is gone; `migrated`: the guest goes on in another host's. */
   detach({ migrated }: { migrated: boolean }): void {
     const stoppedAtMs = Date.now();
+    this.stops += 1;
     const stop = this.#memory.stopped(this.#last?.disks ?? []);
     const watched = this.#inSight;
     this.#memory.stopVerifies('the domain does not run any more');

@@ -3,6 +3,7 @@ import { lifecycleEvent } from '../libvirt/constants.ts';
 import type { DomainRef } from '../libvirt/types.ts';
 import type { Host } from './host.ts';
 import type { DomainStatus } from './model.ts';
+import { onUnreadable, type HookAnswer } from './starts/hook-answer.ts';
 
 /**
  * Domains whose records can't be read. Which of their copies are current is not guessed: nothing is done to them until somebody has put
@@ -28,6 +29,12 @@ export class UnreadableRecords {
 
   problemOf(uuid: string): CdpError | null {
     return this.#problems.get(uuid) ?? null;
+  }
+
+  /** To libvirt's hook; null if the domain's record is none of them. */
+  answer(uuid: string, operation: string, domainXml: string): HookAnswer | null {
+    const problem = this.#problems.get(uuid);
+    return problem === undefined ? null : onUnreadable(operation, domainXml, problem);
   }
 
   /** @throws CdpError `record-invalid` if the domain's record is one of them */
