@@ -17,6 +17,7 @@ import { startAfterDamage } from '../protection/requests/start-after-damage.ts';
 import { domainRecordSchema } from '../protection/record.ts';
 import { PolicyFolder } from '../protection/rules/policy-folder.ts';
 import { RuleKeeper } from '../protection/rules/rule-keeper.ts';
+import type { Step } from '../protection/steps.ts';
 import { EventLog } from '../store/event-log.ts';
 import { RecordStore } from '../store/record-store.ts';
 import { agentApi } from './api.ts';
@@ -138,12 +139,12 @@ function reportPolicies({ files }: PolicyFolder, log: Log): void {
   log.info('policy files read', { files: files.map(({ file }) => file) });
 }
 
-/** For tests of recovery: the agent ends as by a power cut after its n-th step. */
-function dieAfterSteps(count: string | undefined): () => void {
-  let left = count === undefined ? Infinity : Number(count);
-  return () => {
-    left -= 1;
-    if (left === 0) process.kill(process.pid, 'SIGKILL');
+/** For tests of recovery: the agent ends as by a power cut after its n-th step, or after the first of a name. */
+function dieAfterSteps(last: string | undefined): (step: Step) => void {
+  let count = 0;
+  return ({ step }) => {
+    count += 1;
+    if (last === step || last === String(count)) process.kill(process.pid, 'SIGKILL');
   };
 }
 

@@ -37,6 +37,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/reboot.h>
+#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -374,6 +375,8 @@ int main(void)
 
 	/* The empty line ends whatever the last boot was writing when it was reset. */
 	say("\nWITNESS READY epoch=%lu seed=%lu disks=%s depth=%lu\n", epoch, seed, wanted ? option("disks") : "vda", depth);
+	/* Records of a boot of which nobody has seen that line would be taken for old ones. */
+	tcdrain(STDOUT_FILENO);
 	if (number("bench", 0))
 		measure_at_each_press(number("bench", 0));
 	sleep_micros(number("start_delay_ms", 0) * 1000);
