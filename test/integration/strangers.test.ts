@@ -4,9 +4,8 @@ import { LibvirtClient } from '../../src/libvirt/client.ts';
 import type { Guest } from '../lab/guest.ts';
 import { must } from '../lab/run.ts';
 import type { NbdServer } from '../lab/storage.ts';
-import { waitFor } from '../lab/wait.ts';
 import { assertNothingLost, endWell, goesOn } from './copies-hold.ts';
-import { nodeNames, patienceMs, roots, setScene, status, waitDisk, waitState } from './scene.ts';
+import { patienceMs, roots, setScene, status, waitDisk, waitState } from './scene.ts';
 
 describe('strangers', function () {
   this.timeout(150_000);
@@ -154,8 +153,6 @@ describe('strangers', function () {
     for (const state of ['protected', 'exposed'] as const) {
       if (state === 'exposed') mirror.failAll();
       await waitState(agent, 'web9', state);
-      const hasPark = async (): Promise<boolean> => (await nodeNames(guest)).includes('cdp-vda-park');
-      await waitFor('the surgery to be over', async () => !(await hasPark()), patienceMs);
       await lab.virsh('save', 'web9', lab.path('web9.save'));
       await lab.virsh('restore', lab.path('web9.save'));
       mirror.heal();

@@ -76,15 +76,14 @@ const pair: Pair = {
 export const graph = {
   plain,
   onOther: { ...plain, primary: { ...primaryNodes, images: ['/new/vda', '/new/vda'] } },
-  exposed: { ...plain, parkReady: true, tracking: [{ name: 'cdp-track-1', on: 'primary', dirtyBytes: 0 }] },
-  pair: { ...plain, layout: 'pair', root: 'cdp-vda', mirrorOpen: true, pair, parkReady: true },
+  exposed: { ...plain, tracking: [{ name: 'cdp-track-1', on: 'primary', dirtyBytes: 0 }] },
+  pair: { ...plain, layout: 'pair', root: 'cdp-vda', mirrorOpen: true, pair },
   mirror: {
     ...plain,
     layout: 'mirror',
     root: 'cdp-vda-mirror',
     primary: null,
     mirrorOpen: true,
-    parkReady: true,
     tracking: [{ name: 'cdp-track-1', on: 'mirror', dirtyBytes: 0 }],
   },
   layered: {
@@ -93,7 +92,6 @@ export const graph = {
     root: 'libvirt-1-format',
     primary: null,
     mirrorOpen: true,
-    parkReady: true,
     layers: ['libvirt-1-format', 'libvirt-1-storage'],
   },
   mirrorJob: {

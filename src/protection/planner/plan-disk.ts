@@ -313,8 +313,7 @@ function planMirror(o: Observation, disk: PresentDisk): DiskPlan {
   }
   if (disk.ioFailed) return askAgain(disk, 'mirror');
   if (disk.xmlBehind && disk.mayRetry) return steps({ step: 'defineSource', dev, image: record.mirror.image });
-  if (record.intent.kind === 'remove')
-    return disk.xmlBehind ? nothing : steps(...removePark(disk), { step: 'forget', dev });
+  if (record.intent.kind === 'remove') return disk.xmlBehind ? nothing : steps({ step: 'forget', dev });
   if (graph.layout === 'layered' || record.intent.kind === 'rebuild') return planRebuild(o, disk);
   return graph.primary !== null && graph.otherJob === null && disk.mayRetry
     ? steps(...closeForGood(record, graph.primary))
@@ -413,10 +412,6 @@ function probes(disk: PresentDisk): DiskStep[] {
   return [...(disk.primaryGone === null ? [probe(disk, 'primary')] : []), probe(disk, 'mirror')];
 }
 
-function removePark({ graph, record: { dev } }: PresentDisk): DiskStep[] {
-  return graph.parkReady ? [{ step: 'removePark', dev }] : [];
-}
-
 function closeMirror(disk: PresentDisk, primary: PrimaryNodes, keptBitmap?: string): DiskStep[] {
   const { graph, record } = disk;
   const { dev } = record;
@@ -424,7 +419,6 @@ function closeMirror(disk: PresentDisk, primary: PrimaryNodes, keptBitmap?: stri
     ...(graph.syncJob === null ? [] : [{ step: 'cancelSync' as const, dev }]),
     ...graph.tracking.filter(({ name }) => name !== keptBitmap).map(({ on, name }) => untrack(dev, primary, on, name)),
     ...(graph.mirrorOpen ? [{ step: 'closeMirror' as const, dev }] : []),
-    ...removePark(disk),
   ];
 }
 

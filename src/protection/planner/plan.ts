@@ -27,12 +27,15 @@ export function plan(o: Observation): Step[] {
     disk.kind === 'surgery' && isDue(o.disks[index]) ? [disk.surgery] : [],
   );
   if (surgeries.length > 0) return underOnePause(o, surgeries);
-  const steps = plans.flatMap((disk) => (disk.kind === 'steps' ? disk.steps : []));
   const end = endOfPause(o);
+  const guestWaits = end.some(({ step }) => step === 'resume');
+  const idle = idleParks(o);
+  if (idle.length > 0 && !guestWaits) return idle;
+  const steps = plans.flatMap((disk) => (disk.kind === 'steps' ? disk.steps : []));
   // Nobody would end the pause of a domain that has no record any more.
   const forgets = steps.some(({ step }) => step === 'forget');
   if (steps.length > 0 && !(forgets && end.length > 0)) return withRecords(o.record, steps);
-  return end.length > 0 ? end : idleParks(o);
+  return end;
 }
 
 /** libvirt's live XML, which is what another host is given, names a stale copy: nothing can change it until a rebuild ends. */
@@ -55,7 +58,7 @@ function withoutJobs(o: Observation, disk: DiskObservation): DiskStep[] {
 
 /**
  * A park node fails every flush, also those with which QEMU ends a save or a migration (QEMU, migration.c: migration_completion calls
- * vm_stop_force_state): it is there for a surgery and no longer.
+ * vm_stop_force_state): it is there for a surgery and no longer, and goes before anything else that can wait.
  */
 function idleParks(o: Observation): Step[] {
   return o.disks.flatMap(({ record: { dev }, graph }) =>
@@ -101,6 +104,7 @@ function underOnePause(o: Observation, surgeries: Surgery[]): Step[] {
     ),
     ...surgeries.flatMap(({ given }) => given),
     ...(resumes ? [{ step: 'resume' } as const, { step: 'unmarkSurgery' } as const] : []),
+    ...(resumes ? surgeries.map(({ dev }) => ({ step: 'removePark', dev }) as const) : []),
     ...(resumes || o.run === 'suspended'
       ? withRecords(
           record,

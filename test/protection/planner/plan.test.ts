@@ -53,17 +53,17 @@ const nearlyDone: DiskParts = { ...syncing, graph: { ...graph.exposed, mirrorOpe
 const withIntent = (from: DiskParts, intent: DomainRecord['disks'][number]['intent']): DiskParts => ({ ...from, record: { ...(from.record ?? record.both), intent } });
 
 const paused = 'markSurgery pause park';
-const resumed = 'unpark resume unmarkSurgery';
+const resumed = 'unpark resume unmarkSurgery removePark';
 const armed = 'untrack untrack note note';
 const ioError = { run: 'io-error' } as const;
 
 describe('plan', () => {
   describe('the safe order of durable writes', () => {
     table([
-      ['to arm: flush, pause, park, last delta, flush, compose, record, unpark, resume', nearlyDone, `flush ${paused} finishDelta flush compose addEpoch record ${resumed} ${armed}`],
-      ['to degrade: park, bitmap, drop, record, unpark, resume; the mirror is closed when the guest runs', { ioFailed: true, health: { primary: unknown, mirror: failed } }, `markSurgery park track dropPair record ${resumed} closeMirror seal`, ioError],
-      ['to fail over: park, bitmap, drop, record, XML, unpark, resume; the primary is closed when the guest runs', { ioFailed: true, health: { primary: failed, mirror: unknown } }, `markSurgery park track dropPair record defineSource ${resumed} closePrimary seal`, ioError],
-      ['to move back onto a new primary: the pivot is made on the park, and the next look goes on', { ...withIntent(onMirror, rebuildToNew), graph: { ...graph.layered, otherJob: job({ ready: true }) } }, `${paused} pivot`],
+      ['to arm: flush, pause, park, last delta, flush, compose, record, unpark, resume', nearlyDone, `buildPark flush ${paused} finishDelta flush compose addEpoch record ${resumed} ${armed}`],
+      ['to degrade: park, bitmap, drop, record, unpark, resume; the mirror is closed when the guest runs', { ioFailed: true, health: { primary: unknown, mirror: failed } }, `buildPark markSurgery park track dropPair record ${resumed} closeMirror seal`, ioError],
+      ['to fail over: park, bitmap, drop, record, XML, unpark, resume; the primary is closed when the guest runs', { ioFailed: true, health: { primary: failed, mirror: unknown } }, `buildPark markSurgery park track dropPair record defineSource ${resumed} closePrimary seal`, ioError],
+      ['to move back onto a new primary: the pivot is made on the park, and the next look goes on', { ...withIntent(onMirror, rebuildToNew), graph: { ...graph.layered, otherJob: job({ ready: true }) } }, `buildPark ${paused} pivot`],
       ['to adopt a new primary: compose, record, XML, unpark, resume', { ...withIntent(onMirror, rebuildToNew), graph: graph.parked, liveImage: newImage }, `park compose addEpoch record defineSource ${resumed} note note`, { run: 'surgery', surgeryMarked: true }],
     ]);
 
@@ -96,7 +96,7 @@ describe('plan', () => {
     table([
       ['opens its mirror', { record: fresh, graph: graph.plain }, 'openMirror'],
       ['records that a full sync spoils the mirror before it begins', { record: fresh, graph: { ...graph.plain, mirrorOpen: true }, health: { primary: unknown, mirror: answering } }, 'record track startFullSync'],
-      ['waits for a full sync', { ...syncing, graph: { ...graph.exposed, mirrorOpen: true, parkReady: false, syncJob: job({}) } }, ''],
+      ['waits for a full sync', { ...syncing, graph: { ...graph.exposed, mirrorOpen: true, syncJob: job({}) } }, ''],
       ['ends a full sync that is ready, and records it', { ...syncing, graph: { ...graph.exposed, mirrorOpen: true, syncJob: job({ ready: true }) } }, 'endFullSync record'],
       ['begins the full sync again if a crash broke it off', { ...syncing, record: { ...record.onlyPrimary, track: { bitmap: 'cdp-track-1', base: 'copying' } } }, 'untrack record track startFullSync'],
       ['waits for the next start without the stop policy', { record: fresh, graph: graph.plain, obstacle: 'it lacks the stop policy' }, ''],
@@ -105,19 +105,31 @@ describe('plan', () => {
     ]);
   });
 
+  describe('a park that no surgery needs, whose flushes would make every save and migration fail,', () => {
+    const withPark = (disk: DiskParts): DiskParts => ({ ...disk, graph: { ...(disk.graph ?? graph.pair), parkReady: true } });
+    table([
+      ['goes', withPark({}), 'removePark'],
+      ['goes before anything else that can wait', withPark(exposed), 'removePark'],
+      ['goes before a domain is forgotten', withPark({ ...exposed, ...withIntent(exposed, { kind: 'remove' }) }), 'removePark'],
+      ['serves a surgery that is due', withPark(nearlyDone), `flush ${paused} finishDelta flush compose addEpoch record ${resumed} ${armed}`],
+      ['stays until a guest that waits for us goes on', withPark({}), 'resume unmarkSurgery', { run: 'surgery', surgeryMarked: true }],
+      ['stays while others have the domain', withPark({}), '', { run: 'hands-off' }],
+    ]);
+  });
+
   describe('a primary whose file is gone', () => {
     const gone: DiskParts = { primaryGone: { path: '/primary/vda', deleted: false, why: 'it was replaced' }, record: { ...record.both, intent: { kind: 'failover' } } };
     const deleted = { path: '/primary/vda', deleted: true, why: 'it was deleted' };
     table([
       ['is to be left, and that is recorded', { primaryGone: deleted }, 'record'],
-      ['that was deleted has a stand-in while it is left', { ...gone, primaryGone: deleted }, `requireAnswer standIn ${paused} track dropPair record defineSource ${resumed} removeStandIn closePrimary seal`],
+      ['that was deleted has a stand-in while it is left', { ...gone, primaryGone: deleted }, `requireAnswer buildPark standIn ${paused} track dropPair record defineSource ${resumed} removeStandIn closePrimary seal`],
       ['is not composed again after a crash', { ...gone, primaryGone: null, graph: graph.parkedPair }, `requireAnswer park track dropPair record defineSource ${resumed} closePrimary seal`, { run: 'surgery', surgeryMarked: true }],
-      ['is left for the mirror, if that answers', gone, `requireAnswer ${paused} track dropPair record defineSource ${resumed} closePrimary seal`],
+      ['is left for the mirror, if that answers', gone, `requireAnswer buildPark ${paused} track dropPair record defineSource ${resumed} closePrimary seal`],
       ['is kept, and its mirror asked, when that fails', { ...gone, health: { primary: unknown, mirror: failed } }, 'probe'],
-      ['keeps its guest waiting for a mirror that fails: what is written to it is lost when QEMU ends', { ...gone, ioFailed: true, mayRetry: false, health: { primary: unknown, mirror: failed } }, 'removePark', ioError],
-      ['is left as soon as that mirror answers', { ...gone, ioFailed: true, health: { primary: unknown, mirror: answering } }, 'markSurgery park track dropPair record defineSource unpark resume unmarkSurgery closePrimary seal', ioError],
+      ['keeps its guest waiting for a mirror that fails: what is written to it is lost when QEMU ends', { ...gone, ioFailed: true, mayRetry: false, health: { primary: unknown, mirror: failed } }, '', ioError],
+      ['is left as soon as that mirror answers', { ...gone, ioFailed: true, health: { primary: unknown, mirror: answering } }, `buildPark markSurgery park track dropPair record defineSource ${resumed} closePrimary seal`, ioError],
       ['is not asked after an I/O error: the mirror is', { ...gone, ioFailed: true }, 'probe', ioError],
-      ['is not put on the park to be armed', { ...nearlyDone, primaryGone: deleted }, 'removePark'],
+      ['is not put on the park to be armed', { ...nearlyDone, primaryGone: deleted }, ''],
     ]);
 
     it('gets everything when it comes back: its path may lead to anything', () => {
@@ -140,10 +152,10 @@ describe('plan', () => {
       ['gets a bitmap for the passes, so that the tracking bitmap forgets nothing', syncing, 'track'],
       ['gets all again when it is opened again', { ...exposed, graph: { ...graph.exposed, tracking: pass('primary', 0) } }, 'untrack openMirror'],
       ['gets deltas while much is left', { ...syncing, graph: { ...graph.exposed, mirrorOpen: true, tracking: pass('primary', 5 * 1024 * 1024) } }, 'startDelta'],
-      ['is armed after enough passes although much is left', { ...syncing, deltaPasses: 8, graph: { ...graph.exposed, mirrorOpen: true, tracking: pass('primary', 5 * 1024 * 1024) } }, `flush ${paused} finishDelta flush compose addEpoch record ${resumed} ${armed}`],
+      ['is armed after enough passes although much is left', { ...syncing, deltaPasses: 8, graph: { ...graph.exposed, mirrorOpen: true, tracking: pass('primary', 5 * 1024 * 1024) } }, `buildPark flush ${paused} finishDelta flush compose addEpoch record ${resumed} ${armed}`],
       ['is closed when it fails', { ...syncing, health: { primary: unknown, mirror: failed } }, 'closeMirror seal'],
       ['is copied in full when the disk was resized since', { ...syncing, record: { ...record.onlyPrimary, track: { bitmap: 'cdp-track-1-4096', base: 'whole' } }, graph: { ...graph.exposed, mirrorOpen: true, tracking: [{ name: 'cdp-track-1-4096', on: 'primary', dirtyBytes: 0 }] } }, 'untrack record track startFullSync'],
-      ['is copied in full when its bitmap is gone', { ...syncing, graph: { ...graph.plain, mirrorOpen: true, parkReady: true } }, 'record track startFullSync'],
+      ['is copied in full when its bitmap is gone', { ...syncing, graph: { ...graph.plain, mirrorOpen: true } }, 'record track startFullSync'],
       ['is copied in full after a snapshot moved the disk to another image', { ...syncing, liveImage: newImage }, 'record'],
       ['is never trusted when the domain started on the primary alone', { graph: graph.plain }, 'record'],
     ]);
@@ -159,7 +171,7 @@ describe('plan', () => {
       for (const { from, to, bitmap } of [argumentsOf('startDelta', unfinished), argumentsOf('finishDelta', nearlyDone)]) {
         assert.deepEqual([from, to, bitmap], ['libvirt-1-format', 'cdp-vda-mirror', 'cdp-track-1-pass']);
       }
-      const { from, to } = argumentsOf('startFullSync', { ...syncing, graph: { ...graph.plain, mirrorOpen: true, parkReady: true } });
+      const { from, to } = argumentsOf('startFullSync', { ...syncing, graph: { ...graph.plain, mirrorOpen: true } });
       assert.deepEqual([from, to], ['libvirt-1-format', 'cdp-vda-mirror']);
     });
   });
@@ -173,23 +185,23 @@ describe('plan', () => {
     });
 
     table([
-      ['is left alone, without a park, whose flushes would make every save and migration fail', {}, 'removePark'],
+      ['is left alone', {}, ''],
       ['begins a new epoch when the last one is old', { epochs: { rotate: true, flushed: [] } }, 'addEpoch'],
       ['drops epochs that both copies have flushed', { epochs: { rotate: false, flushed: ['cdp-epoch-1'] } }, 'dropEpoch'],
       ['is recorded when a crash came before that', { record: record.onlyPrimary }, 'record'],
       ['loses bitmaps that a crash left', { graph: { ...graph.pair, tracking: [{ name: 'cdp-track-1', on: 'primary', dirtyBytes: 0 }] } }, 'untrack'],
       ['puts the XML right', { xmlBehind: true }, 'defineSource'],
       ['is asked about an I/O error that nobody owns', { ioFailed: true }, 'probe probe', ioError],
-      ['never goes on after an error that both copies survive: the mirror may have lost writes', { ioFailed: true, health: { primary: answering, mirror: answering } }, `markSurgery park track dropPair record ${resumed} closeMirror seal`, ioError],
+      ['never goes on after an error that both copies survive: the mirror may have lost writes', { ioFailed: true, health: { primary: answering, mirror: answering } }, `buildPark markSurgery park track dropPair record ${resumed} closeMirror seal`, ioError],
       ['waits while both copies fail', { ioFailed: true, health: { primary: failed, mirror: failed } }, 'probe probe', ioError],
-      ['waits for room on a full primary', { ioFailed: true, health: { primary: full, mirror: unknown } }, 'removePark', ioError],
-      ['is left for the mirror only if that answers', withIntent({}, { kind: 'failover' }), `requireAnswer ${paused} track dropPair record defineSource ${resumed} closePrimary seal`],
-      ['is held on request', withIntent({}, { kind: 'hold' }), `requireAnswer ${paused} track dropPair record ${resumed} closeMirror seal`],
-      ['is taken apart for a full resync', withIntent({}, { kind: 'resync' }), `requireAnswer ${paused} track dropPair record ${resumed} closeMirror seal`],
-      ['is taken apart to be forgotten', withIntent({}, { kind: 'remove' }), `requireAnswer ${paused} track dropPair record ${resumed} closeMirror seal`],
-      ['stays suspended when its user suspended it; the next look takes the mark away', withIntent({}, { kind: 'hold' }), 'requireAnswer markSurgery park track dropPair record unpark closeMirror seal', { run: 'suspended' }],
-      ['is left at once when an I/O has just shown which copy is well', { ioFailed: true, health: { primary: failed, mirror: unknown } }, `markSurgery park track dropPair record defineSource ${resumed} closePrimary seal`, ioError],
-      ['is left only if the other copy answers when the damage was found otherwise', { health: { primary: failed, mirror: unknown } }, `requireAnswer ${paused} track dropPair record defineSource ${resumed} closePrimary seal`],
+      ['waits for room on a full primary', { ioFailed: true, health: { primary: full, mirror: unknown } }, '', ioError],
+      ['is left for the mirror only if that answers', withIntent({}, { kind: 'failover' }), `requireAnswer buildPark ${paused} track dropPair record defineSource ${resumed} closePrimary seal`],
+      ['is held on request', withIntent({}, { kind: 'hold' }), `requireAnswer buildPark ${paused} track dropPair record ${resumed} closeMirror seal`],
+      ['is taken apart for a full resync', withIntent({}, { kind: 'resync' }), `requireAnswer buildPark ${paused} track dropPair record ${resumed} closeMirror seal`],
+      ['is taken apart to be forgotten', withIntent({}, { kind: 'remove' }), `requireAnswer buildPark ${paused} track dropPair record ${resumed} closeMirror seal`],
+      ['stays suspended when its user suspended it; the next look takes the mark away', withIntent({}, { kind: 'hold' }), 'requireAnswer buildPark markSurgery park track dropPair record unpark closeMirror seal', { run: 'suspended' }],
+      ['is left at once when an I/O has just shown which copy is well', { ioFailed: true, health: { primary: failed, mirror: unknown } }, `buildPark markSurgery park track dropPair record defineSource ${resumed} closePrimary seal`, ioError],
+      ['is left only if the other copy answers when the damage was found otherwise', { health: { primary: failed, mirror: unknown } }, `requireAnswer buildPark ${paused} track dropPair record defineSource ${resumed} closePrimary seal`],
       ['is not touched during a migration or a save', withIntent({}, { kind: 'hold' }), '', { run: 'hands-off' }],
     ]);
   });
@@ -199,10 +211,10 @@ describe('plan', () => {
     const waiting: DiskParts = { record: record.onlyPrimary, graph: { ...graph.exposed, layout: 'parked', root: 'cdp-vda-park' }, ioFailed: true };
     const strict = { run: 'io-error', policy: 'strict' } as const;
     table([
-      ['a guest that lost its mirror stays parked', lost, 'markSurgery park track dropPair record', strict],
+      ['a guest that lost its mirror stays parked', lost, 'buildPark markSurgery park track dropPair record', strict],
       ['its mirror is opened meanwhile', waiting, 'openMirror', strict],
-      ['it goes on when both copies are equal again', { ...waiting, health: { primary: unknown, mirror: answering }, graph: { ...graph.exposed, layout: 'parked', root: 'cdp-vda-park', mirrorOpen: true, tracking: pass('primary', 0) } }, `flush park finishDelta flush compose addEpoch record ${resumed} ${armed}`, { ...strict, surgeryMarked: true }],
-      ['a lost primary is failed over all the same', { ioFailed: true, health: { primary: failed, mirror: unknown } }, `markSurgery park track dropPair record defineSource ${resumed} closePrimary seal`, strict],
+      ['it goes on when both copies are equal again', { ...waiting, health: { primary: unknown, mirror: answering }, graph: { ...graph.exposed, layout: 'parked', root: 'cdp-vda-park', mirrorOpen: true, tracking: pass('primary', 0) } }, `buildPark flush park finishDelta flush compose addEpoch record ${resumed} ${armed}`, { ...strict, surgeryMarked: true }],
+      ['a lost primary is failed over all the same', { ioFailed: true, health: { primary: failed, mirror: unknown } }, `buildPark markSurgery park track dropPair record defineSource ${resumed} closePrimary seal`, strict],
     ]);
   });
 
@@ -227,7 +239,7 @@ describe('plan', () => {
       ['opens the mirror after a crash', { ...crashed, graph: graph.plain }, 'openMirror'],
       ['is copied as it was at the crash if the guest has not written yet', crashed, 'record track startSnapshotSync requireUntouched record'],
       ['is copied as any other, if it may have', { ...crashed, atStop: null }, 'record track startFullSync'],
-      ['has a whole mirror when that sync has ended well', { ...crashed, record: copying, graph: snapshotSync({ status: 'concluded' }) }, 'flush record dismissSync'],
+      ['has a whole mirror when that sync has ended well', { ...crashed, record: copying, graph: snapshotSync({ status: 'concluded' }) }, 'buildPark flush record dismissSync'],
       ['has none when it ended badly', { ...crashed, record: copying, graph: snapshotSync({ status: 'concluded', error: 'Input/output error' }) }, 'dismissSync'],
       ['has none when the mirror failed', { ...crashed, record: copying, graph: snapshotSync({ status: 'concluded' }), health: { primary: unknown, mirror: failed } }, 'dismissSync'],
       ['from an image of which the primary is no part is left alone', { record: stopped, graph: { ...graph.plain, primary: { ...primaryNodes, images: ['/new/vda'] } }, liveImage: newImage }, ''],
@@ -273,7 +285,7 @@ describe('plan', () => {
   describe('a held disk', () => {
     const held = withIntent(exposed, { kind: 'hold' });
     table([
-      ['gives everything back but its bitmap', { ...held, graph: { ...graph.exposed, mirrorOpen: true } }, 'closeMirror removePark seal'],
+      ['gives everything back but its bitmap', { ...held, graph: { ...graph.exposed, mirrorOpen: true } }, 'closeMirror seal'],
       ['is left alone then', { ...held, graph: { ...graph.exposed, parkReady: false } }, ''],
       ['records that its bitmap is gone', { ...held, graph: graph.plain }, 'record'],
     ]);
@@ -283,17 +295,17 @@ describe('plan', () => {
     table([
       ['loses the dead primary', { ...onMirror, graph: { ...graph.mirror, primary: primaryNodes } }, 'closePrimary seal'],
       ['puts the XML right', { ...onMirror, xmlBehind: true }, 'defineSource'],
-      ['is left alone then, without a park', onMirror, 'removePark'],
-      ['waits for its only copy', { ...onMirror, ioFailed: true, health: { primary: unknown, mirror: failed }, mayRetry: false }, 'removePark', ioError],
+      ['is left alone then', onMirror, ''],
+      ['waits for its only copy', { ...onMirror, ioFailed: true, health: { primary: unknown, mirror: failed }, mayRetry: false }, '', ioError],
       ['asks its only copy', { ...onMirror, ioFailed: true }, 'probe', ioError],
       ['goes on when that answers', { ...onMirror, ioFailed: true, health: { primary: unknown, mirror: answering } }, 'resume', ioError],
-      ['gets layers for a rebuild', withIntent(onMirror, rebuildToNew), `${paused} buildLayers ${resumed} startCopy`],
-      ['gets the copy before its guest goes on, if an I/O thread serves it', { ...withIntent(onMirror, rebuildToNew), ioThread: true }, `${paused} buildLayers unpark startCopy resume unmarkSurgery`],
-      ['loses them when the rebuild is called off', { ...onMirror, graph: graph.layered }, `${paused} closePrimary ${resumed}`],
+      ['gets layers for a rebuild', withIntent(onMirror, rebuildToNew), `buildPark ${paused} buildLayers ${resumed} startCopy`],
+      ['gets the copy before its guest goes on, if an I/O thread serves it', { ...withIntent(onMirror, rebuildToNew), ioThread: true }, `buildPark ${paused} buildLayers unpark startCopy resume unmarkSurgery removePark`],
+      ['loses them when the rebuild is called off', { ...onMirror, graph: graph.layered }, `buildPark ${paused} closePrimary ${resumed}`],
       ['aborts the copy before that', { ...onMirror, graph: { ...graph.layered, otherJob: job({}) } }, 'abortCopy'],
       ['gives a rebuild up when its copy fails', { ...withIntent(onMirror, rebuildToNew), graph: graph.layered, copyFailed: 'no space' }, 'record note'],
       ['opens the old primary for a rebuild to it', withIntent(onMirror, rebuildToOriginal), 'openPrimary'],
-      ['is copied back by delta', { ...withIntent(onMirror, rebuildToOriginal), graph: { ...graph.mirror, primary: primaryNodes, tracking: pass('mirror', 0) }, health: { primary: answering, mirror: unknown } }, `flush ${paused} finishDelta flush compose addEpoch record defineSource ${resumed} ${armed}`],
+      ['is copied back by delta', { ...withIntent(onMirror, rebuildToOriginal), graph: { ...graph.mirror, primary: primaryNodes, tracking: pass('mirror', 0) }, health: { primary: answering, mirror: unknown } }, `buildPark flush ${paused} finishDelta flush compose addEpoch record defineSource ${resumed} ${armed}`],
     ]);
 
     it('is the source of the delta, and its primary the target', () => {
@@ -308,7 +320,7 @@ describe('plan', () => {
       ['records that the primary is stale', { ...started, record: record.both }, 'record'],
       ['is left alone then', started, ''],
       ["is rebuilt by libvirt's copy", withIntent(started, rebuildToNew), 'startCopy'],
-      ["is rebuilt by libvirt's copy in a pause, if an I/O thread serves it", { ...withIntent(started, rebuildToNew), ioThread: true }, `buildPark ${paused} unpark startCopy resume unmarkSurgery`],
+      ["is rebuilt by libvirt's copy in a pause, if an I/O thread serves it", { ...withIntent(started, rebuildToNew), ioThread: true }, `buildPark ${paused} unpark startCopy resume unmarkSurgery removePark`],
       ["is rebuilt to the original by libvirt's copy too: there is no bitmap", withIntent(started, rebuildToOriginal), 'record'],
       ['runs on a stale mirror: nothing can be done to it', { ...started, record: record.onlyPrimary }, ''],
     ]);
@@ -345,10 +357,10 @@ describe('plan', () => {
     const second = (parts: DiskParts): DiskParts => ({ ...parts, record: { ...(parts.record ?? record.both), dev: 'vdb' } });
     const lost: DiskParts = { ioFailed: true, health: { primary: unknown, mirror: failed } };
     table([
-      ['are operated on in one pause, with one record', [lost, second(lost)], `markSurgery park park track dropPair track dropPair record unpark unpark resume unmarkSurgery closeMirror seal closeMirror seal`, ioError],
-      ['do not go on while the other pair failed and nobody knows which copy', [lost, second({ ioFailed: true })], 'markSurgery park track dropPair record unpark', ioError],
-      ['are armed in one pause when both are ready', [nearlyDone, second(nearlyDone)], `flush flush markSurgery pause park park finishDelta flush compose addEpoch finishDelta flush compose addEpoch record unpark unpark resume unmarkSurgery ${armed} ${armed}`],
-      ['do not go on while the other is parked', [nearlyDone, second({ record: record.onlyPrimary, graph: { ...graph.exposed, layout: 'parked', root: 'cdp-vda-park' } })], `flush markSurgery pause park park finishDelta flush compose addEpoch record unpark unpark resume unmarkSurgery ${armed}`],
+      ['are operated on in one pause, with one record', [lost, second(lost)], `buildPark buildPark markSurgery park park track dropPair track dropPair record unpark ${resumed} removePark closeMirror seal closeMirror seal`, ioError],
+      ['do not go on while the other pair failed and nobody knows which copy', [lost, second({ ioFailed: true })], 'buildPark markSurgery park track dropPair record unpark', ioError],
+      ['are armed in one pause when both are ready', [nearlyDone, second(nearlyDone)], `buildPark flush buildPark flush ${paused} park finishDelta flush compose addEpoch finishDelta flush compose addEpoch record unpark ${resumed} removePark ${armed} ${armed}`],
+      ['do not go on while the other is parked', [nearlyDone, second({ record: record.onlyPrimary, graph: { ...graph.exposed, layout: 'parked', root: 'cdp-vda-park' } })], `buildPark flush ${paused} park finishDelta flush compose addEpoch record unpark ${resumed} removePark ${armed}`],
     ]);
   });
 });
