@@ -1,3 +1,4 @@
+import type { Stats } from 'node:fs';
 import { watch, type FSWatcher } from 'chokidar';
 import { localFiles } from './open-files.ts';
 
@@ -7,13 +8,13 @@ const intervalMs = 1_000;
 const deadlineMs = 5_000;
 
 /**
- * Notices that image files vanish or are replaced, for many domains with one watcher. It asks for the files' state once a second
+ * Notices that image files vanish, are replaced or become shorter, for many domains with one watcher. It asks for the files' state once a second
  * (docs/decisions/watching-primaries.md) and only where that can't hang: on local file systems.
  */
 export class FileWatch {
   readonly #changed: (owner: string) => void;
   readonly #owned = new Map<string, string[]>();
-  readonly #inodes = new Map<string, number>();
+  readonly #known = new Map<string, Pick<Stats, 'ino' | 'size'>>();
   #watcher: FSWatcher | null = null;
 
   /** `changed` is told whose file it was. */
@@ -42,8 +43,8 @@ export class FileWatch {
   #watched(): FSWatcher {
     if (this.#watcher !== null) return this.#watcher;
     const watcher = watch([], { usePolling: true, interval: intervalMs, binaryInterval: intervalMs, alwaysStat: true });
-    watcher.on('add', (path, stats) => this.#seen(path, stats?.ino));
-    watcher.on('change', (path, stats) => this.#seen(path, stats?.ino));
+    watcher.on('add', (path, stats) => this.#seen(path, stats));
+    watcher.on('change', (path, stats) => this.#seen(path, stats));
     watcher.on('unlink', (path) => this.#tell(path));
     // What can't be watched is looked at with the domain, once a minute.
     watcher.on('error', () => undefined);
@@ -51,10 +52,10 @@ export class FileWatch {
     return watcher;
   }
 
-  #seen(path: string, inode: number | undefined): void {
-    const before = this.#inodes.get(path);
-    if (inode !== undefined) this.#inodes.set(path, inode);
-    if (before !== undefined && before !== inode) this.#tell(path);
+  #seen(path: string, now: Stats | undefined): void {
+    const before = this.#known.get(path);
+    if (now !== undefined) this.#known.set(path, now);
+    if (before !== undefined && (before.ino !== now?.ino || now.size < before.size)) this.#tell(path);
   }
 
   #tell(path: string): void {
@@ -64,7 +65,7 @@ export class FileWatch {
   #forget(paths: string[]): void {
     if (paths.length === 0) return;
     this.#watcher?.unwatch(paths);
-    for (const path of paths) this.#inodes.delete(path);
+    for (const path of paths) this.#known.delete(path);
   }
 
   #ownersOf(path: string): string[] {

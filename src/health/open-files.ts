@@ -36,25 +36,30 @@ export async function localFiles(paths: string[], deadline: { deadlineMs: number
 }
 
 /**
- * Those of these local files that the process has open no more under their paths. Files are compared by device and inode, in a
- * process of its own. Null if that can't be told: the process is gone, or storage does not answer in time.
+ * Those of these local files that the process has open no more under their paths, and of the others the sizes in bytes. Files are
+ * compared by device and inode, in a process of its own. Null if that can't be told: the process is gone, or storage does not answer
+ * in time.
  */
-export async function lostFiles(
+export async function lookAtOpenFiles(
   pid: number,
   paths: string[],
   deadline: { deadlineMs: number },
-): Promise<LostFile[] | null> {
+): Promise<{ lost: LostFile[]; sizes: Map<string, number> } | null> {
   const descriptors = openFiles(pid);
   if (descriptors === null) return null;
-  if (paths.length === 0) return [];
+  if (paths.length === 0) return { lost: [], sizes: new Map() };
   const [open, there] = await Promise.all([statFiles(descriptors, deadline), statFiles(paths, deadline)]);
   if (open === null || there === null) return null;
-  const inodes = new Set(open.found.values());
-  return paths.flatMap((path): LostFile[] => {
-    const inode = there.found.get(path);
-    if (inode !== undefined) return inodes.has(inode) ? [] : [{ path, is: 'replaced' }];
+  const inodes = new Set([...open.found.values()].map(({ inode }) => inode));
+  const isOpen = (path: string): boolean => inodes.has(there.found.get(path)?.inode ?? '');
+  const lost = paths.flatMap((path): LostFile[] => {
+    if (there.found.has(path)) return isOpen(path) ? [] : [{ path, is: 'replaced' }];
     return there.missing.includes(path) ? [{ path, is: 'deleted' }] : [];
   });
+  const sizes = [...there.found].flatMap(([path, { sizeBytes }]): [string, number][] =>
+    isOpen(path) ? [[path, sizeBytes]] : [],
+  );
+  return { lost, sizes: new Map(sizes) };
 }
 
 /** The process's descriptors of files, as paths in /proc. */
@@ -62,16 +67,22 @@ function openFiles(pid: number): string[] | null {
   return descriptorsOf(pid)?.flatMap(({ path, target }) => (/^\/(?!dev\/|proc\/)/.test(target) ? path : [])) ?? null;
 }
 
+interface FileState {
+  /** With the device. */
+  inode: string;
+  sizeBytes: number;
+}
+
 async function statFiles(
   paths: string[],
   deadline: { deadlineMs: number },
-): Promise<{ found: Map<string, string>; missing: string[] } | null> {
+): Promise<{ found: Map<string, FileState>; missing: string[] } | null> {
   if (paths.length === 0) return { found: new Map(), missing: [] };
-  const outcome = await runTool('stat', ['--dereference', '--format=%d:%i\t%n', '--', ...paths], deadline);
+  const outcome = await runTool('stat', ['--dereference', '--format=%d:%i\t%s\t%n', '--', ...paths], deadline);
   if (outcome.deadlinePassed) return null;
-  const found = outcome.stdout.split('\n').flatMap((line): [string, string][] => {
-    const [inode = '', path = ''] = line.split('\t');
-    return path === '' ? [] : [[path, inode]];
+  const found = outcome.stdout.split('\n').flatMap((line): [string, FileState][] => {
+    const [inode = '', size = '', path = ''] = line.split('\t');
+    return path === '' ? [] : [[path, { inode, sizeBytes: Number(size) }]];
   });
   // stat quotes a path as a shell would want it, so the complaints are not taken apart: all say the same, or nothing is concluded.
   const complaints = outcome.stderr.split('\n').filter((line) => line !== '');

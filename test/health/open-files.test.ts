@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { mkdtemp, open, rename, rm, writeFile, type FileHandle } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { localFiles, lostFiles } from '../../src/health/open-files.ts';
+import { localFiles, lookAtOpenFiles } from '../../src/health/open-files.ts';
 import { FileWatch } from '../../src/health/file-watch.ts';
 import { waitFor } from '../lab/wait.ts';
 
@@ -14,7 +14,8 @@ describe('files that a process has open', function () {
   let path: string;
   let file: FileHandle;
 
-  const lost = async (): Promise<string | undefined> => (await lostFiles(process.pid, [path], deadline))?.[0]?.is;
+  const look = async () => lookAtOpenFiles(process.pid, [path], deadline);
+  const lost = async (): Promise<string | undefined> => (await look())?.lost[0]?.is;
 
   beforeEach(async () => {
     folder = await mkdtemp(join(tmpdir(), "virt-cdp open file's "));
@@ -44,8 +45,15 @@ describe('files that a process has open', function () {
     assert.equal(await lost(), 'replaced');
   });
 
+  it('have a size, as long as they are not lost', async () => {
+    await file.truncate(5000);
+    assert.deepEqual((await look())?.sizes, new Map([[path, 5000]]));
+    await rm(path);
+    assert.deepEqual((await look())?.sizes, new Map());
+  });
+
   it('are not judged for a process that is gone', async () =>
-    assert.equal(await lostFiles(2 ** 22 + 1, [path], deadline), null));
+    assert.equal(await lookAtOpenFiles(2 ** 22 + 1, [path], deadline), null));
 
   it('are told local from others', async () => {
     assert.deepEqual(await localFiles([path, '/proc/self/status'], deadline), [path]);

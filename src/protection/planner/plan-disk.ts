@@ -82,10 +82,7 @@ function planPair(o: Observation, disk: PresentDisk): DiskPlan {
   if (primary === null) return nothing;
   switch (damageOf(disk)) {
     case 'primary':
-      // A crash in mid-surgery must not end on the pair again: its primary may be another file by then.
-      if (disk.primaryGone !== null && record.intent.kind !== 'failover')
-        return steps({ step: 'recordDisk', record: { ...record, intent: { kind: 'failover' } } });
-      return surgery(onlyIfAnswering(disk, 'mirror', failOver(o, asPair(disk), primary)));
+      return planWithoutPrimary(o, disk, primary);
     case 'mirror':
       return planWithoutMirror(o, disk, primary);
     case 'unknown':
@@ -109,6 +106,18 @@ function planPair(o: Observation, disk: PresentDisk): DiskPlan {
       if (disk.engine === 'mirror' && o.record.policy === 'strict') return planToPrimary(o, disk, primary);
       return keepPair(disk, primary);
   }
+}
+
+/**
+ * The primary failed. Where its guest does not wait a crash must not end on the pair again: the file may be another one by then, and of a
+ * failed read that the mirror answered QEMU tells once.
+ */
+function planWithoutPrimary(o: Observation, disk: PresentDisk, primary: PrimaryNodes): DiskPlan {
+  const { graph, record } = disk;
+  const isTold = disk.ioFailed || graph.layout === 'parked';
+  return (disk.primaryGone === null && isTold) || record.intent.kind === 'failover'
+    ? surgery(onlyIfAnswering(disk, 'mirror', failOver(o, asPair(disk), primary)))
+    : steps({ step: 'recordDisk', record: { ...record, intent: { kind: 'failover' } } });
 }
 
 /** The mirror failed. */

@@ -80,7 +80,7 @@ describe('plan', () => {
     it('begins the bitmap with all that the epochs had recorded', () => {
       const merged = [{ node: 'cdp-vda', name: 'cdp-epoch-1' }];
       assert.deepEqual(argumentsOf('track', { health: { primary: unknown, mirror: failed } }).merged, merged);
-      assert.deepEqual(argumentsOf('track', { health: { primary: failed, mirror: unknown } }).merged, merged);
+      assert.deepEqual(argumentsOf('track', { ioFailed: true, health: { primary: failed, mirror: unknown } }, ioError).merged, merged);
     });
 
     it('keeps what a broken-off surgery had taken from the epochs', () => {
@@ -201,7 +201,8 @@ describe('plan', () => {
       ['is taken apart to be forgotten', withIntent({}, { kind: 'remove' }), `requireAnswer buildPark ${paused} track dropPair record ${resumed} closeMirror seal`],
       ['stays suspended when its user suspended it; the next look takes the mark away', withIntent({}, { kind: 'hold' }), 'requireAnswer buildPark markSurgery park track dropPair record unpark closeMirror seal', { run: 'suspended' }],
       ['is left at once when an I/O has just shown which copy is well', { ioFailed: true, health: { primary: failed, mirror: unknown } }, `buildPark markSurgery park track dropPair record defineSource ${resumed} closePrimary seal`, ioError],
-      ['is left only if the other copy answers when the damage was found otherwise', { health: { primary: failed, mirror: unknown } }, `requireAnswer buildPark ${paused} track dropPair record defineSource ${resumed} closePrimary seal`],
+      ['is to be left, and that is recorded, when a read failed that the mirror answered: QEMU tells that once', { health: { primary: failed, mirror: unknown } }, 'record'],
+      ['is left only if the other copy answers when the damage was found otherwise', { record: { ...record.both, intent: { kind: 'failover' } }, health: { primary: failed, mirror: unknown } }, `requireAnswer buildPark ${paused} track dropPair record defineSource ${resumed} closePrimary seal`],
       ['is not touched during a migration or a save', withIntent({}, { kind: 'hold' }), '', { run: 'hands-off' }],
     ]);
   });
