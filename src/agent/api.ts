@@ -116,7 +116,8 @@ export function agentApi(host: Host, policies: PolicyFolder, rules: RuleKeeper, 
 }
 
 function protectedDomains(host: Host): DomainStatus[] {
-  return [...host.protectors().map((protector) => protector.status(blindness(host))), ...host.unreadable.statuses()];
+  const served = host.protectors().map((protector) => protector.status(blindness(host)));
+  return [...served, ...host.unreadable.statuses()].sort((a, b) => a.domain.localeCompare(b.domain));
 }
 
 function unreadableNamed(host: Host, name: string): DomainStatus | undefined {
