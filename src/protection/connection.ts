@@ -11,8 +11,6 @@ import type { LiveDomain } from './live-domain.ts';
  * the mirror is opened.
  */
 
-export const reconnectedText = 'its server was away, and may have lost what it had not flushed';
-
 /** Opens the mirror, and notes its connection. Storage that has none, or several, has nothing noted. */
 export async function withConnectionNoted(live: LiveDomain, dev: string, open: () => Promise<void>): Promise<void> {
   await forgetConnection(live, dev);

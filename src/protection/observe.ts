@@ -11,7 +11,6 @@ import type { BlockStats } from '../qmp/commands.ts';
 import type { Monitor } from '../qmp/monitor.ts';
 import { imageName } from '../storage/image.ts';
 import { nextPace } from '../sync/pace.ts';
-import { hasReconnected, reconnectedText } from './connection.ts';
 import { namesOther } from './definitions/compare.ts';
 import type { DiskMemory } from './disk-memory.ts';
 import type { DomainMemory } from './domain-memory.ts';
@@ -70,14 +69,6 @@ export async function observe(
       const defined = persistentDisks.find((other) => other.dev === dev);
       const memory = domainMemory.of(dev);
       const engine = graph?.pair?.engine ?? byDefault;
-      // A guest that waits is not moved onto a mirror of which an agent that died had not told yet that it failed.
-      if (
-        run === 'io-error' &&
-        graph?.pair != null &&
-        memory.health.mirror.is !== 'failed' &&
-        (await hasReconnected(live, dev))
-      )
-        memory.learn('mirror', { is: 'failed', why: reconnectedText, noSpace: false });
       return {
         record: disk,
         graph,

@@ -414,9 +414,6 @@ export class SimulatedDomain {
     const graph = this.qemu === null ? null : graphOf(this.qemu, dev, this.live.get(dev)?.index);
     const persistent = this.persistent.get(dev);
     const other = record.primary.current ? record.mirror : record.primary;
-    const waits = this.paused === 'io-error' && graph?.pair != null;
-    if (waits && memory.health.mirror.is !== 'failed' && this.qemu?.hasLost(this.copyOf(record.mirror.image)) === true)
-      memory.health.mirror = { is: 'failed', why: 'it has another connection', noSpace: false };
     return {
       record,
       graph,
