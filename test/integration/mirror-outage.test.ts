@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { readFileSync, writeFileSync } from 'node:fs';
 import type { JobStatus } from '../../src/protection/model.ts';
 import type { Guest } from '../lab/guest.ts';
 import { recordSize } from '../lab/record.ts';
@@ -19,6 +20,9 @@ import {
 /** The guest writes to the first three quarters of its 64 MiB; marks go behind. */
 const guestBlocks = 12_288;
 const markBlock = 14_000;
+
+/** A bit of a bitmap stands for so much. */
+const granularity = 65_536;
 
 describe('an outage of the mirror', function () {
   this.timeout(150_000);
@@ -43,6 +47,13 @@ describe('an outage of the mirror', function () {
     await scene.agent.mustCdp('protect', name, '--disk', 'vda', '--mirror', mirror.uri, ...options);
     await goesOn(guest);
     return { guest, primary: image.file, mirror };
+  }
+
+  /** Read again by the agent that runs, and by the next. */
+  function limitResync(maxBytesPerS: number): void {
+    const { configPath } = scene.agent;
+    const text = readFileSync(configPath, 'utf8');
+    writeFileSync(configPath, text.replace(/max_bytes_per_s = \d+/, `max_bytes_per_s = ${maxBytesPerS}`));
   }
 
   it('costs the guest nothing, and is mended by a delta when the server heals', async () => {
@@ -74,6 +85,53 @@ describe('an outage of the mirror', function () {
     await mark.clear();
     await goesOn(guest, 100);
     await endWell(guest, [primary, mirror.file]);
+  });
+
+  it('sends its mirror what was changed and little more, also when the agent is killed in the middle of the delta', async () => {
+    const { agent, lab } = scene;
+    const image = await lab.image('web6.raw');
+    const logFile = lab.path('web6-mirror.log');
+    const mirror = await lab.nbd({ name: 'web6-mirror', logFile });
+    const sentBytes = (): number => {
+      const counts = readFileSync(logFile, 'latin1').matchAll(/ (?:Write|Zero) id=\d+ offset=\S+ count=(0x[0-9a-f]+)/g);
+      return [...counts].reduce((sum, [, count]) => sum + Number(count), 0);
+    };
+    const disks = [{ dev: 'vda', bus: 'virtio' as const, image }];
+    // 6 MiB of 64, so that a delta lasts, and few writes during it.
+    const guest = await scene.guest({ name: 'web6', disks, cmdline: 'witness.blocks=1536 witness.rate=20' });
+    // The epochs have recorded since the mirror was armed; before that everything was copied.
+    const changed = new Set<number>();
+    let writes = 0;
+    const unsubscribe = guest.witness.onAck(({ block }) => {
+      writes += 1;
+      changed.add(Math.floor((block * recordSize) / granularity));
+    });
+    await agent.mustCdp('protect', 'web6', '--disk', 'vda', '--mirror', mirror.uri);
+
+    for (const agentDies of [false, true]) {
+      mirror.failAll();
+      await waitState(agent, 'web6', 'exposed');
+      await goesOn(guest, 40);
+      const before = sentBytes();
+      const [changedBytes, writesBefore] = [changed.size * granularity, writes];
+      if (agentDies) limitResync(2 << 20);
+      mirror.heal();
+      if (agentDies) {
+        await waitDisk(agent, 'web6', 'in a delta', ({ job }) => job?.kind === 'delta-sync');
+        await agent.restart('SIGKILL');
+      }
+      await waitState(agent, 'web6', 'protected');
+      const sent = sentBytes() - before;
+      // What was written meanwhile goes again, and what was under way when it was looked at.
+      const most = changedBytes + (writes - writesBefore + 8) * granularity;
+      assert.ok(
+        sent > 0 && sent <= most,
+        `${sent} bytes were sent, of ${changedBytes} changed before, ${most} at most`,
+      );
+    }
+    unsubscribe();
+    limitResync(24 << 20);
+    await endWell(guest, [image.file, mirror.file]);
   });
 
   it('is an outage, too, when the server is killed, and ends when it is started again', async () => {
