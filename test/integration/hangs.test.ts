@@ -1,6 +1,10 @@
 import assert from 'node:assert/strict';
+import { writeFileSync } from 'node:fs';
 import { FuseFile } from '../lab/fuse-file.ts';
 import type { Guest } from '../lab/guest.ts';
+import { IscsiTarget } from '../lab/iscsi.ts';
+import { must } from '../lab/run.ts';
+import { defineSecret } from '../lab/secret.ts';
 import type { NbdServer } from '../lab/storage.ts';
 import { waitFor } from '../lab/wait.ts';
 import { assertNothingLost, endWell, goesOn } from './copies-hold.ts';
@@ -64,53 +68,104 @@ describe('a copy that neither answers nor fails', function () {
     });
   });
 
-  describe('in a file', () => {
-    let guest: Guest;
+  describe('that QEMU can not let go of: in a file, on an iSCSI target', () => {
+    const password = 'sesame-open-44';
+    const lunBytes = 16 << 20;
+    let db: Guest;
     let shown: FuseFile;
-    let mirror: NbdServer;
+    let dbMirror: NbdServer;
+    let mail: Guest;
+    let mailPrimary: string;
+    let target: IscsiTarget;
 
     before(async () => {
+      await Promise.all([beginDb(), beginMail()]);
+    });
+
+    after(async () => {
+      await shown.unmount();
+      await target.close();
+    });
+
+    /** Its primary is in a file. */
+    async function beginDb(): Promise<void> {
       const { lab, agent } = scene;
       const server = await lab.nbd({ name: 'db-primary' });
-      mirror = await lab.nbd({ name: 'db-mirror' });
+      dbMirror = await lab.nbd({ name: 'db-mirror' });
       shown = await FuseFile.mount(lab, 'db.raw', server);
-      guest = await scene.residentGuest({
+      db = await scene.residentGuest({
         name: 'db',
         disks: [{ dev: 'vda', bus: 'virtio', image: { format: 'raw', file: shown.path }, cache: 'none' }],
         cmdline: 'witness.rate=20',
       });
-      await agent.mustCdp('protect', 'db', '--disk', 'vda', '--mirror', mirror.uri);
-      await goesOn(guest);
-    });
+      await agent.mustCdp('protect', 'db', '--disk', 'vda', '--mirror', dbMirror.uri);
+      await goesOn(db);
+    }
 
-    after(async () => shown.unmount());
+    /** Its mirror is on an iSCSI target. QEMU's initiator waits without end, whatever time-out it was given. */
+    async function beginMail(): Promise<void> {
+      const { lab, agent } = scene;
+      const { file } = await lab.image('lun.img', 'raw', lunBytes);
+      const login = { username: 'cdp', password };
+      target = await IscsiTarget.start({ scratch: lab.root, namespace: lab.libvirtd.namespace, file, login });
+      await defineSecret(lab, { type: 'iscsi', usage: 'lun', base64: Buffer.from(password).toString('base64') });
+      const image = await lab.image('mail.raw', 'raw', lunBytes);
+      mailPrimary = image.file;
+      // tgtd writes zeros 512 bytes at a time, each to the disk: longer than this agent's patience.
+      await must('dd', 'if=/dev/urandom', `of=${mailPrimary}`, 'bs=1M', `count=${lunBytes >> 20}`, 'conv=notrunc');
+      mail = await scene.residentGuest({
+        name: 'mail',
+        disks: [{ dev: 'vda', bus: 'virtio', image }],
+        cmdline: 'witness.rate=20',
+      });
+      const mirrorXml = lab.path('lun.xml');
+      const driver = "<driver name='qemu' type='raw'/>";
+      writeFileSync(mirrorXml, `<disk type='network' device='disk'>${driver}${target.sourceXml('lun')}</disk>`);
+      await agent.mustCdp('protect', 'mail', '--disk', 'vda', '--mirror-xml', mirrorXml);
+      await goesOn(mail);
+    }
 
-    it('is told of while the guest waits for it, and goes on with the file', async () => {
+    it('is told of while the guest waits for it, and goes on with its storage', async () => {
       const { agent } = scene;
       shown.hang();
-      const waiting = await waitState(agent, 'db', 'waiting');
-      assert.match(
-        waiting.reason ?? '',
-        /the primary has not answered since .*virsh destroy db, then virt-cdp start db/,
-      );
-      assert.deepEqual([waiting.primary.reachable, waiting.runningOn], [false, 'both']);
+      target.hang();
+      const [first, second] = await Promise.all(['db', 'mail'].map((name) => waitState(agent, name, 'waiting')));
+      const told = (side: string, name: string): RegExp =>
+        new RegExp(`the ${side} has not answered since .*virsh destroy ${name}, then virt-cdp start ${name}`);
+      assert.match(first!.reason ?? '', told('primary', 'db'));
+      assert.deepEqual([first!.primary.reachable, first!.runningOn], [false, 'both']);
+      assert.match(second!.reason ?? '', told('mirror', 'mail'));
+      assert.deepEqual([second!.mirror.reachable, second!.runningOn], [false, 'both']);
       shown.unhang();
-      await waitState(agent, 'db', 'protected');
-      await goesOn(guest);
-      assert.equal(guest.witness.boots, 1);
+      target.unhang();
+      for (const guest of [db, mail]) {
+        await waitState(agent, guest.name, 'protected');
+        await goesOn(guest);
+        assert.equal(guest.witness.boots, 1);
+      }
     });
 
-    it('costs the guest a reboot, if the configuration says so, and no write: it starts from the mirror', async () => {
+    it('costs the guest a reboot, if the configuration says so, and no write: it starts from the other copy', async () => {
       const { agent } = scene;
       shown.hang();
-      await waitFor('QEMU to be killed', () => Promise.resolve(killed.test(guest.qemuLog())), patienceMs);
+      target.hang();
+      await waitFor('QEMU to be killed', () => Promise.resolve(killed.test(db.qemuLog())), patienceMs);
       await shown.abort();
-      await guest.witness.waitReady(patienceMs, 2);
+      await db.witness.waitReady(patienceMs, 2);
       const moved = await waitState(agent, 'db', 'failed-over');
       assert.deepEqual([moved.primary.current, moved.mirror.current], [false, true]);
-      await goesOn(guest);
-      await assertNothingLost(guest, [mirror.file]);
+      await goesOn(db);
+      await assertNothingLost(db, [dbMirror.file]);
       assert.ok((await events(agent, 'db', 'hang')).some(({ detail }) => detail['restarts'] === true));
+
+      await mail.witness.waitReady(patienceMs, 2);
+      await goesOn(mail);
+      const { mirror, runningOn } = (await status(agent, 'mail')).disks[0]!;
+      assert.deepEqual([mirror.current, runningOn], [false, 'primary']);
+      target.unhang();
+      await waitState(agent, 'mail', 'protected');
+      await goesOn(mail);
+      await endWell(mail, [mailPrimary, target.file]);
     });
   });
 });

@@ -1,15 +1,16 @@
 import assert from 'node:assert/strict';
-import { randomUUID } from 'node:crypto';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { CephCluster } from '../lab/ceph.ts';
 import { IscsiTarget } from '../lab/iscsi.ts';
-import { type Finished, run } from '../lab/run.ts';
+import type { Finished } from '../lab/run.ts';
+import { defineSecret } from '../lab/secret.ts';
 import { endWell, goesOn } from './copies-hold.ts';
 import { assertNowhere } from './nowhere.ts';
 import { events, setScene, sourceOf, waitLiveStatus, waitState } from './scene.ts';
 
 const password = 'sesame-open-42';
+const login = Buffer.from(password).toString('base64');
 const sizeBytes = 64 << 20;
 
 /** What a guest's own Ceph client is told: an OSD that is gone is an I/O error soon. */
@@ -30,8 +31,8 @@ describe('network storage with logins', function () {
     const { lab } = scene;
     ceph = await CephCluster.start({ folder: join(lab.root, 'ceph'), namespace: lab.libvirtd.namespace });
     writeFileSync(join(lab.root, 'guest-ceph.conf'), clientTimeouts);
-    await secret('ceph', 'rbd-client', ceph.key);
-    await secret('iscsi', 'lun-login', Buffer.from(password).toString('base64'));
+    await defineSecret(lab, { type: 'ceph', usage: 'rbd-client', base64: ceph.key });
+    await defineSecret(lab, { type: 'iscsi', usage: 'lun-login', base64: login });
   });
 
   after(async () => {
@@ -39,29 +40,14 @@ describe('network storage with logins', function () {
     await (ceph as CephCluster | undefined)?.close();
   });
 
-  async function secret(type: 'ceph' | 'iscsi', usage: string, base64: string, isPrivate = false): Promise<void> {
-    const { lab } = scene;
-    const name = type === 'ceph' ? `<name>${usage}</name>` : `<target>${usage}</target>`;
-    const path = join(lab.root, `${usage}.xml`);
-    const scope = `ephemeral='yes' private='${isPrivate ? 'yes' : 'no'}'`;
-    const uuid = randomUUID();
-    writeFileSync(path, `<secret ${scope}><uuid>${uuid}</uuid><usage type='${type}'>${name}</usage></secret>`);
-    await lab.virsh('secret-define', path);
-    const valuePath = join(lab.root, `${usage}.base64`);
-    writeFileSync(valuePath, base64);
-    await lab.virsh('secret-set-value', uuid, '--file', valuePath);
-    await run('rm', [valuePath]);
-  }
-
   async function lun(name: string, writeCache = false): Promise<IscsiTarget> {
     const { lab } = scene;
     const { file } = await lab.image(`${name}.img`, 'raw', sizeBytes);
-    const login = { username: 'cdp', password };
     const target = await IscsiTarget.start({
       scratch: lab.root,
       namespace: lab.libvirtd.namespace,
       file,
-      login,
+      login: { username: 'cdp', password },
       writeCache,
     });
     targets.push(target);
@@ -130,7 +116,7 @@ describe('network storage with logins', function () {
       { filename: ceph.filename('web1-new'), format: 'raw' },
       { filename: target.file, format: 'raw' },
     ]);
-    await assertNowhere(lab.root, [password, Buffer.from(password).toString('base64'), ceph.key]);
+    await assertNowhere(lab.root, [password, login, ceph.key]);
   });
 
   it('from an iSCSI LUN onto an RBD image that --create makes: its loss and return, a planned move and back', async () => {
@@ -168,7 +154,7 @@ describe('network storage with logins', function () {
 
   it('what speaks against a LUN is said when the disk is declared: a private secret, a write cache', async () => {
     const { agent, lab } = scene;
-    await secret('iscsi', 'private-login', Buffer.from(password).toString('base64'), true);
+    await defineSecret(lab, { type: 'iscsi', usage: 'private-login', base64: login, isPrivate: true });
     const target = await lun('web3-mirror', true);
     await lab.domain({
       name: 'web3',

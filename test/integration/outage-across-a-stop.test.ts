@@ -43,6 +43,10 @@ describe('an outage of the mirror, with the primary in a qcow2 image', function 
     await guest.shutdown();
     const mark = new Mark(mirror.file, markBlock);
     await mark.set();
+    // The image keeps the bitmap: a snapshot inside it can be taken, and nothing goes back to one.
+    await scene.lab.virsh('snapshot-create-as', 'web1', 's1');
+    const refused = await scene.lab.libvirtd.virsh('snapshot-revert', 'web1', 's1');
+    assert.match(refused.stderr, /active dirty bitmaps/);
     await guest.start();
     await goesOn(guest);
     mirror.heal();

@@ -11,6 +11,7 @@ import type { Guest } from '../lab/guest.ts';
 import { LoopDevice } from '../lab/loop-device.ts';
 import { createLuks, inClear } from '../lab/luks.ts';
 import { must } from '../lab/run.ts';
+import { defineSecret } from '../lab/secret.ts';
 import type { NbdServer } from '../lab/storage.ts';
 import { waitFor } from '../lab/wait.ts';
 import { assertIdentical, assertNothingLost, goesOn } from './copies-hold.ts';
@@ -47,7 +48,12 @@ describe('pairs of different storage', function () {
       listen: { port: 0 },
       certificates: lab.libvirtd.certificates,
     });
-    secret = await libvirtSecret();
+    secret = await defineSecret(lab, {
+      type: 'volume',
+      usage: 'web1',
+      base64: Buffer.from(passphrase).toString('base64'),
+    });
+    writeFileSync(key(), passphrase);
     luks = { primary: lab.path('vda.luks'), mirror: lab.path('vda-mirror.qcow2'), mirrorXml: '' };
     luks.mirrorXml = diskXml('vda-mirror', luks.mirror, 'qcow2', luksXml(secret));
     await Promise.all([
@@ -83,20 +89,6 @@ describe('pairs of different storage', function () {
     const device = await LoopDevice.attach(file, sectorBytes);
     devices.push(device);
     return device;
-  }
-
-  async function libvirtSecret(): Promise<string> {
-    const { lab } = scene;
-    const uuid = randomUUID();
-    const path = lab.path('secret.xml');
-    writeFileSync(
-      path,
-      `<secret private='no'><uuid>${uuid}</uuid><usage type='volume'><volume>web1</volume></usage></secret>`,
-    );
-    await lab.virsh('secret-define', path);
-    writeFileSync(lab.path('passphrase'), passphrase);
-    await lab.virsh('secret-set-value', uuid, '--file', lab.path('passphrase'), '--plain');
-    return uuid;
   }
 
   /** Where the new primary is made: empty, and LUKS, from the beginning. */

@@ -86,6 +86,20 @@ export class IscsiTarget {
     this.#daemon = undefined;
   }
 
+  /** From now on no request is answered; connections stay open, and new ones are made. */
+  hang(): void {
+    this.#signal('SIGSTOP');
+  }
+
+  unhang(): void {
+    this.#signal('SIGCONT');
+  }
+
+  #signal(signal: 'SIGSTOP' | 'SIGCONT'): void {
+    if (this.#daemon === undefined) throw new Error('the target is not running');
+    process.kill(this.#daemon.pid, signal);
+  }
+
   /** Comes (back) up at the same address, with the same data. */
   async restart(): Promise<void> {
     await this.kill();
