@@ -6,6 +6,7 @@ import { configurationCheck } from './checks/configuration.ts';
 import { copiesCheck } from './checks/copies.ts';
 import { durabilityCheck } from './checks/durability.ts';
 import { emulatorCheck } from './checks/emulator.ts';
+import { fileOwnersCheck } from './checks/file-owners.ts';
 import { hookCheck } from './checks/hook.ts';
 import { libvirtCheck } from './checks/libvirt.ts';
 import { permissionsCheck } from './checks/permissions.ts';
@@ -30,6 +31,7 @@ const examinations: readonly Examination[] = [
   examination(policyFilesCheck),
   examination(stopPolicyCheck),
   examination(permissionsCheck),
+  examination(fileOwnersCheck),
   examination(copiesCheck),
   examination(durabilityCheck),
   examination(primariesCheck),

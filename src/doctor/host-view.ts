@@ -27,7 +27,7 @@ export interface DeclaredDisk {
 /** What the checks share: it is asked for once. */
 export interface HostView {
   configPath: string;
-  /** The defaults if the file is broken. */
+  /** The defaults if the file is broken, but for the store that the agent tells. */
   config: Config;
   configProblem: string | null;
   /** libvirt's folder for hooks. */
@@ -58,8 +58,20 @@ function libvirtFrom(libvirt: LibvirtClient | null): LibvirtClient {
   });
 }
 
-/** The protected disks. @throws CdpError `records-unreadable` if none can be read though there are some */
-export function disksOf({ disks, recordProblems }: HostView): DeclaredDisk[] {
+/** The folder of the records. @throws CdpError `store-unknown` if neither the configuration nor the agent tells */
+export function storeOf({ config, configProblem, report }: HostView): string {
+  if (configProblem === null || report !== null) return config.store;
+  throw new CdpError({
+    code: 'store-unknown',
+    message: 'where the records are is not known',
+    hint: 'see what is said of the configuration above',
+  });
+}
+
+/** The protected disks. @throws CdpError `store-unknown`; `records-unreadable` if none can be read though there are some */
+export function disksOf(host: HostView): DeclaredDisk[] {
+  storeOf(host);
+  const { disks, recordProblems } = host;
   if (disks.length > 0 || recordProblems.length === 0) return disks;
   throw new CdpError({
     code: 'records-unreadable',
@@ -79,8 +91,9 @@ export interface ViewOptions {
 
 /** Asks everybody once. Close `libvirt` and `opener` afterwards. */
 export async function viewHost(options: ViewOptions): Promise<HostView> {
-  const { configPath } = options;
-  const { config, configProblem } = await readConfig(configPath);
+  const { configPath, report } = options;
+  const { configProblem, ...read } = await readConfig(configPath);
+  const config = configProblem === null || report === null ? read.config : { ...read.config, store: report.store };
   const { libvirt, libvirtProblem } = await connect(config.libvirt.socket);
   const { records, recordProblems } = await readRecords(config.store);
   const disks = (await Promise.all(records.map((record) => declaredDisks(libvirt, record)))).flat();

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { nbdCertificates } from '../../src/config/qemu-conf.ts';
+import { givesQemuItsFiles, nbdCertificates } from '../../src/config/qemu-conf.ts';
 
 describe("libvirt's qemu.conf", () => {
   let folder: string;
@@ -23,4 +23,13 @@ describe("libvirt's qemu.conf", () => {
       assert.equal(await nbdCertificates({ file, exists: () => own }), certificates);
     });
   }
+
+  it('says whether QEMU becomes the owner of its files', async () => {
+    const file = join(folder, 'owner.conf');
+    assert.equal(await givesQemuItsFiles(file), true);
+    await writeFile(file, '#dynamic_ownership = 0\n');
+    assert.equal(await givesQemuItsFiles(file), true);
+    await writeFile(file, 'user = "x"\ndynamic_ownership = 0\n');
+    assert.equal(await givesQemuItsFiles(file), false);
+  });
 });

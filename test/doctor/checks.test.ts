@@ -7,6 +7,7 @@ import { configurationCheck } from '../../src/doctor/checks/configuration.ts';
 import { copiesCheck } from '../../src/doctor/checks/copies.ts';
 import { durabilityCheck } from '../../src/doctor/checks/durability.ts';
 import { emulatorCheck, emulatorsIn } from '../../src/doctor/checks/emulator.ts';
+import { fileOwnersCheck, qemuOwnerIn } from '../../src/doctor/checks/file-owners.ts';
 import { hookCheck } from '../../src/doctor/checks/hook.ts';
 import { libvirtCheck } from '../../src/doctor/checks/libvirt.ts';
 import { confinementsIn, permissionsCheck } from '../../src/doctor/checks/permissions.ts';
@@ -123,7 +124,7 @@ describe('virt-cdp doctor', () => {
     it('finds a QEMU without quorum', () =>
       finds(
         emulatorCheck.examine([{ ...well, quorumProblem: "Unknown driver 'quorum'" }]),
-        'error',
+        'warning',
         /Unknown/,
         /QEMU/,
       ));
@@ -271,6 +272,32 @@ describe('virt-cdp doctor', () => {
         `<capabilities><host>${names.map(model).join('')}</host></capabilities>`;
       assert.deepEqual(confinementsIn(xml('apparmor', 'dac')), ['apparmor']);
       assert.deepEqual(confinementsIn(xml('none')), []);
+    });
+  });
+
+  describe('file-owners', () => {
+    const mirror = { domain: 'web1', dev: 'vda', name: '/m', path: '/m', owner: { uid: 0, gid: 0 }, mode: 0o640 };
+    const ofQemu = (uid: number, gid: number, gives = false): Parameters<typeof fileOwnersCheck.examine>[0] => ({
+      ...{ qemu: { uid, gid }, gives, mirrors: [mirror] },
+    });
+    it('is content where libvirt gives QEMU its files, or QEMU may open them anyhow', () => {
+      allWell(fileOwnersCheck.examine(ofQemu(64055, 64055, true)));
+      allWell(fileOwnersCheck.examine(ofQemu(0, 0)));
+      allWell(fileOwnersCheck.examine({ ...ofQemu(64055, 64055), qemu: null }));
+      const own = { ...mirror, owner: { uid: 64055, gid: 0 }, mode: 0o600 };
+      allWell(fileOwnersCheck.examine({ ...ofQemu(64055, 64055), mirrors: [own, { ...mirror, mode: 0o646 }] }));
+    });
+    it('finds a mirror that its QEMU could not be started from', () => {
+      for (const gid of [64055, 0])
+        finds(fileOwnersCheck.examine(ofQemu(64055, gid)), 'warning', /mirror of web1 vda/, /^chown 64055:\d+ \/m$/);
+    });
+    it("reads libvirt's capabilities", () => {
+      const xml = (label: string): string =>
+        `<capabilities><host><secmodel><model>none</model></secmodel><secmodel><model>dac</model>` +
+        `<baselabel type='kvm'>+1:+1</baselabel><baselabel type='qemu'>${label}</baselabel></secmodel></host></capabilities>`;
+      assert.deepEqual(qemuOwnerIn(xml('+64055:+107')), { uid: 64055, gid: 107 });
+      assert.equal(qemuOwnerIn(xml('x')), null);
+      assert.equal(qemuOwnerIn('<capabilities><host/></capabilities>'), null);
     });
   });
 

@@ -39,7 +39,7 @@ export class Agent {
     this.configPath = join(folder, 'virt-cdp.toml');
     this.logPath = join(folder, 'virt-cdpd.log');
     this.#env = { ...process.env, ...options.env };
-    mkdirSync(this.storeDir, { recursive: true });
+    for (const each of [folder, this.storeDir]) mkdirSync(each, { recursive: true });
     const config: TomlTable = {
       store: this.storeDir,
       socket: this.socket,

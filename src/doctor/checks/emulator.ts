@@ -30,15 +30,17 @@ export const emulatorCheck: Check<Emulator[]> = {
 };
 
 function examineOne({ path, version, quorumProblem }: Emulator): Remark[] {
-  if (quorumProblem !== null) {
-    const why =
-      'two copies are kept by the quorum driver, which some builds (RHEL) leave out; there is no other way yet';
-    return [trouble('error', `${path} can't make a quorum node: ${quorumProblem}`, why, 'install a QEMU that has it')];
+  if (version !== null && Number(version.split('.')[0]) < oldestMajor) {
+    const why = "a device's drive can't be changed while it runs";
+    return [trouble('error', `${path} is version ${version}`, why, `upgrade QEMU to ${oldestMajor}.0 or later`)];
   }
-  if (version === null || Number(version.split('.')[0]) >= oldestMajor)
-    return [ok(`${path}${version === null ? '' : `, version ${version},`} has the quorum driver`)];
-  const why = "a device's drive can't be changed while it runs";
-  return [trouble('error', `${path} is version ${version}`, why, `upgrade QEMU to ${oldestMajor}.0 or later`)];
+  if (quorumProblem !== null) {
+    const what = `${path} can't make a quorum node: ${quorumProblem}`;
+    const why =
+      "without the quorum driver, which some builds (RHEL) leave out, a mirror job keeps the copies: its guarantee is relaxed, and policy 'strict' is refused";
+    return [trouble('warning', what, why, 'install a QEMU that has it')];
+  }
+  return [ok(`${path}${version === null ? '' : `, version ${version},`} has the quorum driver`)];
 }
 
 /** Those for the host's own architecture, from libvirt's capabilities. */

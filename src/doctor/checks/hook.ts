@@ -15,7 +15,8 @@ interface Facts {
   file: { executable: boolean; changedAtMs: number; variables: HookVariables | null } | null;
   /** The programs that it names and that are not there. */
   missing: string[];
-  wanted: { socket: string; store: string };
+  /** Null if the configuration can't be read. */
+  wanted: { socket: string; store: string } | null;
   /** The libvirtd, or virtqemud, that runs; null if it was not found. */
   daemon: Daemon | null;
   /** The pid of the libvirtd that last called the hook; null if none ever did. */
@@ -29,7 +30,7 @@ const purpose = 'without the hook a stale copy can be started, and a start is no
 /** Whether libvirt's hook is in place, speaks of this installation, and is called by the libvirtd that runs. */
 export const hookCheck: Check<Facts> = {
   name: 'hook',
-  async gather({ hooksDir, config }) {
+  async gather({ hooksDir, config, configProblem }) {
     const path = hookPath(hooksDir);
     const found = await stat(path).catch(() => null);
     const variables = found === null ? null : installedVariables(await readFile(path, 'utf8'));
@@ -39,7 +40,7 @@ export const hookCheck: Check<Facts> = {
       path,
       file: found === null ? null : { executable: (found.mode & 0o111) !== 0, changedAtMs: found.ctimeMs, variables },
       missing: (await Promise.all(programs.map(async (program) => ((await exists(program)) ? [] : [program])))).flat(),
-      wanted: { socket: config.socket, store: config.store },
+      wanted: configProblem === null ? { socket: config.socket, store: config.store } : null,
       daemon,
       calledBy: await lastCaller(config.store),
       otherHook: daemon !== null && (await hasOtherHook(hooksDir, daemon.startedAtMs)),
@@ -57,7 +58,7 @@ export const hookCheck: Check<Facts> = {
         remarks.push(trouble('error', `${path} runs ${program}, which is not there`, why, 'virt-cdp install-hook'));
       }
       for (const key of ['socket', 'store'] as const) {
-        if (file.variables[key] === wanted[key]) continue;
+        if (wanted === null || file.variables[key] === wanted[key]) continue;
         const what = `${path} has the ${key} ${file.variables[key]}, the configuration ${wanted[key]}`;
         remarks.push(
           trouble(

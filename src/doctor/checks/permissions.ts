@@ -50,7 +50,7 @@ export const permissionsCheck: Check<Facts> = {
   },
 };
 
-/** What libvirt's capabilities say of its security drivers, but for file owners (`dac`), which don't matter here. */
+/** What libvirt's capabilities say of its security drivers, but for file owners (`dac`): what is handed open needs none. */
 export function confinementsIn(capabilities: string): string[] {
   const host = childOf(readXml(capabilities), 'host');
   const models = host === null ? [] : childrenOf(host, 'secmodel');

@@ -1,7 +1,7 @@
-import { pathOf } from '../../storage/path.ts';
 import { runTool } from '../../storage/run-tool.ts';
 import type { Check } from '../check.ts';
 import { ok, trouble, type Remark } from '../finding.ts';
+import { storeOf } from '../host-view.ts';
 
 /** A file system, as df has it. */
 interface FileSystem {
@@ -16,7 +16,7 @@ interface Facts {
   path: string;
   problems: string[];
   on: FileSystem | null;
-  /** The copies that have a path on this host. */
+  /** The copies that are files or devices of this host; where a server's socket lies says nothing of its storage. */
   copies: { what: string; path: string; on: FileSystem | null }[];
 }
 
@@ -30,17 +30,19 @@ const authority = 'the records say which copies are current';
 /** Whether the records can be read, and outlive what they speak of. */
 export const storeCheck: Check<Facts> = {
   name: 'store',
-  async gather({ config, disks, recordProblems }) {
+  async gather(host) {
+    const { disks, recordProblems } = host;
+    const store = storeOf(host);
     const copies = disks.flatMap(({ domain, record }) =>
       (['primary', 'mirror'] as const).flatMap((side) => {
-        const path = pathOf(record[side].image);
-        return path === null ? [] : { what: `the ${side} of ${domain} ${record.dev}`, path };
+        const { source } = record[side].image;
+        return 'path' in source ? { what: `the ${side} of ${domain} ${record.dev}`, path: source.path } : [];
       }),
     );
     return {
-      path: config.store,
+      path: store,
       problems: recordProblems,
-      on: await fileSystemOf(config.store),
+      on: await fileSystemOf(store),
       copies: await Promise.all(copies.map(async (copy) => ({ ...copy, on: await fileSystemOf(copy.path) }))),
     };
   },
