@@ -264,6 +264,11 @@ export class LibvirtClient {
     return this.#caller.call(procedures.hasManagedSave, { dom, flags: 0 }, deadlineMs);
   }
 
+  /** Forgets what is saved, whether the domain runs or not. */
+  managedSaveRemove(dom: DomainRef, deadlineMs?: number): Promise<void> {
+    return this.#caller.call(procedures.managedSaveRemove, { dom, flags: 0 }, deadlineMs);
+  }
+
   /** The XML in the managed save image; passwords only with `secure`. */
   managedSaveXml(dom: DomainRef, { secure }: { secure?: boolean } = {}, deadlineMs?: number): Promise<string> {
     return this.#caller.call(procedures.managedSaveXml, { dom, flags: flags([secure, 1]) }, deadlineMs);

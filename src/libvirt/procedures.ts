@@ -107,6 +107,7 @@ export const procedures = {
   restore: remote(233, 'domainRestoreFlags', struct({ path: string, xml: optional(string), flags: uint }), nothing),
   managedSave: remote(182, 'domainManagedSave', onDomain, nothing),
   hasManagedSave: remote(183, 'domainHasManagedSaveImage', onDomain, flag),
+  managedSaveRemove: remote(184, 'domainManagedSaveRemove', onDomain, nothing),
   managedSaveXml: remote(388, 'domainManagedSaveGetXMLDesc', onDomain, string),
   managedSaveDefineXml: remote(389, 'domainManagedSaveDefineXML', withXml, nothing),
 

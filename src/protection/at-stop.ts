@@ -40,6 +40,7 @@ export async function withStop(
 /** What there is to say of a domain that does not run. */
 export function stoppedReason({ restoreOwed, name }: DomainRecord): string | null {
   if (restoreOwed === null) return null;
-  const failed = restoreOwed.failed === null ? '' : `; that failed: ${restoreOwed.failed}`;
-  return `its memory is saved, and it is to go on from there${failed}. Type: virsh start ${name}`;
+  const { failed } = restoreOwed;
+  if (failed === null) return `its memory is saved, and it is to go on from there. Type: virsh start ${name}`;
+  return `it could not go on from its saved memory: ${failed}. Type: virsh start ${name}; or, to give that memory up, virsh start --force-boot ${name}`;
 }

@@ -121,6 +121,8 @@ const diskRecordSchema = z.strictObject({
 const restoreOwedSchema = z.strictObject({
   /** Why it can't be started; from then on it is the administrator's. */
   failed: z.string().nullable(),
+  /** Its user had suspended it, and it stays so. */
+  suspended: z.boolean().default(false),
   /** What they had instead of the stop policy, for a start as it was. */
   disks: z.array(
     z.strictObject({ dev: z.string(), errorPolicy: z.string().nullable(), readErrorPolicy: z.string().nullable() }),

@@ -164,35 +164,66 @@ describe('a domain that runs without the stop policy', function () {
     await endWell(guest, [primary.file, mirror.file]);
   });
 
-  it('comes back when its agent dies while it is saved: by the next agent, which finishes the work', async () => {
-    const { agent } = scene;
-    for (const name of ['web3', 'web4']) {
-      const { guest, primary, mirror } = await guestWithoutPolicy(name);
-      const protect = agent.cdp(
-        'protect',
-        name,
-        '--disk',
-        'vda',
-        '--mirror',
-        mirror.uri,
-        '--stop-policy-by',
-        'save-restore',
-      );
-      await waitFor(`${name} to be saved`, () => isBeingSaved(guest), patienceMs);
-      await agent.kill('SIGKILL');
-      assert.equal((await protect).code, 3);
-      if (name === 'web3') {
-        await guest.waitState('shut off (saved)', patienceMs);
-        assert.deepEqual(
-          saves().map((path) => statSync(path).mode & 0o777),
-          [0o600],
-        );
+  describe('comes back', () => {
+    const protect = (name: string, mirror: NbdServer): string[] => {
+      return ['protect', name, '--disk', 'vda', '--mirror', mirror.uri, '--stop-policy-by', 'save-restore'];
+    };
+
+    it('when its agent dies while it is saved: by the next agent, which finishes the work', async () => {
+      const { agent } = scene;
+      for (const name of ['web3', 'web4']) {
+        const { guest, primary, mirror } = await guestWithoutPolicy(name);
+        const asked = agent.cdp(...protect(name, mirror));
+        await waitFor(`${name} to be saved`, () => isBeingSaved(guest), patienceMs);
+        await agent.kill('SIGKILL');
+        assert.equal((await asked).code, 3);
+        if (name === 'web3') {
+          await guest.waitState('shut off (saved)', patienceMs);
+          assert.deepEqual(
+            saves().map((path) => statSync(path).mode & 0o777),
+            [0o600],
+          );
+        }
+        await agent.start();
+        await waitForLibvirt(agent);
+        await assertProtectedWithoutReboot(guest);
+        await endWell(guest, [primary.file, mirror.file]);
       }
+    });
+
+    it('when its agent dies while it is restored: it does not wait for long, and no memory of former days is left', async () => {
+      const { agent } = scene;
+      const { guest, primary, mirror } = await guestWithoutPolicy('web6');
+      const asked = agent.cdp(...protect('web6', mirror));
+      await waitFor('web6 to be saved', () => isBeingSaved(guest), patienceMs);
+      // libvirt sets it up again, or it goes on already.
+      await waitFor(
+        'web6 to be restored',
+        async () => /starting up|migrating|^running/.test(await guest.state()),
+        patienceMs,
+      );
+      await agent.kill('SIGKILL');
+      await asked;
       await agent.start();
       await waitForLibvirt(agent);
       await assertProtectedWithoutReboot(guest);
       await endWell(guest, [primary.file, mirror.file]);
-    }
+    });
+
+    it('when libvirtd is killed while it is saved: it goes on as before, and may be saved again', async () => {
+      const { agent, lab } = scene;
+      const { guest, primary, mirror } = await guestWithoutPolicy('web7');
+      const asked = agent.cdp(...protect('web7', mirror));
+      await waitFor('web7 to be saved', () => isBeingSaved(guest), patienceMs);
+      await lab.libvirtd.restart('SIGKILL');
+      assert.equal((await asked).code, 1);
+      await waitForLibvirt(agent);
+      await goesOn(guest, 10);
+      await waitState(agent, 'web7', 'waiting');
+      await agent.mustCdp(...protect('web7', mirror));
+      await assertProtectedWithoutReboot(guest);
+      await endWell(guest, [primary.file, mirror.file]);
+    });
   });
 
   it('is not saved while another disk runs on its mirror, or if it is transient', async () => {

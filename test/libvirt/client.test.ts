@@ -84,6 +84,7 @@ describe('client', () => {
     ['updateDevice', (c) => c.updateDevice(dom, '<disk/>', 2), { dom, xml: '<disk/>', flags: 2 }, undefined],
     ['hasManagedSave', (c) => c.hasManagedSave(dom), { dom, flags: 0 }, true],
     ['managedSave', (c) => c.managedSave(dom), { dom, flags: 0 }, undefined],
+    ['managedSaveRemove', (c) => c.managedSaveRemove(dom), { dom, flags: 0 }, undefined],
     ['managedSaveDefineXml', (c) => c.managedSaveDefineXml(dom, '<x/>'), { dom, xml: '<x/>', flags: 0 }, undefined],
     ['save', (c) => c.save(dom, '/f', null), { dom, path: '/f', xml: null, flags: 0 }, undefined],
     ['restore', (c) => c.restore('/f', '<x/>'), { path: '/f', xml: '<x/>', flags: 0 }, undefined],

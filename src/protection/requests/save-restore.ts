@@ -7,7 +7,7 @@ import { requireSpaceIn } from '../../storage/free-space.ts';
 import { measureWriteRate } from '../../storage/write-rate.ts';
 import type { Host } from '../host.ts';
 import type { Protector } from '../protector.ts';
-import { bringBack, wholeMemoryDeadlineMs } from '../saved-domain.ts';
+import { bringBack, saveFolder, wholeMemoryDeadlineMs, type FlushSaves } from '../saved-domain.ts';
 import { answerHook } from '../starts/hook-answer.ts';
 
 // A running domain gets the stop policy without a reboot: libvirt saves it (managed save), the policy is written into the XML of
@@ -16,11 +16,9 @@ import { answerHook } from '../starts/hook-answer.ts';
 // INVARIANTS
 // - The record owes the restore, durably, before libvirt is asked to save: whichever agent lives when the domain is saved starts it.
 // - What is saved is libvirt's own managed save: `virsh start` restores it too, whoever types it, without any agent.
+// - The guest runs on only when nothing can restore it a second time.
 // - It all happens in the domain's queue: no surgery of ours is under way, and none begins.
 // - One domain of the host at a time: a save occupies one of libvirtd's workers for as long as it takes.
-
-/** Where libvirt's system daemon keeps managed saves (qemu/qemu_conf.c: saveDir). */
-const saveFolder = '/var/lib/libvirt/qemu/save';
 
 /** What a save holds besides the guest's memory: video memory and the devices' state, generously. */
 const besidesMemoryBytes = 64 * 2 ** 20;
@@ -98,7 +96,12 @@ function mebibytes(bytes: number): string {
  * @throws CdpError `save-failed`: it runs on as before; `save-slow`: libvirt is still at it; `restore-failed`: it is saved and does
  * not run; `policy-refused`: it runs again as before.
  */
-export async function saveAndRestore(host: Host, protector: Protector, ref: DomainRef): Promise<number> {
+export async function saveAndRestore(
+  host: Host,
+  protector: Protector,
+  ref: DomainRef,
+  flush?: FlushSaves,
+): Promise<number> {
   const { client } = host.session;
   const { name } = protector.record;
   await protector.change(async (record) => {
@@ -107,8 +110,9 @@ export async function saveAndRestore(host: Host, protector: Protector, ref: Doma
     const disks = live.disks
       .filter((disk) => !hasStopPolicy(disk) && record.disks.some(({ dev }) => dev === disk.dev))
       .map(({ dev, errorPolicy, readErrorPolicy }) => ({ dev, errorPolicy, readErrorPolicy }));
+    const suspended = await isSuspended(host, ref);
     return {
-      record: { ...record, restoreOwed: disks.length === 0 ? null : { failed: null, disks } },
+      record: { ...record, restoreOwed: disks.length === 0 ? null : { failed: null, suspended, disks } },
       result: undefined,
     };
   });
@@ -125,7 +129,7 @@ export async function saveAndRestore(host: Host, protector: Protector, ref: Doma
       throw saveUnknown(name, error);
     }
     protector.note('saved', null, {});
-    const { restoreOwed, refusal: why } = await bringBack(client, protector, ref, record.restoreOwed);
+    const { restoreOwed, refusal: why } = await bringBack(client, protector, ref, record.restoreOwed, flush);
     const told = why === null ? null : restoreOwed === null ? policyRefused(name, why) : restoreFailed(name, why);
     return { record: { ...record, restoreOwed }, result: told };
   });
@@ -136,10 +140,15 @@ export async function saveAndRestore(host: Host, protector: Protector, ref: Doma
   return pausedMs;
 }
 
+async function isSuspended(host: Host, ref: DomainRef): Promise<boolean> {
+  const { state, reason } = await host.session.client.state(ref);
+  return state === domainRunState.paused && reason === pausedReason.user;
+}
+
 /** What is not running, or paused by its user, is in the middle of something; or its disk fails, and nothing of it must be kept. */
 async function requireRunning(host: Host, ref: DomainRef): Promise<void> {
-  const { state, reason } = await host.session.client.state(ref);
-  if (state === domainRunState.running || (state === domainRunState.paused && reason === pausedReason.user)) return;
+  const { state } = await host.session.client.state(ref);
+  if (state === domainRunState.running || (await isSuspended(host, ref))) return;
   throw new CdpError({
     code: 'domain-busy',
     message: `${ref.name} can't be saved now: it neither runs nor was it suspended by virsh suspend`,
