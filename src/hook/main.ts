@@ -10,7 +10,7 @@ import { CdpError, errorText } from '../errors.ts';
 import type { HookAnswer } from '../protection/starts/hook-answer.ts';
 
 /** For hooks/qemu. A node that ends by itself, for whatever reason, says none of these. */
-const exit = { goOn: 0, refused: 64, undecided: 65 } as const;
+const exit = { goOn: 0, refused: 64 } as const;
 
 const usualDeadlineMs = 1000;
 
@@ -65,9 +65,10 @@ async function readStdin(): Promise<string> {
   return text;
 }
 
-function undecided(reason: string): never {
+/** Not by an exit, which waits for threads that a store keeps. */
+function undecided(reason: string): void {
   say(reason);
-  process.exit(exit.undecided);
+  process.kill(process.pid, 'SIGKILL');
 }
 
 function say(text: string): void {

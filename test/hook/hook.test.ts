@@ -51,7 +51,7 @@ describe("libvirt's hook", () => {
       hook: { deadlineMs: changes.deadlineMs ?? 5000 },
     });
     const script = join(folder, 'qemu');
-    await writeFile(script, text);
+    await writeFile(script, text.replace(/^store_patience_s=\d+$/m, 'store_patience_s=1'));
     const { PATH = '' } = process.env;
     return run('sh', [script, 'web1', operation, 'begin', '-'], xml, { LC_ALL: 'C', PATH, HOME: '/', USER: 'root' });
   }
@@ -336,14 +336,67 @@ describe("libvirt's hook", () => {
     }
   });
 
-  it('lets a domain go on when the agent never answers', async () => {
+  describe('with a store that hangs', () => {
+    const store = (): string => join(folder, 'hung');
+
+    /** Whoever opens the record waits for ever. */
+    beforeEach(async () => {
+      await mkdir(join(store(), 'domains'), { recursive: true });
+      const made = await run('mkfifo', [join(store(), 'domains', `${uuid}.json`)], '', process.env as never);
+      assert.equal(made.code, 0, made.stderr);
+    });
+    afterEach(() => rm(store(), { recursive: true }));
+
+    const hang = (operation: string, xml: string) =>
+      hook(operation, xml, { store: store(), socket: join(folder, 'nobody.sock'), deadlineMs: 300 });
+
+    it('refuses the start of a protected domain, since it can not be noted, and holds libvirt no longer', async () => {
+      const stopPolicy = domainXml(
+        "<devices><disk><driver error_policy='stop' rerror_policy='stop'/></disk></devices>",
+      );
+      for (const xml of [domainXml(declaration), stopPolicy]) {
+        const ended = await hang('prepare', xml);
+        assert.equal(ended.code, 1);
+        assert.match(ended.stderr, /web1 can't start: the store .*hung has not answered within 1 s/);
+      }
+    });
+
+    it('lets go on what it can not know to be protected, and a restore, which has a start of its own', async () => {
+      for (const [operation, xml] of [
+        ['prepare', domainXml()],
+        ['restore', domainXml(declaration)],
+      ] as const) {
+        const ended = await hang(operation, xml);
+        assert.deepEqual([ended.code, ended.stdout], [0, '']);
+        assert.match(ended.stderr, /goes on unjudged/);
+      }
+    });
+
+    it('has none of it with the agent up, as long as nothing is to be noted', async () => {
+      const ended = await hook('restore', domainXml(declaration), { store: store(), deadlineMs: 1000 });
+      assert.deepEqual(ended, silence);
+    });
+  });
+
+  it('ends by its deadline when the agent never answers: an available domain goes on, a strict one is refused', async () => {
     const socket = join(folder, 'silent.sock');
     const silent = createServer((connection) => void connection.on('error', () => undefined));
     await new Promise<void>((done) => silent.listen(socket, done));
-    const ended = await hook('prepare', domainXml(declaration), { socket, deadlineMs: 100 });
-    silent.close();
-    assert.equal(ended.code, 0);
-    assert.match(ended.stderr, /prepare of web1 (goes on by its records|is judged by the list of stale copies)/);
+    const store = await RecordStore.open(folder, domainRecordSchema);
+    const disks = [newDiskRecord({ dev: 'vda', mirror: image('/m.img'), rebuild: null }, image('/p.img'), false)];
+    try {
+      for (const policy of ['available', 'strict'] as const) {
+        const known = { version: 1 as const, uuid, name: 'web1', policy, lastStart: null, disks, restoreOwed: null };
+        await store.save(uuid, known);
+        const ended = await hook('prepare', domainXml(declaration), { socket, deadlineMs: 1000 });
+        assert.equal(ended.code, policy === 'strict' ? 1 : 0, ended.stderr);
+        assert.match(ended.stderr, policy === 'strict' ? /policy is strict/ : /goes on by its records|is judged by/);
+      }
+    } finally {
+      silent.close();
+      await store.remove(uuid);
+      await rm(join(folder, 'starts'), { recursive: true, force: true });
+    }
   });
 });
 
