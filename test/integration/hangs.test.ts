@@ -24,7 +24,7 @@ describe('a copy that neither answers nor fails', function () {
 
     before(async () => {
       primary = await scene.lab.nbd({ name: 'web-primary' });
-      mirror = await scene.lab.nbd({ name: 'web-mirror' });
+      mirror = await scene.lab.nbd({ name: 'web-mirror', listen: { port: 0 } });
       guest = await scene.residentGuest({
         name: 'web',
         disks: [{ dev: 'vda', bus: 'virtio', image: { format: 'raw', nbd: primary.address } }],
@@ -47,6 +47,19 @@ describe('a copy that neither answers nor fails', function () {
       mirror.unhang();
       await waitState(agent, 'web', 'protected');
       await goesOn(guest);
+    });
+
+    it('is left, too, if QEMU waits for it with its monitor, because somebody wants the guest suspended', async () => {
+      const { agent, lab } = scene;
+      mirror.hang();
+      await lab.libvirtd.mustVirsh('suspend', 'web');
+      await waitState(agent, 'web', 'exposed');
+      await lab.libvirtd.mustVirsh('resume', 'web');
+      await goesOn(guest);
+      await assertNothingLost(guest, [primary.file]);
+
+      mirror.unhang();
+      await waitState(agent, 'web', 'protected');
     });
 
     it('is left if it is the primary: the guest goes on with the mirror, and moves back when the server goes on', async () => {

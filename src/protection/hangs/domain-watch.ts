@@ -1,6 +1,10 @@
+import type { Image } from '../../domain/image.ts';
 import { diskNames } from '../../graph/names.ts';
 import { yank } from '../../graph/yank.ts';
+import { breakConnections } from '../../health/tcp-connections.ts';
+import { qemuPid } from '../../libvirt/pid-file.ts';
 import type { Monitor } from '../../qmp/monitor.ts';
+import { kindOf } from '../../storage/image.ts';
 import type { Side } from '../model.ts';
 import type { DiskObservation } from '../observation.ts';
 import type { Protector } from '../protector.ts';
@@ -27,6 +31,16 @@ interface Seen {
   stuckSinceMs: number | null;
   /** Since when copies in use have not answered. */
   silentSinceMs: Partial<Record<Side, number>>;
+}
+
+interface HungCopy {
+  dev: string;
+  side: Side;
+  image: Image;
+}
+
+function backendName({ image: { source } }: HungCopy): string {
+  return kindOf(source).backend(source);
 }
 
 /** Whether the requests of one running domain's disks get on. */
@@ -163,14 +177,36 @@ export class DomainWatch {
     if (side !== null && leave === side) await this.#resort(dev, side, stuckMs);
   }
 
-  /** QEMU's monitor does not answer: a look came just when a storage had fallen silent, or somebody's command. The guest has to wait then, too. */
+  /**
+   * QEMU's monitor does not answer: a look came just when a storage had fallen silent, or somebody's command. The guest has to wait then,
+   * too, and no yank can be asked for.
+   */
   async #weighSilence(sinceMs: number): Promise<boolean> {
+    const hung: HungCopy[] = [];
     for (const { dev, primary, mirror } of this.#protector.record.disks) {
       if (!primary.current || !mirror.current) continue;
       const [first, second] = await Promise.all([primary, mirror].map(({ image }) => this.#parts.prober.ask(image)));
-      if (first !== second) await this.#resort(dev, first === true ? 'mirror' : 'primary', Date.now() - sinceMs);
+      if (first === second) continue;
+      const [side, { image }] = first === true ? (['mirror', mirror] as const) : (['primary', primary] as const);
+      hung.push({ dev, side, image });
     }
-    return false;
+    for (const backend of new Set(hung.map(backendName))) {
+      const alike = hung.filter((copy) => backendName(copy) === backend);
+      if (await this.#breakOff(alike)) continue;
+      for (const { dev, side } of alike) await this.#resort(dev, side, Date.now() - sinceMs);
+    }
+    return hung.length > 0;
+  }
+
+  /** What a yank does, without QEMU's help, for the copies on one server. Not if QEMU has more connections to it than theirs. */
+  async #breakOff(copies: HungCopy[]): Promise<boolean> {
+    const { name } = this.#protector.record;
+    const source = copies[0]?.image.source;
+    const pid = qemuPid(name);
+    if (pid === null || source?.kind !== 'nbd' || 'socket' in source.server) return false;
+    const broken = await breakConnections(pid, source.server, copies.length);
+    if (broken) this.#parts.log.info('connections broken', { domain: name, disks: copies.map(({ dev }) => dev) });
+    return broken;
   }
 
   async #resort(dev: string, side: Side, stuckMs: number): Promise<void> {
