@@ -65,7 +65,8 @@ function cantRun(program: string, error: NodeJS.ErrnoException): CdpError {
   return new CdpError({
     code: missing ? 'tool-missing' : 'tool-failed',
     message: `${program} could not be run: ${missing ? 'it is not installed' : error.message}`,
-    ...(missing && { hint: 'install qemu-utils (Debian, Ubuntu) or qemu-img (Fedora, RHEL)' }),
+    ...(missing &&
+      program.startsWith('qemu-') && { hint: 'install qemu-utils (Debian, Ubuntu) or qemu-img (Fedora, RHEL)' }),
     cause: error,
   });
 }

@@ -148,11 +148,7 @@ const deeds: Deeds = {
       async () => !((await world.status(domain))?.disks ?? []).some((disk) => disk.dev === dev),
       20_000,
     ).catch(() => undefined);
-    const one = world.domain(domain);
-    const protection = await told(world.protect(one, world.disk(domain, dev)));
-    // With the protection virt-cdp has forgotten the primaries of former days.
-    if (protection === 'done') one.oldXml = await world.definition(one, dev, world.disk(domain, dev).copies.primary);
-    return protection;
+    return told(world.protect(world.domain(domain), world.disk(domain, dev)));
   },
   settle,
 };

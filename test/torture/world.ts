@@ -45,7 +45,7 @@ export interface DomainInForce {
   shape: DomainShape;
   guest: Guest;
   disks: DiskInForce[];
-  /** The definition of the beginning, protected. */
+  /** The definition at the last `protect`: with a protection that ends, virt-cdp forgets the primaries of former days. */
   oldXml: string;
   /** A stranger's suspend or stop succeeded, and nothing since then can have ended it. */
   suspendAsked: boolean;
@@ -218,13 +218,14 @@ export class World {
   }
 
   /** Protects a disk whose mirror may be written over. */
-  async protect(domain: DomainInForce, { dev, copies: { mirror } }: DiskInForce): Promise<void> {
+  async protect(domain: DomainInForce, { dev, copies }: DiskInForce): Promise<void> {
     await this.client.act(domain.name, 'protect', {
       disk: dev,
-      mirrorXml: diskXml(mirror),
+      mirrorXml: diskXml(copies.mirror),
       policy: domain.shape.policy,
       overwriteMirror: true,
     });
+    domain.oldXml = await this.definition(domain, dev, copies.primary);
   }
 
   /** Defines the domain with a disk on that copy. */
@@ -276,7 +277,7 @@ export class World {
     });
     const domain = { name: shape.name, shape, guest, disks, oldXml: '', suspendAsked: false, suspendSeen: false };
     for (const disk of disks) await this.protect(domain, disk);
-    return { ...domain, oldXml: await guest.xml('--inactive', '--security-info') };
+    return domain;
   }
 }
 
