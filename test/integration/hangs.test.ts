@@ -8,7 +8,7 @@ import { defineSecret } from '../lab/secret.ts';
 import type { NbdServer } from '../lab/storage.ts';
 import { waitFor } from '../lab/wait.ts';
 import { assertNothingLost, endWell, goesOn } from './copies-hold.ts';
-import { events, patienceMs, setScene, status, waitState } from './scene.ts';
+import { events, patienceMs, roots, setScene, status, waitDisk, waitState } from './scene.ts';
 
 /** A QEMU whose main thread waits for the file too can't say it itself: then libvirt says that it gave it up. */
 const killed = /terminating on|shutting down, reason=destroyed/;
@@ -61,6 +61,32 @@ describe('a copy that neither answers nor fails', function () {
       mirror.unhang();
       await waitState(agent, 'web', 'protected');
     });
+
+    it('makes a guest with policy strict wait if it is the mirror, told and parked, until the server goes on', async () => {
+      const { agent } = scene;
+      await givePolicy('strict');
+      mirror.hang();
+      await waitDisk(agent, 'web', 'paused for its mirror', ({ state, reason }) => {
+        return state === 'waiting' && /policy strict: the guest is paused/.test(reason ?? '');
+      });
+      assert.deepEqual(await roots(guest), ['cdp-vda-park']);
+      const acknowledged = guest.witness.acknowledged();
+      assert.equal((await events(agent, 'web', 'hang')).at(-1)?.detail['side'], 'mirror');
+      assert.equal(guest.witness.acknowledged(), acknowledged);
+
+      mirror.unhang();
+      await waitState(agent, 'web', 'protected');
+      await goesOn(guest);
+      await givePolicy('available');
+    });
+
+    async function givePolicy(policy: 'available' | 'strict'): Promise<void> {
+      const { agent, lab } = scene;
+      const path = lab.path('web.xml');
+      writeFileSync(path, (await guest.xml('--inactive')).replace(/policy=(["'])\w+/, `policy=$1${policy}`));
+      await lab.virsh('define', path);
+      await waitFor(`the policy ${policy}`, async () => (await status(agent, 'web')).policy === policy, patienceMs);
+    }
 
     it('is left if it is the primary: the guest goes on with the mirror, and moves back when the server goes on', async () => {
       const { agent } = scene;

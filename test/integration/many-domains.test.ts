@@ -10,7 +10,7 @@ import { events, patienceMs, setScene, status, waitForLibvirt, waitState } from 
 
 const healthyDomains = 18;
 
-describe('twenty domains', function () {
+describe('twenty domains and one', function () {
   this.timeout(180_000);
   const scene = setScene({ config: { mirror: { timeout_ms: 2000 } } });
 
@@ -20,7 +20,7 @@ describe('twenty domains', function () {
     mirror: NbdServer;
   }
 
-  async function tiny(name: string): Promise<Tiny> {
+  async function tiny(name: string, policy: 'available' | 'strict' = 'available'): Promise<Tiny> {
     const { lab } = scene;
     const primary = await lab.nbd({ name: `${name}-primary`, sizeBytes: 1 << 20 });
     await writeBootSector(primary.file);
@@ -30,7 +30,7 @@ describe('twenty domains', function () {
     writeFileSync(xml, tinyDomainXml(name, primary.address));
     await lab.virsh('define', xml);
     await lab.virsh('start', name);
-    await client().act(name, 'protect', { disk: 'vda', mirror: mirror.uri });
+    await client().act(name, 'protect', { disk: 'vda', mirror: mirror.uri, policy });
     return { name, primary, mirror };
   }
 
@@ -48,6 +48,7 @@ describe('twenty domains', function () {
 
   let stopped: Tiny;
   let hung: Tiny;
+  let strict: Tiny;
   const healthy: Tiny[] = [];
 
   before(async function () {
@@ -55,8 +56,9 @@ describe('twenty domains', function () {
     await putStoreOnFreezable();
     stopped = await tiny('stopped');
     hung = await tiny('hung');
+    strict = await tiny('strict', 'strict');
     for (let index = 0; index < healthyDomains; index++) healthy.push(await tiny(`web${index}`));
-    for (const { name } of [stopped, hung, ...healthy]) await waitState(scene.agent, name, 'protected');
+    for (const { name } of [stopped, hung, strict, ...healthy]) await waitState(scene.agent, name, 'protected');
   });
 
   /** A file system of its own, whose writers can be made to wait. */
@@ -104,21 +106,31 @@ describe('twenty domains', function () {
     await goesOn(hung.name);
   });
 
-  it('whose records can not be written, because the store hangs, fail over all the same, and are recorded when it goes on', async () => {
-    const { agent } = scene;
+  it('whose records can not be written, because the store hangs, fail over all the same, and are recorded when it goes on; one with policy strict waits for its record', async () => {
+    const { agent, lab } = scene;
     const others = healthy.slice(healthyDomains / 2);
     await inside('fsfreeze', '--freeze', agent.storeDir);
     try {
+      strict.primary.failAll();
       await allFailOver(others);
+      await waitFor(
+        'the strict one to say what it waits for',
+        async () => (await events(agent, strict.name, 'record-not-durable')).length > 0,
+        patienceMs,
+      );
+      assert.match(await lab.virsh('domstate', strict.name), /^paused/);
+      assert.deepEqual(await events(agent, strict.name, 'failed-over'), []);
+      assert.notEqual((await status(agent, strict.name)).state, 'failed-over');
     } finally {
       await inside('fsfreeze', '--unfreeze', agent.storeDir);
     }
+    await waitState(agent, strict.name, 'failed-over');
+    await goesOn(strict.name);
     for (const { name } of others) {
       assert.ok((await events(agent, name, 'record-not-durable')).length > 0, name);
       const { uuid } = await status(agent, name);
       await waitFor(
         `the record of ${name}`,
-        // A record that is being written has another name for a moment.
         // A record that is being written has another name for a moment.
         () =>
           inside('grep', '-q', '"state": *"failed-over"', `${agent.storeDir}/domains/${uuid}.json`).then(
