@@ -46,6 +46,8 @@ export interface DiskGraph {
   primary: PrimaryNodes | null;
   /** The mirror's own node is open. */
   mirrorOpen: boolean;
+  /** The socket of QEMU's connection to the mirror when that was opened, as the kernel calls it; null if none was noted. */
+  mirrorSocket: string | null;
   /** The two-copy writer exists, under the device or not. */
   pair: Pair | null;
   parkReady: boolean;
@@ -192,6 +194,7 @@ function viewDisk(
     layout,
     primary,
     mirrorOpen: graph.has(names.mirror),
+    mirrorSocket: graph.named(connectionPrefix(dev))[0]?.slice(connectionPrefix(dev).length) ?? null,
     pair: primaryChild === undefined ? null : viewPair(graph, jobs, dev, primaryChild),
     parkReady: graph.has(names.park),
     layers,

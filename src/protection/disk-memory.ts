@@ -12,6 +12,8 @@ export class DiskMemory {
   health: Record<Side, Health> = { primary: { is: 'unknown' }, mirror: { is: 'unknown' } };
   /** When a copy was last known to answer or fail. */
   reachable: Record<Side, boolean | null> = { primary: null, mirror: null };
+  /** QEMU's connection to the mirror of a pair is another than at first. */
+  reconnected = false;
   copyFailed: string | null = null;
   /** Since the guest last ran the disk was moved off the nodes whose I/O had stopped it. */
   ioErrorIsPast = false;

@@ -118,6 +118,7 @@ export class DomainMemory {
     const pairs = disks.flatMap(({ record: { dev }, graph }) =>
       graph?.layout === 'pair' &&
       graph.pair?.inSync === true &&
+      !this.of(dev).reconnected &&
       Object.values(this.of(dev).health).every(({ is }) => is !== 'failed')
         ? [dev]
         : [],

@@ -36,7 +36,7 @@ import {
   startFullSync,
   startSnapshotSync,
 } from '../sync/jobs.ts';
-import { forgetConnection, hasReconnected, withConnectionNoted } from './connection.ts';
+import { forgetConnection, hasReconnected, reconnectedText, withConnectionNoted } from './connection.ts';
 import type { DiskMemory } from './disk-memory.ts';
 import type { LiveDomain } from './live-domain.ts';
 import { openChain } from './open-chain.ts';
@@ -120,7 +120,7 @@ const executors: Executors = {
     if (await isTouched(bench, { dev, side: 'mirror', image, sealed })) return;
     requireMirrorSize(image, await imageSize(image, lookOptions(bench)), sizeBytes);
     const shown = image.format === 'raw' ? { sizeBytes } : {};
-    await withConnectionNoted(bench.live, dev, () =>
+    await withConnectionNoted(bench.live, dev, image, () =>
       openImage(bench, image, { storageNode: mirrorStorage, formatNode: mirror, ...shown }),
     );
     bench.memoryOf(dev).opened('mirror');
@@ -284,8 +284,6 @@ export async function execute(step: Step, bench: Workbench): Promise<void> {
     throw new StepFailed(step, error);
   }
 }
-
-const reconnectedText = 'its server was away, and may have lost what it had not flushed';
 
 /** Why a copy does not answer; null if it does. */
 async function ask(bench: Workbench, { dev, side, image, node }: StepArguments['probe']): Promise<string | null> {

@@ -11,12 +11,14 @@ import type { BlockStats } from '../qmp/commands.ts';
 import type { Monitor } from '../qmp/monitor.ts';
 import { imageName } from '../storage/image.ts';
 import { nextPace } from '../sync/pace.ts';
+import { reconnectedText, seesReconnected } from './connection.ts';
 import { namesOther } from './definitions/compare.ts';
 import type { DiskMemory } from './disk-memory.ts';
 import type { DomainMemory } from './domain-memory.ts';
 import { copiesInUse } from './hangs/copies-in-use.ts';
 import type { LiveDomain } from './live-domain.ts';
-import type { DiskObservation, Observation, RunView } from './observation.ts';
+import type { DiskObservation, Health, Observation, RunView } from './observation.ts';
+import type { Side } from './model.ts';
 import type { DiskRecord, DomainRecord } from './record.ts';
 import { strictNeedsQuorum, wayToStopPolicy } from './stop-policy.ts';
 
@@ -33,13 +35,14 @@ export interface SyncSettings {
 /**
  * One look at a running domain: QEMU's graph, libvirt's view, and what is remembered. Which disks stopped the guest is known from
  * events. Where none came, a device's io-status has to do, though QEMU never resets it for a device without a named backend
- * (QEMU, monitor/qmp-cmds.c: qmp_cont).
+ * (QEMU, monitor/qmp-cmds.c: qmp_cont). `lost` is told of a mirror whose connection is found to be another than at first.
  */
 export async function observe(
   live: LiveDomain,
   record: DomainRecord,
   domainMemory: DomainMemory,
   settings: SyncSettings,
+  lost: (dev: string, why: string) => void,
 ): Promise<Observation> {
   const [view, reason, knownDisks, persistentDisks] = await Promise.all([
     viewGraph(live.monitor),
@@ -69,6 +72,10 @@ export async function observe(
       const defined = persistentDisks.find((other) => other.dev === dev);
       const memory = domainMemory.of(dev);
       const engine = graph?.pair?.engine ?? byDefault;
+      const reconnected =
+        graph?.pair != null && seesReconnected(live, graph, disk.mirror.image, { running: run === 'running' });
+      if (reconnected && !memory.reconnected && memory.health.mirror.is !== 'failed') lost(dev, reconnectedText);
+      memory.reconnected = reconnected;
       return {
         record: disk,
         graph,
@@ -84,7 +91,7 @@ export async function observe(
           !memory.ioErrorIsPast &&
           (domainMemory.failing.size > 0 ? domainMemory.failing.has(dev) : graph !== null && graph.ioStatus !== 'ok'),
         noSpace: memory.noSpace,
-        health: memory.health,
+        health: healthOf(memory),
         primaryGone: memory.primaryGone,
         hang: memory.hang,
         silent: copiesInUse({ graph, record: disk, liveImage: liveDisk?.image ?? null }).filter((side) =>
@@ -113,6 +120,12 @@ export async function observe(
     record,
     disks,
   };
+}
+
+/** Of a mirror that has another connection nothing better is known than that it may lack something. */
+function healthOf({ health, reconnected }: DiskMemory): Record<Side, Health> {
+  if (!reconnected || health.mirror.is === 'failed') return health;
+  return { ...health, mirror: { is: 'failed', why: reconnectedText, noSpace: false } };
 }
 
 /** QEMU knows no path of what it was handed open: the primary, where it was opened again for a return to it. */

@@ -15,7 +15,7 @@ import { execute, StepFailed, type Workbench } from './execute.ts';
 import { imagesInUse } from './hangs/copies-in-use.ts';
 import { lookWithoutAsking } from './hangs/hang-state.ts';
 import type { LiveDomain } from './live-domain.ts';
-import type { DiskStatus, DomainStatus, EventName, ProtectionEvent } from './model.ts';
+import type { DiskStatus, DomainStatus, EventName, ProtectionEvent, Side } from './model.ts';
 import type { Observation } from './observation.ts';
 import { isAtWork, observe, type SyncSettings } from './observe.ts';
 import { plan, withDisk } from './planner/plan.ts';
@@ -391,22 +391,23 @@ export class Protector {
   }
 
   async #observe(live: LiveDomain): Promise<Observation> {
-    const observation = await observe(live, this.record, this.#memory, this.#shared.settings());
-    const { disks } = observation;
-    this.#shared.watchFiles(this.record.uuid, disks.flatMap(primaryFiles));
-    this.#shared.watchCopies(this.record.uuid, disks.flatMap(imagesInUse));
+    const observation = await observe(live, this.record, this.#memory, this.#shared.settings(), this.#lost('mirror'));
+    this.#shared.watchFiles(this.record.uuid, observation.disks.flatMap(primaryFiles));
+    this.#shared.watchCopies(this.record.uuid, observation.disks.flatMap(imagesInUse));
     if (this.#files.dueInMs > 0 || observation.run !== 'running') return observation;
     return this.#lookAtFiles(live, observation, { patient: true });
   }
 
   async #lookAtFiles(live: LiveDomain, o: Observation, how: { patient: boolean }): Promise<Observation> {
-    const lost = (dev: string, why: string): void => this.note('primary-lost', dev, { why });
-    const memoryOf = (dev: string): DiskMemory => this.memoryOf(dev);
-    await this.#files.look(live.ref.name, o.disks, memoryOf, lost, how);
+    await this.#files.look(live.ref.name, o.disks, (dev) => this.memoryOf(dev), this.#lost('primary'), how);
     return {
       ...o,
-      disks: o.disks.map((disk) => ({ ...disk, primaryGone: memoryOf(disk.record.dev).primaryGone })),
+      disks: o.disks.map((disk) => ({ ...disk, primaryGone: this.memoryOf(disk.record.dev).primaryGone })),
     };
+  }
+
+  #lost(side: Side): (dev: string, why: string) => void {
+    return (dev, why) => this.note(`${side}-lost`, dev, { why });
   }
 
   #bench(live: LiveDomain): Workbench {
@@ -499,7 +500,7 @@ export class Protector {
   /** What QEMU reports of the copies is remembered before the loop looks. */
   #heard(event: QmpEvent): void {
     this.#announcer.heard(event);
-    this.#memory.learn(event, this.#last?.disks ?? [], (dev, side, why) => this.note(`${side}-lost`, dev, { why }));
+    this.#memory.learn(event, this.#last?.disks ?? [], (dev, side, why) => this.#lost(side)(dev, why));
     if (event.event === 'DEVICE_DELETED') this.#live?.forgetDisks();
     if (event.event === 'JOB_STATUS_CHANGE' && String(event.data['id']).startsWith('create-libvirt-'))
       this.#looksSoon = looksAfterSnapshot;

@@ -1,7 +1,7 @@
 import type { Image, ImageFormat, Source, SourceKind } from '../domain/image.ts';
 import { blockKind } from './block.ts';
 import { fileKind, isDevicePath, usablePath } from './file.ts';
-import type { StorageKind } from './kind.ts';
+import type { Peer, StorageKind } from './kind.ts';
 import { iscsiKind } from './iscsi.ts';
 import { nbdKind } from './nbd.ts';
 import { rbdKind } from './rbd.ts';
@@ -50,6 +50,11 @@ function parseSource(uri: string): Source {
 /** As the user names it, in status, records and events: parseImageUri gives a source of the same storage for it. */
 export function imageName(image: Image): string {
   return kindOf(image.source).name(image.source);
+}
+
+/** Where QEMU's one connection to the image leads; null where it has none of its own, or several. */
+export function peerOf({ source }: Image): Peer | null {
+  return kindOf(source).peer?.(source) ?? null;
 }
 
 /**

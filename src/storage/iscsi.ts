@@ -12,6 +12,7 @@ export const iscsiKind: StorageKind<IscsiSource> = {
   name: print,
   key: ({ host, port, target, lun }) => `iscsi:${canonicalHost(host)}:${port}:${target.toLowerCase()}:${lun}`,
   backend: ({ host, port }) => `iscsi:${canonicalHost(host)}:${port}`,
+  peer: ({ port }) => ({ port }),
   secrets: ({ login }) => (login === null ? {} : { login: { type: 'iscsi', name: login.secret } }),
   protocol: ({ host, port, target, lun, initiator, login }, access) => ({
     driver: 'iscsi',

@@ -31,6 +31,8 @@ export interface StorageKind<S extends Source> {
   secrets(source: S): Record<string, NeededSecret>;
   /** What answers for it and for others too, and hangs with them all: a server, a device, a file system. */
   backend(source: S): string;
+  /** Where QEMU's one connection to it leads; absent where it has none of its own, or several. */
+  peer?(source: S): Peer;
   /** It is reached by TLS: QEMU needs the client's certificates as an object. */
   usesTls?(source: S): boolean;
   /** What `blockdev-add` and a json: filename want of the protocol's driver, without names and caching. */
@@ -38,6 +40,9 @@ export interface StorageKind<S extends Source> {
   /** How qemu-img creates such an image; null if storage of this kind is made elsewhere. */
   creation(source: S, access: Access): Creation | null;
 }
+
+/** Where a connection leads: to a TCP port, or to a unix socket. */
+export type Peer = { port: number } | 'unix';
 
 export interface Creation {
   /** As `qemu-img create` takes it. */

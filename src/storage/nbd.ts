@@ -10,6 +10,7 @@ export const nbdKind: StorageKind<NbdSource> = {
   name: printUri,
   key: ({ server, exportName }) => `nbd:${where(server)}:${exportName}`,
   backend: ({ server }) => `nbd:${where(server)}`,
+  peer: ({ server }) => ('socket' in server ? 'unix' : { port: server.port }),
   protocol: ({ server, exportName }, access) => ({
     driver: 'nbd',
     server:

@@ -31,7 +31,7 @@ describe('an agent that was away', function () {
     heldStarts = await HeldStarts.install(lab.libvirtd);
 
     primary = await lab.nbd({ name: 'web1-primary', sizeBytes });
-    mirror = await lab.nbd({ name: 'web1-mirror', sizeBytes });
+    mirror = await lab.nbd({ name: 'web1-mirror', sizeBytes, listen: { port: 0 } });
     guest = await scene.residentGuest({
       name: 'web1',
       cmdline: 'witness.rate=50',
@@ -185,6 +185,27 @@ describe('an agent that was away', function () {
     assert.ok((await eventsAfter(before)).includes('armed'), 'nothing was brought back');
   });
 
+  it('when such a server is back and somebody has resumed the guest, whose requests do not fail any more, brings that back, too', async () => {
+    const written = await writes();
+    const before = await lastEvent();
+    await whileAway(async () => {
+      await forgets(mirror, written, pausedByError);
+      const acknowledged = goesOn(guest, 10).then(() => true);
+      // QEMU's next request makes another connection; the first may still fail on the former one.
+      await waitFor(
+        'the guest to go on',
+        async () => {
+          if (await isPaused()) await guest.resume();
+          return Promise.race([acknowledged, sleep(50)]);
+        },
+        patienceMs,
+      );
+    }, 'protected');
+    await waitFor('the mirror to be armed anew', async () => (await eventsAfter(before)).includes('armed'), patienceMs);
+    assert.ok((await eventsAfter(before)).includes('mirror-lost'), 'it was not told');
+    await assertWell();
+  });
+
   it('when such a server is back before anybody noticed, and then the primary fails, does not move the guest onto its mirror', async () => {
     const written = await writes();
     await whileAway(async () => {
@@ -259,6 +280,15 @@ describe('an agent that was away', function () {
     await whileAway(() => guest.suspend(), 'protected');
     assert.match(await guest.state(), /^paused \(user\)/);
     assert.deepEqual(await eventsAfter(before), []);
+
+    const { agent } = scene;
+    await agent.mustCdp('hold', 'web1');
+    await waitState(agent, 'web1', 'held');
+    await agent.mustCdp('release', 'web1');
+    await waitState(agent, 'web1', 'protected');
+    const told = (await eventsAfter(before)).filter((event) => ['resync-finished', 'armed'].includes(event));
+    assert.deepEqual(told, ['resync-finished', 'armed']);
+    assert.match(await guest.state(), /^paused \(user\)/);
     await guest.resume();
     await assertWell();
   });

@@ -5,9 +5,10 @@ import { CephCluster } from '../lab/ceph.ts';
 import { IscsiTarget } from '../lab/iscsi.ts';
 import type { Finished } from '../lab/run.ts';
 import { defineSecret } from '../lab/secret.ts';
+import { waitFor } from '../lab/wait.ts';
 import { endWell, goesOn } from './copies-hold.ts';
 import { assertNowhere } from './nowhere.ts';
-import { events, setScene, sourceOf, waitLiveStatus, waitState } from './scene.ts';
+import { events, patienceMs, setScene, sourceOf, waitLiveStatus, waitState } from './scene.ts';
 
 const password = 'sesame-open-42';
 const login = Buffer.from(password).toString('base64');
@@ -84,10 +85,17 @@ describe('network storage with logins', function () {
     );
     await goesOn(guest);
 
-    // A target that is gone is no error to QEMU: the guest waits, which is told, and goes on when it is back.
+    // A target that is gone is no error to QEMU: the guest waits, which is told, and goes on when it is back. What such a target may
+    // have lost meanwhile is brought back, although no request has failed.
     await target.kill();
     await waitState(agent, 'web1', 'waiting');
     await target.restart();
+    await waitFor(
+      'the mirror to be armed anew',
+      async () => (await events(agent, 'web1', 'armed')).length === 2,
+      patienceMs,
+    );
+    assert.equal((await events(agent, 'web1', 'mirror-lost')).length, 1);
     await waitState(agent, 'web1', 'protected');
     await goesOn(guest);
 

@@ -56,6 +56,7 @@ const plain: DiskGraph = {
   layout: 'primary',
   primary: primaryNodes,
   mirrorOpen: false,
+  mirrorSocket: null,
   pair: null,
   parkReady: false,
   layers: [],

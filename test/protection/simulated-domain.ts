@@ -15,6 +15,7 @@ import {
 } from '../../src/protection/record.ts';
 import { imageName, parseImageUri, sameStorage, type Image } from '../../src/storage/image.ts';
 import { epochsOf } from './simulated-epochs.ts';
+import { areCurrent, Untold } from './simulated-events.ts';
 import { newGuest, type Guest } from './simulated-guest.ts';
 import { SimulatedMemory } from './simulated-memory.ts';
 import { Copy, Failed, hasIoThread, Refused, SimulatedQemu, type Job } from './simulated-qemu.ts';
@@ -47,6 +48,7 @@ export class SimulatedDomain {
   memory: Map<string, SimulatedMemory> | null = new Map();
   /** QEMU's events are not heard. */
   deaf = false;
+  readonly untold = new Untold();
   #nowMs = Date.parse('2026-01-01T00:00:00Z');
   #version = 0;
   #sources = 0;
@@ -149,7 +151,7 @@ export class SimulatedDomain {
     const pairs = heard
       ? this.observe().disks.filter(
           ({ graph, health, record }) =>
-            isIdentical(record) && graph?.layout === 'pair' && graph.pair?.inSync === true && isWell(health),
+            areCurrent(record) && graph?.layout === 'pair' && graph.pair?.inSync === true && isWell(health),
         )
       : [];
     if (clean) this.qemu?.close();
@@ -253,6 +255,7 @@ export class SimulatedDomain {
 
   /** The agent ends; another will know only what is durable. */
   loseAgent(): void {
+    this.untold.forget();
     this.memory = null;
     this.deaf = false;
   }
@@ -267,6 +270,7 @@ export class SimulatedDomain {
 
   /** What the agent says of the domain from now on, durably. */
   save(record: DomainRecord): void {
+    this.untold.recorded(this.record, record);
     this.record = record;
     this.kept.record = record;
   }
@@ -414,6 +418,12 @@ export class SimulatedDomain {
     const graph = this.qemu === null ? null : graphOf(this.qemu, dev, this.live.get(dev)?.index);
     const persistent = this.persistent.get(dev);
     const other = record.primary.current ? record.mirror : record.primary;
+    // Where the guest waits the mirror was asked, too, and has another connection if it had lost one (src/protection/connection.ts).
+    const reconnected =
+      this.paused === 'io-error' &&
+      graph?.pair != null &&
+      memory.health.mirror.is !== 'failed' &&
+      this.qemu?.hasLost(this.copyOf(record.mirror.image)) === true;
     return {
       record,
       graph,
@@ -425,7 +435,10 @@ export class SimulatedDomain {
       xmlBehind: persistent !== undefined && sameStorage(persistent, other.image),
       ioFailed: this.paused === 'io-error' && graph !== null && graph.ioStatus !== 'ok' && !memory.movedOn,
       noSpace: false,
-      health: { ...memory.health },
+      health: {
+        ...memory.health,
+        ...(reconnected && { mirror: { is: 'failed', why: 'it has another connection', noSpace: false } }),
+      },
       primaryGone: null,
       touched: memory.touched,
       atStop: memory.atStop,
@@ -467,10 +480,6 @@ export class SimulatedDomain {
         end === 'target-failed' && disk !== undefined ? (disk.primary.current ? 'mirror' : 'primary') : null,
       );
   }
-}
-
-function isIdentical({ primary, mirror }: DiskRecord): boolean {
-  return primary.current && mirror.current;
 }
 
 function isWell(health: Record<Side, Health>): boolean {

@@ -69,6 +69,7 @@ export function graphOf(qemu: SimulatedQemu, dev: string, index: number | undefi
     layout,
     primary,
     mirrorOpen: qemu.nodes.has(names.mirror),
+    mirrorSocket: null,
     pair:
       pair === undefined
         ? null
