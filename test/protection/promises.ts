@@ -101,6 +101,7 @@ function assertHonestState(domain: SimulatedDomain): void {
 export function assertSettled(domain: SimulatedDomain): void {
   const { qemu } = domain;
   assert.ok(qemu !== null, 'the domain runs');
+  domain.untold.assertNone();
   const others = [...qemu.devices].some(
     ([dev, { ioStatus }]) => ioStatus === 'failed' && domain.diskOf(dev) === undefined,
   );

@@ -275,7 +275,7 @@ const executors: Executors = {
     domain.definitions = [domain.persistent];
     domain.save({ ...domain.record, disks: domain.record.disks.filter((disk) => disk.dev !== dev) });
   },
-  note: () => undefined,
+  note: (domain, { event, disk }) => domain.untold.told(event, disk),
 };
 
 function isTouched(domain: SimulatedDomain, dev: string, side: Side, image: Image, sealed: string | null): boolean {

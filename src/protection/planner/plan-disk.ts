@@ -93,7 +93,7 @@ function planPair(o: Observation, disk: PresentDisk): DiskPlan {
       return nothing;
     case 'none':
   }
-  if (graph.layout === 'parked' && record.intent.kind !== 'failover') return surgery(finishArming(disk));
+  if (graph.layout === 'parked' && record.intent.kind !== 'failover') return surgery(finishArming(o, disk));
   switch (record.intent.kind) {
     case 'hold':
     case 'remove':

@@ -96,6 +96,7 @@ function underOnePause(o: Observation, surgeries: Surgery[]): Step[] {
     ...surgeries.map(({ dev, qdev, from }) => ({ step: 'park', dev, qdev, root: from }) as const),
     ...surgeries.flatMap(({ parked }) => parked),
     ...(recorded ? [{ step: 'record', record } as const] : []),
+    ...surgeries.flatMap(({ told }) => told),
     ...surgeries.flatMap(({ dev, persist }) =>
       persist === null ? [] : [{ step: 'defineSource', dev, image: persist } as const],
     ),

@@ -25,6 +25,8 @@ export interface Surgery {
   record: DiskRecord;
   /** The record says something new and must be durable before the guest goes on. */
   recorded: boolean;
+  /** What is told as soon as that is recorded: whatever becomes of the rest, nothing else would tell it. */
+  told: Step[];
   /** What the persistent XML must name from now on; null leaves it. */
   persist: Image | null;
   /** What the device gets when it leaves the park; null: it stays, and the next look decides. */
@@ -46,7 +48,6 @@ export function arm(disk: PresentDisk, primary: PrimaryNodes, bitmap: string): S
   const fromPrimary = record.primary.current;
   const from = fromPrimary ? primary.data : mirror;
   const to = fromPrimary ? mirror : primary.top;
-  const kind = record.intent.kind === 'rebuild' ? 'rebuild-finished' : 'resync-finished';
   return {
     ...surgeryOn(disk),
     before: [...park(graph, dev), { step: 'flush', dev, node: to }],
@@ -58,13 +59,12 @@ export function arm(disk: PresentDisk, primary: PrimaryNodes, bitmap: string): S
     ],
     record: bothCurrent(record, disk.engine),
     recorded: true,
+    told: copied(record),
     ...(!fromPrimary && { persist: record.primary.image }),
     root: pair,
     after: [
       { step: 'untrack', node: from, bitmap: passBitmap(bitmap) },
       { step: 'untrack', node: from, bitmap },
-      { step: 'note', event: kind, disk: dev, detail: {} },
-      { step: 'note', event: 'armed', disk: dev, detail: {} },
     ],
   };
 }
@@ -83,8 +83,8 @@ export function armIdentical(disk: PresentDisk, primary: PrimaryNodes, fingerpri
     ],
     record: bothCurrent(record, disk.engine),
     recorded: true,
+    told: [{ step: 'note', event: 'armed', disk: dev, detail: { copied: 0 } }],
     root: diskNames(dev).pair,
-    after: [{ step: 'note', event: 'armed', disk: dev, detail: { copied: 0 } }],
   };
 }
 
@@ -94,17 +94,18 @@ export function wait(disk: PresentDisk): Surgery {
 }
 
 /** A pair that a crash left parked, or that was just composed, is given to the device. */
-export function finishArming(disk: PresentDisk): Surgery {
+export function finishArming(o: Observation, disk: PresentDisk): Surgery {
   const { record, graph, xmlBehind } = disk;
   const { dev } = record;
+  const known = o.record.disks.find((other) => other.dev === dev);
   return {
     ...surgeryOn(disk),
     parked: graph.pair?.epochs.length === 0 ? [{ step: 'addEpoch', dev }] : [],
     record: bothCurrent(record, disk.engine),
     recorded: true,
     ...((xmlBehind || !record.primary.current) && { persist: record.primary.image }),
+    told: known === undefined || (known.primary.current && known.mirror.current) ? [] : copied(known),
     root: diskNames(dev).pair,
-    after: [{ step: 'note', event: 'armed', disk: dev, detail: {} }],
   };
 }
 
@@ -271,13 +272,19 @@ export function adoptRebuilt(o: Observation, disk: PresentDisk, primary: Primary
     ],
     record: bothCurrent(rebuilt, disk.engine),
     recorded: true,
+    told: copied(record),
     persist: to,
     root: diskNames(dev).pair,
-    after: [
-      { step: 'note', event: 'rebuild-finished', disk: dev, detail: {} },
-      { step: 'note', event: 'armed', disk: dev, detail: {} },
-    ],
   };
+}
+
+/** What there is to tell of a disk whose stale copy has become current. */
+function copied({ dev, intent }: DiskRecord): Step[] {
+  const event = intent.kind === 'rebuild' ? 'rebuild-finished' : 'resync-finished';
+  return [
+    { step: 'note', event, disk: dev, detail: {} },
+    { step: 'note', event: 'armed', disk: dev, detail: {} },
+  ];
 }
 
 /** The record of a disk that libvirt has moved to its new primary; the former one is nobody's any more. */
@@ -314,6 +321,7 @@ function surgeryOn(disk: PresentDisk): Surgery {
     parked: [],
     record,
     recorded: false,
+    told: [],
     persist: xmlBehind ? record[record.primary.current ? 'primary' : 'mirror'].image : null,
     root: null,
     given: [],

@@ -54,17 +54,18 @@ const withIntent = (from: DiskParts, intent: DomainRecord['disks'][number]['inte
 
 const paused = 'markSurgery pause park';
 const resumed = 'unpark resume unmarkSurgery removePark';
-const armed = 'untrack untrack note note';
+const told = 'note note';
+const armed = 'untrack untrack';
 const ioError = { run: 'io-error' } as const;
 
 describe('plan', () => {
   describe('the safe order of durable writes', () => {
     table([
-      ['to arm: flush, pause, park, last delta, flush, compose, record, unpark, resume', nearlyDone, `buildPark flush ${paused} finishDelta flush compose addEpoch record ${resumed} ${armed}`],
+      ['to arm: flush, pause, park, last delta, flush, compose, record, unpark, resume', nearlyDone, `buildPark flush ${paused} finishDelta flush compose addEpoch record ${told} ${resumed} ${armed}`],
       ['to degrade: park, bitmap, drop, record, unpark, resume; the mirror is closed when the guest runs', { ioFailed: true, health: { primary: unknown, mirror: failed } }, `buildPark markSurgery park track dropPair record ${resumed} closeMirror seal`, ioError],
       ['to fail over: park, bitmap, drop, record, XML, unpark, resume; the primary is closed when the guest runs', { ioFailed: true, health: { primary: failed, mirror: unknown } }, `buildPark markSurgery park track dropPair record defineSource ${resumed} closePrimary seal`, ioError],
       ['to move back onto a new primary: the pivot is made on the park, and the next look goes on', { ...withIntent(onMirror, rebuildToNew), graph: { ...graph.layered, otherJob: job({ ready: true }) } }, `buildPark ${paused} pivot`],
-      ['to adopt a new primary: compose, record, XML, unpark, resume', { ...withIntent(onMirror, rebuildToNew), graph: graph.parked, liveImage: newImage }, `park compose addEpoch record defineSource ${resumed} note note`, { run: 'surgery', surgeryMarked: true }],
+      ['to adopt a new primary: compose, record, XML, unpark, resume', { ...withIntent(onMirror, rebuildToNew), graph: graph.parked, liveImage: newImage }, `park compose addEpoch record ${told} defineSource ${resumed}`, { run: 'surgery', surgeryMarked: true }],
     ]);
 
     it('records what is current before the guest goes on with one copy', () => {
@@ -111,7 +112,7 @@ describe('plan', () => {
       ['goes', withPark({}), 'removePark'],
       ['goes before anything else that can wait', withPark(exposed), 'removePark'],
       ['goes before a domain is forgotten', withPark({ ...exposed, ...withIntent(exposed, { kind: 'remove' }) }), 'removePark'],
-      ['serves a surgery that is due', withPark(nearlyDone), `flush ${paused} finishDelta flush compose addEpoch record ${resumed} ${armed}`],
+      ['serves a surgery that is due', withPark(nearlyDone), `flush ${paused} finishDelta flush compose addEpoch record ${told} ${resumed} ${armed}`],
       ['stays until a guest that waits for us goes on', withPark({}), 'resume unmarkSurgery', { run: 'surgery', surgeryMarked: true }],
       ['stays while others have the domain', withPark({}), '', { run: 'hands-off' }],
     ]);
@@ -152,7 +153,7 @@ describe('plan', () => {
       ['gets a bitmap for the passes, so that the tracking bitmap forgets nothing', syncing, 'track'],
       ['gets all again when it is opened again', { ...exposed, graph: { ...graph.exposed, tracking: pass('primary', 0) } }, 'untrack openMirror'],
       ['gets deltas while much is left', { ...syncing, graph: { ...graph.exposed, mirrorOpen: true, tracking: pass('primary', 5 * 1024 * 1024) } }, 'startDelta'],
-      ['is armed after enough passes although much is left', { ...syncing, deltaPasses: 8, graph: { ...graph.exposed, mirrorOpen: true, tracking: pass('primary', 5 * 1024 * 1024) } }, `buildPark flush ${paused} finishDelta flush compose addEpoch record ${resumed} ${armed}`],
+      ['is armed after enough passes although much is left', { ...syncing, deltaPasses: 8, graph: { ...graph.exposed, mirrorOpen: true, tracking: pass('primary', 5 * 1024 * 1024) } }, `buildPark flush ${paused} finishDelta flush compose addEpoch record ${told} ${resumed} ${armed}`],
       ['is closed when it fails', { ...syncing, health: { primary: unknown, mirror: failed } }, 'closeMirror seal'],
       ['is copied in full when the disk was resized since', { ...syncing, record: { ...record.onlyPrimary, track: { bitmap: 'cdp-track-1-4096', base: 'whole' } }, graph: { ...graph.exposed, mirrorOpen: true, tracking: [{ name: 'cdp-track-1-4096', on: 'primary', dirtyBytes: 0 }] } }, 'untrack record track startFullSync'],
       ['is copied in full when its bitmap is gone', { ...syncing, graph: { ...graph.plain, mirrorOpen: true } }, 'record track startFullSync'],
@@ -214,7 +215,7 @@ describe('plan', () => {
     table([
       ['a guest that lost its mirror stays parked', lost, 'buildPark markSurgery park track dropPair record', strict],
       ['its mirror is opened meanwhile', waiting, 'openMirror', strict],
-      ['it goes on when both copies are equal again', { ...waiting, health: { primary: unknown, mirror: answering }, graph: { ...graph.exposed, layout: 'parked', root: 'cdp-vda-park', mirrorOpen: true, tracking: pass('primary', 0) } }, `buildPark flush park finishDelta flush compose addEpoch record ${resumed} ${armed}`, { ...strict, surgeryMarked: true }],
+      ['it goes on when both copies are equal again', { ...waiting, health: { primary: unknown, mirror: answering }, graph: { ...graph.exposed, layout: 'parked', root: 'cdp-vda-park', mirrorOpen: true, tracking: pass('primary', 0) } }, `buildPark flush park finishDelta flush compose addEpoch record ${told} ${resumed} ${armed}`, { ...strict, surgeryMarked: true }],
       ['a lost primary is failed over all the same', { ioFailed: true, health: { primary: failed, mirror: unknown } }, `buildPark markSurgery park track dropPair record defineSource ${resumed} closePrimary seal`, strict],
     ]);
   });
@@ -235,7 +236,7 @@ describe('plan', () => {
       ['takes over nothing that its record does not name', { ...keptAcross, record: { ...outage, track: { bitmap: 'cdp-track-2', base: 'whole' } } }, 'record'],
       ['takes over nothing from the overlay of a snapshot', { ...keptAcross, record: outage, liveImage: newImage }, 'record'],
       ['opens the mirror if both were identical', { ...opened, graph: graph.plain }, 'openMirror'],
-      ['is armed without copying if the guest has not written yet', opened, `buildPark ${paused} requireUntouched compose addEpoch record ${resumed} note`],
+      ['is armed without copying if the guest has not written yet', opened, `buildPark ${paused} requireUntouched compose addEpoch record note ${resumed}`],
       ['is not, if it may have', { ...opened, atStop: null }, 'record track startFullSync'],
       ['opens the mirror after a crash', { ...crashed, graph: graph.plain }, 'openMirror'],
       ['is copied as it was at the crash if the guest has not written yet', crashed, 'record track startSnapshotSync requireUntouched record'],
@@ -306,7 +307,7 @@ describe('plan', () => {
       ['aborts the copy before that', { ...onMirror, graph: { ...graph.layered, otherJob: job({}) } }, 'abortCopy'],
       ['gives a rebuild up when its copy fails', { ...withIntent(onMirror, rebuildToNew), graph: graph.layered, copyFailed: 'no space' }, 'record note'],
       ['opens the old primary for a rebuild to it', withIntent(onMirror, rebuildToOriginal), 'openPrimary'],
-      ['is copied back by delta', { ...withIntent(onMirror, rebuildToOriginal), graph: { ...graph.mirror, primary: primaryNodes, tracking: pass('mirror', 0) }, health: { primary: answering, mirror: unknown } }, `buildPark flush ${paused} finishDelta flush compose addEpoch record defineSource ${resumed} ${armed}`],
+      ['is copied back by delta', { ...withIntent(onMirror, rebuildToOriginal), graph: { ...graph.mirror, primary: primaryNodes, tracking: pass('mirror', 0) }, health: { primary: answering, mirror: unknown } }, `buildPark flush ${paused} finishDelta flush compose addEpoch record ${told} defineSource ${resumed} ${armed}`],
     ]);
 
     it('is the source of the delta, and its primary the target', () => {
@@ -330,8 +331,8 @@ describe('plan', () => {
   describe('a surgery that was broken off', () => {
     const crashed = { run: 'surgery', surgeryMarked: true } as const;
     table([
-      ['after compose: the pair is recorded and given to the guest', { graph: graph.parkedPair, record: record.onlyPrimary }, `park record ${resumed} note`, crashed],
-      ['after compose, and with a wish to be held: first as above', withIntent({ graph: graph.parkedPair, record: record.onlyPrimary }, { kind: 'hold' }), `park record ${resumed} note`, crashed],
+      ['after compose: the pair is recorded and given to the guest', { graph: graph.parkedPair, record: record.onlyPrimary }, `park record ${told} ${resumed}`, crashed],
+      ['after compose, and with a wish to be held: first as above', withIntent({ graph: graph.parkedPair, record: record.onlyPrimary }, { kind: 'hold' }), `park record ${told} ${resumed}`, crashed],
       ['after compose, when the mirror is lost as well', { graph: graph.parkedPair, record: record.onlyMirror, health: { primary: unknown, mirror: failed } }, `requireAnswer park track dropPair record defineSource ${resumed} closeMirror seal`, crashed],
       ['before compose: the primary is given back', { ...nearlyDone, graph: { ...graph.exposed, layout: 'parked', root: 'cdp-vda-park' } }, `park ${resumed}`, crashed],
       ['of a failover, before the record', { graph: { ...graph.parked, tracking: [{ name: 'cdp-track-1', on: 'mirror', dirtyBytes: 0 }] } }, `park track record defineSource ${resumed} closePrimary seal`, crashed],
@@ -360,8 +361,8 @@ describe('plan', () => {
     table([
       ['are operated on in one pause, with one record', [lost, second(lost)], `buildPark buildPark markSurgery park park track dropPair track dropPair record unpark ${resumed} removePark closeMirror seal closeMirror seal`, ioError],
       ['do not go on while the other pair failed and nobody knows which copy', [lost, second({ ioFailed: true })], 'buildPark markSurgery park track dropPair record unpark', ioError],
-      ['are armed in one pause when both are ready', [nearlyDone, second(nearlyDone)], `buildPark flush buildPark flush ${paused} park finishDelta flush compose addEpoch finishDelta flush compose addEpoch record unpark ${resumed} removePark ${armed} ${armed}`],
-      ['do not go on while the other is parked', [nearlyDone, second({ record: record.onlyPrimary, graph: { ...graph.exposed, layout: 'parked', root: 'cdp-vda-park' } })], `buildPark flush ${paused} park finishDelta flush compose addEpoch record unpark ${resumed} removePark ${armed}`],
+      ['are armed in one pause when both are ready', [nearlyDone, second(nearlyDone)], `buildPark flush buildPark flush ${paused} park finishDelta flush compose addEpoch finishDelta flush compose addEpoch record ${told} ${told} unpark ${resumed} removePark ${armed} ${armed}`],
+      ['do not go on while the other is parked', [nearlyDone, second({ record: record.onlyPrimary, graph: { ...graph.exposed, layout: 'parked', root: 'cdp-vda-park' } })], `buildPark flush ${paused} park finishDelta flush compose addEpoch record ${told} unpark ${resumed} removePark ${armed}`],
     ]);
   });
 });
