@@ -33,8 +33,16 @@ stdio_handler = "file"
 nbd_tls_x509_cert_dir = "${certificates}"
 ${qemuUsers[qemuAs]}`;
 
-/** `distribution`: as packages set it, a user of its own, who sees a /dev of its own and the files that libvirt gives it. */
-export type QemuAs = 'root' | 'distribution';
+/**
+ * `distribution`: as packages set it, a user of its own, who sees a /dev of its own and the files that libvirt gives it. `neighbour`: the
+ * same for two hosts on one machine, who would contest the owners that each remembers of the guest's console.
+ */
+export type QemuAs = 'root' | 'distribution' | 'neighbour';
+
+const userOfItsOwn = `user = "libvirt-qemu"
+group = "libvirt-qemu"
+namespaces = [ "mount" ]
+`;
 
 const qemuUsers: Record<QemuAs, string> = {
   root: `user = "root"
@@ -42,9 +50,8 @@ group = "root"
 namespaces = []
 remember_owner = 0
 `,
-  distribution: `user = "libvirt-qemu"
-group = "libvirt-qemu"
-namespaces = [ "mount" ]
+  distribution: userOfItsOwn,
+  neighbour: `${userOfItsOwn}remember_owner = 0
 `,
 };
 
