@@ -7,6 +7,8 @@ import type { NbdServer } from '../lab/storage.ts';
 import { assertNothingLost, endWell, goesOn } from './copies-hold.ts';
 import { events, nodeNames, roots, setScene, sourceOf, waitForLibvirt, waitLiveStatus, waitState } from './scene.ts';
 
+const sizeBytes = 64 << 20;
+
 describe('a start', function () {
   this.timeout(150_000);
   const scene = setScene();
@@ -18,9 +20,9 @@ describe('a start', function () {
     mirror: NbdServer;
   }
 
-  async function protectedGuest(name: string): Promise<Pair> {
-    const primary = await scene.lab.nbd({ name: `${name}-primary` });
-    const mirror = await scene.lab.nbd({ name: `${name}-mirror` });
+  async function protectedGuest(name: string, mirrorBytes = sizeBytes): Promise<Pair> {
+    const primary = await scene.lab.nbd({ name: `${name}-primary`, sizeBytes });
+    const mirror = await scene.lab.nbd({ name: `${name}-mirror`, sizeBytes: mirrorBytes });
     const image = { format: 'raw' as const, nbd: primary.address };
     const guest = await scene.guest({
       name,
@@ -249,17 +251,31 @@ describe('a start', function () {
     assert.deepEqual(guest.witness.errors, []);
   });
 
-  it('is made by virsh after a failover, on the mirror', async () => {
+  /** Of the disk, as the guest has it. */
+  async function shownBytes(guest: Guest): Promise<number | undefined> {
+    const [device] = (await guest.qmp('query-block')) as { inserted?: { image: { 'virtual-size': number } } }[];
+    return device?.inserted?.image['virtual-size'];
+  }
+
+  it('is made by virsh after a failover, on the mirror; its larger size is not seen before that', async () => {
     const { agent } = scene;
-    const { guest, primary, mirror } = await protectedGuest('web7');
+    const largerBytes = sizeBytes + (1 << 20);
+    const { guest, primary, mirror } = await protectedGuest('web7', largerBytes);
+    assert.equal(await shownBytes(guest), sizeBytes);
     primary.failAll();
     await waitState(agent, 'web7', 'failed-over');
     await goesOn(guest, 20);
+    assert.equal(await shownBytes(guest), sizeBytes);
     await guest.shutdown();
     await waitState(agent, 'web7', 'stopped');
     await guest.start();
     assert.equal((await waitState(agent, 'web7', 'failed-over')).runningOn, 'mirror');
     await goesOn(guest, 20);
+    assert.equal(await shownBytes(guest), largerBytes);
+    primary.heal();
+    const refused = await agent.cdp('rebuild', 'web7', '--to', 'original');
+    assert.equal(refused.code, 1);
+    assert.match(refused.stderr, /has 67108864 bytes, the disk 68157440/);
     await guest.shutdown();
     await assertNothingLost(guest, [mirror.file]);
   });

@@ -131,7 +131,15 @@ async function toOriginal(host: Host, protector: Protector, { dev, primary }: Di
   }
   const seen = protector.observation?.disks.find(({ record }) => record.dev === dev);
   const openedByUs = seen?.graph?.layout === 'mirror';
-  const { backing, dataFile } = await measureImage(primary.image, options);
+  const { backing, dataFile, virtualSizeBytes } = await measureImage(primary.image, options);
+  const sizeBytes = seen?.graph?.sizeBytes ?? 0;
+  if (virtualSizeBytes < sizeBytes) {
+    throw new CdpError({
+      code: 'original-too-small',
+      message: `the original primary '${imageName(primary.image)}' has ${virtualSizeBytes} bytes, the disk ${sizeBytes}: it was started from a larger mirror`,
+      hint: `grow it to ${sizeBytes} bytes, or rebuild onto a new disk with --to`,
+    });
+  }
   // libvirt's live XML still tells the chain that it had opened.
   const chain = (await protector.live?.disks())?.find((disk) => disk.dev === dev)?.backing ?? [];
   if (dataFile || (backing && openedByUs && chain.length === 0)) {
