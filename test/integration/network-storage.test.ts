@@ -1,18 +1,22 @@
 import assert from 'node:assert/strict';
-import { writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import type { Finding } from '../../src/doctor/finding.ts';
 import { CephCluster } from '../lab/ceph.ts';
+import { luksXml } from '../lab/domain-xml.ts';
 import { IscsiTarget } from '../lab/iscsi.ts';
-import type { Finished } from '../lab/run.ts';
+import { createLuks, inClear } from '../lab/luks.ts';
+import { type Finished, must } from '../lab/run.ts';
 import { defineSecret } from '../lab/secret.ts';
 import { waitFor } from '../lab/wait.ts';
-import { endWell, goesOn } from './copies-hold.ts';
+import { assertIdentical, assertNothingLost, endWell, goesOn } from './copies-hold.ts';
 import { assertNowhere } from './nowhere.ts';
-import { events, patienceMs, setScene, sourceOf, waitLiveStatus, waitState } from './scene.ts';
+import { events, patienceMs, setScene, sourceOf, waitDisk, waitLiveStatus, waitState } from './scene.ts';
 
 const password = 'sesame-open-42';
 const login = Buffer.from(password).toString('base64');
 const sizeBytes = 64 << 20;
+const luksBytes = 8 << 20;
 
 /** What a guest's own Ceph client is told: an OSD that is gone is an I/O error soon. */
 const clientTimeouts = `[client]
@@ -42,8 +46,11 @@ describe('network storage with logins', function () {
   });
 
   async function lun(name: string, writeCache = false): Promise<IscsiTarget> {
+    return lunOf((await scene.lab.image(`${name}.img`, 'raw', sizeBytes)).file, writeCache);
+  }
+
+  async function lunOf(file: string, writeCache = false): Promise<IscsiTarget> {
     const { lab } = scene;
-    const { file } = await lab.image(`${name}.img`, 'raw', sizeBytes);
     const target = await IscsiTarget.start({
       scratch: lab.root,
       namespace: lab.libvirtd.namespace,
@@ -140,6 +147,15 @@ describe('network storage with logins', function () {
     await agent.mustCdp('protect', 'web2', '--disk', 'vda', '--create', '--mirror-xml', mirror);
     await waitState(agent, 'web2', 'protected');
     await goesOn(guest);
+    const { stdout } = await agent.cdp('doctor', '--json', '--config', agent.configPath);
+    const findings = (JSON.parse(stdout) as Finding[]).filter(({ check }) => check === 'primaries');
+    assert.deepEqual(
+      findings.map(({ severity, what }) => [severity, what]),
+      [['warning', 'the primary of web2 vda, on ISCSI, has no time-out']],
+    );
+    await waitDisk(agent, 'web2', 'told to be at risk', ({ reason }) =>
+      /initiator waits without end/.test(reason ?? ''),
+    );
 
     await ceph.killOsd();
     await waitState(agent, 'web2', 'exposed');
@@ -158,6 +174,50 @@ describe('network storage with logins', function () {
       { filename: target.file, format: 'raw' },
       { filename: ceph.filename('web2'), format: 'raw' },
     ]);
+  });
+
+  it('encrypted on both: LUKS on an iSCSI LUN with its mirror, LUKS on an RBD image; a planned move and back', async () => {
+    const { agent, lab } = scene;
+    const passphrase = 'sesame-open-45';
+    const key = lab.path('passphrase');
+    writeFileSync(key, passphrase);
+    const volume = { type: 'volume', usage: 'web4', base64: Buffer.from(passphrase).toString('base64') } as const;
+    const encryption = luksXml(await defineSecret(lab, volume));
+    const encrypted = (sourceXml: string): string => sourceXml.replace('</source>', `${encryption}</source>`);
+    const onDisk = lab.path('web4.img');
+    await createLuks(onDisk, 'raw', luksBytes, key);
+    await must('qemu-img', 'convert', '-f', 'raw', '-O', 'raw', onDisk, ceph.filename('web4'));
+    const networkXml = encrypted(onLun(await lunOf(onDisk)));
+    const guest = await scene.guest({
+      name: 'web4',
+      disks: [{ dev: 'vda', bus: 'virtio', image: { format: 'raw', networkXml } }],
+      cmdline: 'witness.rate=50',
+    });
+    const clear = await agent.cdp('protect', 'web4', '--disk', 'vda', '--mirror-xml', diskXml('clear', onRbd('web4')));
+    assert.equal(clear.code, 4, clear.stderr);
+    const mirror = diskXml('web4-mirror', encrypted(onRbd('web4')));
+    // What was never written to a LUKS volume reads as data.
+    const args = ['protect', 'web4', '--disk', 'vda', '--mirror-xml', mirror];
+    assert.equal((await agent.cdp(...args)).code, 4);
+    await agent.mustCdp(...args, '--overwrite-mirror');
+    await waitState(agent, 'web4', 'protected');
+    await goesOn(guest);
+
+    await agent.mustCdp('failover', 'web4');
+    await waitState(agent, 'web4', 'failed-over');
+    await goesOn(guest);
+    await agent.mustCdp('rebuild', 'web4', '--to', 'original');
+    await waitState(agent, 'web4', 'protected');
+    await goesOn(guest);
+
+    await guest.shutdown();
+    const exported = lab.path('web4-rbd.img');
+    await must('qemu-img', 'convert', '-f', 'raw', '-O', 'raw', ceph.filename('web4'), exported);
+    for (const file of [onDisk, exported]) assert.ok(!readFileSync(file).includes('WITNESS1'), `${file} is in clear`);
+    const copies = [await inClear(onDisk, 'raw', key), await inClear(exported, 'raw', key)];
+    await assertNothingLost(guest, copies);
+    await assertIdentical(copies[0]!, copies[1]!);
+    await assertNowhere(lab.root, [passphrase, volume.base64]);
   });
 
   it('what speaks against a LUN is said when the disk is declared: a private secret, a write cache', async () => {
