@@ -1,4 +1,5 @@
 import { CdpError } from '../errors.ts';
+import { isLibvirtError, libvirtErrorCode } from '../libvirt/errors.ts';
 
 /** A QMP command that is not answered by then is given up; QEMU may be waiting for a storage. */
 const deadlineMs = 20_000;
@@ -46,8 +47,22 @@ export class MonitorGate {
       clearTimeout(timer);
       if (this.#overdue.delete(sentAtMs) && this.#overdue.size === 0) this.#changed();
     };
-    answer.then(settled, settled);
+    answer.then(settled, (error: unknown) =>
+      this.#overdue.has(sentAtMs) && isLocked(error) ? void this.#answered().then(settled) : settled(),
+    );
     return Promise.race([answer, passed]);
+  }
+
+  /** Somebody else's command is what QEMU does not answer, and libvirt let none of ours through. */
+  async #answered(): Promise<void> {
+    for (;;) {
+      try {
+        await this.#send('{"execute":"query-status"}', foreverMs);
+        return;
+      } catch (error) {
+        if (!isLocked(error)) return;
+      }
+    }
   }
 
   #silent(): CdpError {
@@ -57,4 +72,9 @@ export class MonitorGate {
       hint: 'it may be waiting for a storage, or be stopped: see whether the storage of all its disks answers',
     });
   }
+}
+
+/** libvirt waits 30 s for the domain's other command to end (src/qemu/qemu_domainjob.c: QEMU_JOB_WAIT_TIME). */
+function isLocked(error: unknown): boolean {
+  return isLibvirtError(error, libvirtErrorCode.operationTimeout);
 }

@@ -1,6 +1,14 @@
 import assert from 'node:assert/strict';
 import { mock } from 'node:test';
+import { LibvirtError, libvirtErrorCode } from '../../src/libvirt/errors.ts';
 import { MonitorGate } from '../../src/protection/monitor-gate.ts';
+
+const locked = new LibvirtError('domainMonitorCommand', {
+  code: libvirtErrorCode.operationTimeout,
+  domain: 10,
+  level: 2,
+  text: 'cannot acquire state change lock',
+});
 
 describe("a QEMU's monitor", () => {
   let sent: { request: string; answer: (text: string) => void; fail: (error: Error) => void }[];
@@ -41,6 +49,22 @@ describe("a QEMU's monitor", () => {
     const again = gate.send('c');
     sent[1]?.answer('c!');
     assert.equal(await again, 'c!');
+  });
+
+  it("stays silent while somebody else's command is what it does not answer", async () => {
+    const given = assert.rejects(gate.send('a'), { code: 'monitor-silent' });
+    mock.timers.tick(20_000);
+    await given;
+    const since = gate.silentSince;
+    for (const call of [0, 1]) {
+      sent[call]?.fail(locked);
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    assert.deepEqual([gate.silentSince, changes, sent.length], [since, ['silent'], 3]);
+
+    sent[2]?.answer('{"return":{}}');
+    await new Promise((resolve) => setImmediate(resolve));
+    assert.deepEqual([gate.silentSince, changes], [null, ['silent', 'answers']]);
   });
 
   it('is asked again when the command ended in any other way', async () => {
