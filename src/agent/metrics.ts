@@ -86,16 +86,30 @@ export function createMetrics(sources: MetricSources, nowMs: () => number = Date
   collectDefaultMetrics({ register: registry });
   for (const event of eventNames) events.inc({ event }, 0);
 
+  /** Disks whose counts have begun: Prometheus sees no increase in what begins at 1. */
+  const counted = new Set<string>();
+
+  function beginCounts(labels: Record<(typeof perDisk)[number], string>): void {
+    const key = JSON.stringify(labels);
+    if (counted.has(key)) return;
+    counted.add(key);
+    failovers.inc(labels, 0);
+    pauses.zero(labels);
+  }
+
   sources.followEvents(({ domain, disk, event, detail }) => {
     events.inc({ event });
     if (disk === null) return;
-    if (event === 'failed-over') failovers.inc({ domain, disk });
+    const labels = { domain, disk };
+    beginCounts(labels);
+    if (event === 'failed-over') failovers.inc(labels);
     const { pausedMs } = detail;
-    if (typeof pausedMs === 'number') pauses.observe({ domain, disk }, pausedMs / 1000);
+    if (typeof pausedMs === 'number') pauses.observe(labels, pausedMs / 1000);
   });
 
   function showDisk(domain: string, status: DiskStatus): void {
     const labels = { domain, disk: status.dev };
+    beginCounts(labels);
     for (const one of diskStates) state.set({ ...labels, state: one }, Number(status.state === one));
     for (const copy of ['primary', 'mirror'] as const) {
       current.set({ ...labels, copy }, Number(status[copy].current));

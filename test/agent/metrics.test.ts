@@ -44,7 +44,7 @@ describe('the metrics', () => {
     domains = [domainWith({ disks: [diskWith({ state: 'broken' })] })];
     assert.deepEqual(await states(), ['virt_cdp_disk_state{domain="web1",disk="vda",state="broken"} 1']);
     domains = [];
-    assert.deepEqual(await lines(metrics, /web1/), []);
+    assert.deepEqual(await lines(metrics, /_(disk|copy|job)_.*web1/), []);
   });
 
   it('tell how long, and by how much, a disk is exposed, its copies, and how its job gets on', async () => {
@@ -86,8 +86,10 @@ describe('the metrics', () => {
 
   it('count failovers and events, and how long guests were paused', async () => {
     const metrics = createMetrics(sources);
-    assert.deepEqual(await lines(metrics, /failovers|events_total{event="failed-over"}/), [
+    assert.deepEqual(await lines(metrics, /failovers|events_total{event="failed-over"}|pause_seconds_count/), [
       'virt_cdp_events_total{event="failed-over"} 0',
+      'virt_cdp_failovers_total{domain="web1",disk="vda"} 0',
+      'virt_cdp_guest_pause_seconds_count{domain="web1",disk="vda"} 0',
     ]);
     tell(eventWith({ event: 'failed-over', detail: { pausedMs: 73 } }));
     tell(eventWith({ event: 'started', disk: null, from: null, to: null }));

@@ -79,6 +79,7 @@ describe('the packages', function () {
 
         await machine.must('kill -KILL $(cat /run/mirror.pid)');
         await waitState(machine, 'exposed');
+        await assertJournal(machine);
         await startMirror(machine);
         await waitState(machine, 'protected');
 
@@ -164,6 +165,31 @@ async function putGuest(machine: Machine): Promise<void> {
     `chmod 755 /srv && touch /var/lib/libvirt/images/web.console && truncate -s 32M ${file} /srv/mirror.raw`,
   );
   await startMirror(machine);
+}
+
+/** As sd-daemon(3) numbers them. */
+const priorities: Record<string, string> = { error: '3', warn: '4', info: '6', debug: '7' };
+
+/** What the agent has told the machine's journald: each line with its priority and the same keys, the lost mirror among them. */
+async function assertJournal(machine: Machine): Promise<void> {
+  const text = await machine.must(
+    'journalctl _SYSTEMD_UNIT=virt-cdpd.service -o json --output-fields=MESSAGE,PRIORITY',
+  );
+  const entries = text
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line) as { MESSAGE: string; PRIORITY: string });
+  const told = entries.map(({ MESSAGE, PRIORITY }) => {
+    const line = JSON.parse(MESSAGE) as Record<string, unknown>;
+    for (const key of ['timestamp', 'level', 'message']) assert.equal(typeof line[key], 'string', MESSAGE);
+    assert.equal(PRIORITY, priorities[String(line['level'])], MESSAGE);
+    return line;
+  });
+  const lost = told.filter(({ message }) => message === 'mirror-lost');
+  assert.deepEqual(
+    lost.map(({ domain, disk }) => [domain, disk]),
+    [['web', 'vda']],
+  );
 }
 
 async function startMirror(machine: Machine): Promise<void> {
