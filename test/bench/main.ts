@@ -38,15 +38,26 @@ if (values.help || unknown !== undefined) {
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, () => process.exit(1));
 const before = await conditions();
 const rows: Row[] = [];
+const failed: string[] = [];
 for (const { name, run } of benches) {
   if (only !== undefined && !only.includes(name)) continue;
   process.stderr.write(`${name} ...\n`);
-  rows.push(...(await run({ quick })));
+  const beganMs = performance.now();
+  try {
+    rows.push(...(await run({ quick })));
+  } catch (error) {
+    // The figures of the others are none the worse for it.
+    failed.push(name);
+    process.stderr.write(
+      `${name} failed: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`,
+    );
+  }
+  process.stderr.write(`${name}: ${Math.round((performance.now() - beganMs) / 1000)} s\n`);
 }
 const { load } = await conditions();
-const told = { ...before, quick, 'load at the end': load };
+const told = { ...before, quick, 'load at the end': load, failed: failed.join(', ') || 'none' };
 for (const [what, text] of Object.entries(told)) console.log(`- ${what}: ${String(text)}`);
 console.log(`\n${table(rows)}`);
 mkdirSync('dist', { recursive: true });
 writeFileSync(join('dist', 'bench.json'), `${JSON.stringify({ conditions: told, rows }, null, 2)}\n`);
-process.exit(0);
+process.exit(failed.length > 0 ? 1 : 0);

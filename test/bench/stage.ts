@@ -64,6 +64,22 @@ export class Stage {
     return last;
   }
 
+  /** The next event of a kind of each of these domains, after another; nobody is asked meanwhile. */
+  async eventOfAll(since: number, domains: readonly string[], event: EventName): Promise<ProtectionEvent[]> {
+    const missing = new Set(domains);
+    const found: ProtectionEvent[] = [];
+    if (missing.size === 0) return found;
+    const given = AbortSignal.timeout(patienceMs);
+    for await (const one of this.client.events(since, { follow: true, signal: given })) {
+      if (one.event !== event || !missing.delete(one.domain)) continue;
+      found.push(one);
+      if (missing.size === 0) return found;
+    }
+    const [first = ''] = missing;
+    const status = JSON.stringify(await this.client.domain(first), null, 2);
+    throw new Error(`waited ${patienceMs} ms in vain for ${event} of ${missing.size} of ${domains.length}: ${status}`);
+  }
+
   /** The next event of a kind, of a domain, after another. */
   async eventAfter(since: number, domain: string, event: EventName): Promise<ProtectionEvent> {
     const given = AbortSignal.timeout(patienceMs);
