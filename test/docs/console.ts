@@ -11,7 +11,10 @@ export interface ConsoleBlock {
   commands: Shown[];
 }
 
-/** The ```console blocks of a Markdown page, in their order. A line that begins with `# ` is typed by root. */
+/**
+ * The ```console blocks of a Markdown page, in their order. A line that begins with `# ` is typed by root; one that begins with `> ` goes on
+ * with it. What stands behind two spaces and `# ` is for the reader.
+ */
 export function consoleBlocks(page: string): ConsoleBlock[] {
   const blocks: ConsoleBlock[] = [];
   let heading = '';
@@ -19,13 +22,16 @@ export function consoleBlocks(page: string): ConsoleBlock[] {
   for (const line of page.split('\n')) {
     if (block !== null) {
       if (line === '```') block = null;
-      else if (line.startsWith('# ')) block.commands.push({ command: line.slice(2), output: [] });
+      else if (line.startsWith('# ')) block.commands.push({ command: withoutRemark(line.slice(2)), output: [] });
+      else if (line.startsWith('> ')) block.commands.at(-1)!.command += `\n${line.slice(2)}`;
       else block.commands.at(-1)?.output.push(line);
     } else if (line === '```console') blocks.push((block = { heading, commands: [] }));
     else heading = /^#+ (.*)/.exec(line)?.[1] ?? heading;
   }
   return blocks;
 }
+
+const withoutRemark = (line: string): string => line.replace(/ {2,}# .*$/, '');
 
 /** The first line that the page shows and that is not among the rest of the output; null if all are there, in their order. */
 export function notSaid(shown: readonly string[], output: string): string | null {

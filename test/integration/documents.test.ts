@@ -1,15 +1,16 @@
 import assert from 'node:assert/strict';
-import { chmodSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { delimiter, join } from 'node:path';
-import { consoleBlocks, notSaid, type ConsoleBlock } from '../docs/console.ts';
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { consoleBlocks, type ConsoleBlock } from '../docs/console.ts';
 import type { Guest } from '../lab/guest.ts';
 import { must, run } from '../lab/run.ts';
 import { createImage } from '../lab/storage.ts';
 import { goesOn } from './copies-hold.ts';
-import { patienceMs, setScene, waitState } from './scene.ts';
+import { events, patienceMs, setScene, waitState } from './scene.ts';
+import { Terminal } from './terminal.ts';
 
 const checkout = join(import.meta.dirname, '../..');
-const page = (name: string): ConsoleBlock[] => consoleBlocks(readFileSync(join(checkout, 'docs', name), 'utf8'));
+const page = (path: string): ConsoleBlock[] => consoleBlocks(readFileSync(join(checkout, path), 'utf8'));
 
 /** The pages' domain, its disk, and where the server of its mirror is: an address of this host that no other test uses. */
 const name = 'web1';
@@ -20,7 +21,7 @@ describe('the pages for administrators', function () {
   this.timeout(180_000);
   const scene = setScene();
   let guest: Guest;
-  let bin: string;
+  let terminal: Terminal;
 
   before(async function () {
     this.timeout(patienceMs);
@@ -28,16 +29,9 @@ describe('the pages for administrators', function () {
     const { root, namespace } = lab.libvirtd;
     const inside = (script: string, ...args: string[]): Promise<string> =>
       must(...namespace.command('sh', '-c', script, 'sh', ...args));
-    bin = join(root, 'bin');
-    for (const folder of ['bin', 'srv', 'lib/images']) mkdirSync(join(root, folder), { recursive: true });
+    for (const folder of ['srv', 'lib/images']) mkdirSync(join(root, folder), { recursive: true });
     writeFileSync(join(root, 'hosts'), `127.0.0.1 localhost\n${storage1} storage1\n`);
     await inside('mount --bind "$1/hosts" /etc/hosts && mount --bind "$1/srv" /srv', root);
-    const program = join(checkout, 'dist/virt-cdp.js');
-    writeFileSync(
-      join(bin, 'virt-cdp'),
-      `#!/bin/sh\nexec '${process.execPath}' '${program}' --socket '${agent.socket}' "$@"\n`,
-    );
-    chmodSync(join(bin, 'virt-cdp'), 0o755);
 
     await createImage(join(root, 'lib/images/web1.qcow2'), 'qcow2', 64 << 20);
     guest = await scene.residentGuest({
@@ -47,34 +41,16 @@ describe('the pages for administrators', function () {
     });
     await agent.installHook();
     lab.libvirtd.reload();
+    terminal = new Terminal(scene, {
+      instead: { '/run/virt-cdp/virt-cdp.sock': agent.socket },
+      // Whoever has pressed the power button waits until the domain is off.
+      typed: async (line) => line === `virsh shutdown ${name}` && guest.waitState('shut off', patienceMs),
+    });
   });
 
-  /** One line, as root types it on the host, or on storage1, which is the same here. */
-  async function type(line: string): Promise<string> {
-    const { namespace } = scene.lab.libvirtd;
-    const [program, ...args] = namespace.command('sh', '-c', line);
-    const env = {
-      ...process.env,
-      PATH: [bin, process.env['PATH']].join(delimiter),
-      LIBVIRT_DEFAULT_URI: 'qemu:///system',
-    };
-    const { code, stdout, stderr } = await run(program, args, { env });
-    assert.equal(code, 0, `${line}: exit ${code}\n${stderr}${stdout}`);
-    return stdout + stderr;
-  }
-
-  async function typeAll({ commands }: ConsoleBlock): Promise<void> {
-    for (const { command, output } of commands) {
-      const said = await type(command);
-      const missing = notSaid(output, said);
-      assert.equal(missing, null, `${command} does not say '${missing}', but:\n${said}`);
-      // Whoever has pressed the power button waits until the domain is off.
-      if (command === `virsh shutdown ${name}`) await guest.waitState('shut off', patienceMs);
-    }
-  }
-
   it('lead to a protected domain: every line of docs/getting-started.md', async () => {
-    for (const block of page('getting-started.md')) if (block.heading !== '1. Install') await typeAll(block);
+    for (const block of page('docs/getting-started.md'))
+      if (block.heading !== '1. Install') await terminal.typeAll(block);
     await waitState(scene.agent, name, 'protected');
     await goesOn(guest);
   });
@@ -84,8 +60,8 @@ describe('the pages for administrators', function () {
   /** The server of the mirror, which the pages have started as a daemon, dies. */
   async function killServer(): Promise<void> {
     const namespace = ['--ns', String(scene.lab.libvirtd.pid), '--nslist', 'mnt'];
-    const pids = (await must('pgrep', ...namespace, '--full', '^nbdkit -i storage1')).trim().split('\n').map(Number);
-    for (const pid of pids) process.kill(pid, 'SIGKILL');
+    const { stdout } = await run('pgrep', [...namespace, '--full', '^nbdkit -i storage1']);
+    for (const pid of stdout.trim().split('\n').filter(Boolean)) process.kill(Number(pid), 'SIGKILL');
   }
 
   /** How the domain gets to where a section of the runbook begins. */
@@ -132,12 +108,43 @@ describe('the pages for administrators', function () {
 
   it('are right in each state: every line of docs/runbook.md', async () => {
     const left = new Set(Object.keys(situations));
-    for (const block of page('runbook.md')) {
+    for (const block of page('docs/runbook.md')) {
       if (left.delete(block.heading)) await situations[block.heading]!();
-      await typeAll(block);
+      await terminal.typeAll(block);
     }
     assert.deepEqual([...left], [], 'headings that the page does not have');
     assert.deepEqual(guest.witness.errors, []);
+  });
+
+  /** Back to a domain that runs as it was defined by its owner, and a storage server without exports. */
+  async function asBefore(): Promise<void> {
+    await killServer();
+    rmSync(join(scene.lab.root, 'srv/mirrors'), { recursive: true, force: true });
+    await terminal.type(`virsh destroy ${name}`);
+    await terminal.type(`virsh start ${name}`);
+  }
+
+  it('protect a domain that runs without the stop policy: every line of README.md', async () => {
+    await asBefore();
+    for (const block of page('README.md').filter(({ heading }) => heading === 'Protect a domain'))
+      if (!block.commands.some(({ command }) => command.startsWith('apt '))) await terminal.typeAll(block);
+    await waitState(scene.agent, name, 'protected');
     await goesOn(guest);
+  });
+
+  it('tell what happened, and how things are: every line of docs/events.md and docs/monitoring.md', async () => {
+    for (const block of page('docs/events.md')) await terminal.typeAll(block);
+    for (const block of page('docs/monitoring.md')) if (block.heading !== 'The log') await terminal.typeAll(block);
+  });
+
+  it('go through the five steps: every line of the first embodiment in docs/embodiments.md', async () => {
+    await cdp('unprotect', name);
+    await asBefore();
+    const completed = async (): Promise<number> => (await events(scene.agent, name, 'rebuild-finished')).length;
+    const before = await completed();
+    for (const block of page('docs/embodiments.md')) if (block.heading.startsWith('1. ')) await terminal.typeAll(block);
+    await waitState(scene.agent, name, 'protected');
+    await goesOn(guest);
+    assert.equal(await completed(), before + 1);
   });
 });

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Finding } from '../../src/doctor/finding.ts';
+import { consoleBlocks, type ConsoleBlock } from '../docs/console.ts';
 import { CephCluster } from '../lab/ceph.ts';
 import { luksXml } from '../lab/domain-xml.ts';
 import { IscsiTarget } from '../lab/iscsi.ts';
@@ -12,6 +13,7 @@ import { waitFor } from '../lab/wait.ts';
 import { assertIdentical, assertNothingLost, endWell, goesOn } from './copies-hold.ts';
 import { assertNowhere } from './nowhere.ts';
 import { events, patienceMs, setScene, sourceOf, waitDisk, waitLiveStatus, waitState } from './scene.ts';
+import { Terminal } from './terminal.ts';
 
 const password = 'sesame-open-42';
 const login = Buffer.from(password).toString('base64');
@@ -24,6 +26,14 @@ rados_osd_op_timeout = 3
 rados_mon_op_timeout = 3
 client_mount_timeout = 5
 `;
+
+/** The lines of docs/embodiments.md, four blocks of them. */
+function embodiment(): ConsoleBlock[] {
+  const page = readFileSync(join(import.meta.dirname, '../..', 'docs/embodiments.md'), 'utf8');
+  const blocks = consoleBlocks(page).filter(({ heading }) => heading.startsWith('2. '));
+  assert.equal(blocks.length, 4);
+  return blocks;
+}
 
 describe('network storage with logins', function () {
   this.timeout(150_000);
@@ -74,6 +84,12 @@ describe('network storage with logins', function () {
 
   it('the second embodiment: from a Ceph RBD image onto an iSCSI LUN, and back onto a new RBD image', async () => {
     const { agent, lab } = scene;
+    const [secret, protect, look, rebuild] = embodiment() as [ConsoleBlock, ConsoleBlock, ConsoleBlock, ConsoleBlock];
+    const terminal = new Terminal(scene, {
+      env: { CEPH_ARGS: `-c ${join(ceph.folder, 'ceph.conf')}` },
+      // No file with the password is to be left that would be found at the end.
+      instead: { "ephemeral='no'": "ephemeral='yes'", '--size 20G': `--size ${sizeBytes}B` },
+    });
     await ceph.image('web1', sizeBytes);
     const target = await lun('web1-mirror');
     const guest = await scene.guest({
@@ -84,7 +100,10 @@ describe('network storage with logins', function () {
     await goesOn(guest);
 
     // 1 and 2: the mirror is attached, and after the initial sync every write goes to both.
-    await agent.mustCdp('protect', 'web1', '--disk', 'vda', '--mirror-xml', diskXml('web1-mirror', onLun(target)));
+    writeFileSync(join(lab.root, 'password.base64'), login);
+    diskXml('web1-mirror', target.sourceXml('web1-mirror'));
+    await terminal.typeAll(secret);
+    await terminal.typeAll(protect);
     const armed = await waitState(agent, 'web1', 'protected');
     assert.deepEqual(
       [armed.runningOn, armed.primary.source, armed.mirror.source],
@@ -110,13 +129,14 @@ describe('network storage with logins', function () {
     await ceph.killOsd();
     const moved = await waitState(agent, 'web1', 'failed-over');
     assert.equal(moved.runningOn, 'mirror');
+    await terminal.typeAll(look);
     await goesOn(guest);
     assert.equal(await sourceOf(guest, 'next start'), target.uri);
 
     // 4 and 5: Ceph is back; a new image gets the LUN's content and all new writes, and becomes the main disk.
     await ceph.startOsd();
-    await ceph.image('web1-new', sizeBytes);
-    await agent.mustCdp('rebuild', 'web1', '--to-xml', diskXml('web1-new', onRbd('web1-new')));
+    diskXml('web1-new', onRbd('web1-new'));
+    await terminal.typeAll(rebuild);
     const back = await waitState(agent, 'web1', 'protected');
     assert.deepEqual([back.runningOn, back.primary.source], ['both', 'rbd:vms/web1-new']);
     await waitLiveStatus(guest, 'protected');

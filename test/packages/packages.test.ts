@@ -14,12 +14,12 @@ import { Machine, suites } from './machine.ts';
 const checkout = join(import.meta.dirname, '../..');
 const patienceMs = 120_000;
 
-/** As docs/getting-started.md tells the administrator to install it. */
-function installLines(): string[] {
-  const blocks = consoleBlocks(readFileSync(join(checkout, 'docs/getting-started.md'), 'utf8'));
-  const { commands = [] } = blocks.find(({ heading }) => heading === '1. Install') ?? {};
-  assert.ok(commands.length > 0, 'docs/getting-started.md does not say how to install it');
-  return commands.map(({ command }) => command);
+/** The lines that a page tells the administrator to type, under one of its headings. */
+function linesOf(page: string, under: string): string[] {
+  const blocks = consoleBlocks(readFileSync(join(checkout, page), 'utf8')).filter(({ heading }) => heading === under);
+  const lines = blocks.flatMap(({ commands }) => commands.map(({ command }) => command));
+  assert.ok(lines.length > 0, `${page} does not say what to type under ${under}`);
+  return lines;
 }
 
 describe('the packages', function () {
@@ -43,6 +43,11 @@ describe('the packages', function () {
     await rm(folder, { recursive: true, force: true });
   });
 
+  it('are installed by the line that README.md has, too', () => {
+    for (const line of linesOf('docs/getting-started.md', '1. Install'))
+      assert.ok(linesOf('README.md', 'Protect a domain').includes(line), line);
+  });
+
   it('have no errors by lintian', async () => {
     const { stdout } = await run('lintian', ['--fail-on', 'error', deb]);
     assert.doesNotMatch(stdout, /^E:/m);
@@ -54,7 +59,7 @@ describe('the packages', function () {
       try {
         await putGuest(machine);
         await machine.put(deb);
-        for (const line of installLines()) await machine.must(`cd /srv && ${line}`);
+        for (const line of linesOf('docs/getting-started.md', '1. Install')) await machine.must(`cd /srv && ${line}`);
         assert.match(await machine.must('systemctl is-active virt-cdpd'), /^active/);
 
         // Its hook is in force at once: libvirt was told of it.
@@ -185,6 +190,8 @@ async function assertJournal(machine: Machine): Promise<void> {
     assert.equal(PRIORITY, priorities[String(line['level'])], MESSAGE);
     return line;
   });
+  for (const line of linesOf('docs/monitoring.md', 'The log'))
+    assert.match(await machine.must(line.replace('web1', 'web')), /"message":"mirror-lost"/);
   const lost = told.filter(({ message }) => message === 'mirror-lost');
   assert.deepEqual(
     lost.map(({ domain, disk }) => [domain, disk]),
