@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
 import { chmod, mkdtemp, rm, stat, writeFile } from 'node:fs/promises';
 import { connect, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
+import { promisify } from 'node:util';
 import { AgentClient } from '../../src/control/client.ts';
 import { errorAnswerSchema } from '../../src/control/schema.ts';
 import { startServer } from '../../src/control/server.ts';
@@ -202,6 +204,16 @@ describe('the agent on its socket', () => {
   }
 });
 
+/** What becomes of a connection by another user's process. */
+async function connectsAs(uid: number, gid: number, socketPath: string): Promise<string> {
+  const script =
+    "require('node:net').connect(process.argv[1]).on('connect', function () { console.log('connected'); this.destroy(); })" +
+    ".on('error', ({ code }) => console.log(code))";
+  const drop = ['--reuid', String(uid), '--regid', String(gid), '--clear-groups', process.execPath];
+  const { stdout } = await promisify(execFile)('setpriv', [...drop, '--eval', script, '--', socketPath]);
+  return stdout.trim();
+}
+
 describe('the socket itself', () => {
   let folder: string;
   beforeEach(async () => (folder = await mkdtemp(join(tmpdir(), 'virt-cdp-socket-'))));
@@ -230,6 +242,21 @@ describe('the socket itself', () => {
     await server.close();
     await assert.rejects(startServer({ ...options, group: 'nonexistent' }), { code: 'cannot-listen' });
     await assert.rejects(stat(socketPath), { code: 'ENOENT' });
+  });
+
+  it('is reached by root and by its group, and by nobody else', async function () {
+    if (process.getuid?.() !== 0) this.skip();
+    await chmod(folder, 0o755);
+    const socketPath = join(folder, 'closed.sock');
+    const server = await startServer({
+      ...{ socketPath, api: new FakeAgent(), log: quietLog(() => undefined), version: '1' },
+      group: 'daemon',
+    });
+    const [root, daemon, nobody] = [0, 1, 65534];
+    assert.equal(await connectsAs(root, root, socketPath), 'connected');
+    assert.equal(await connectsAs(nobody, daemon, socketPath), 'connected');
+    assert.equal(await connectsAs(nobody, nobody, socketPath), 'EACCES');
+    await server.close();
   });
 
   it('replaces a socket that nobody answers on', async () => {
