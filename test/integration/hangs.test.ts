@@ -177,6 +177,9 @@ describe('a copy that neither answers nor fails', function () {
       assert.deepEqual([second!.mirror.reachable, second!.runningOn], [false, 'both']);
       shown.unhang();
       target.unhang();
+      // A request that timed out has made QEMU connect again, which may hide that the target lost something.
+      const isSuspect = async (): Promise<boolean> => (await events(agent, 'mail', 'mirror-lost')).length > 0;
+      await waitFor('the mirror of mail to be suspected', isSuspect, patienceMs);
       for (const guest of [db, mail]) {
         await waitState(agent, guest.name, 'protected');
         await goesOn(guest);
