@@ -1,4 +1,5 @@
 import { QmpError } from '../qmp/errors.ts';
+import type { BlockJob } from '../qmp/commands.ts';
 import type { Monitor } from '../qmp/monitor.ts';
 import { cancelSync } from '../sync/jobs.ts';
 import { diskNames } from './names.ts';
@@ -23,6 +24,14 @@ export async function dissolve(monitor: Monitor, dev: string): Promise<void> {
   const { pair, pairJob } = diskNames(dev);
   await cancelSync(monitor, pairJob);
   await closeNodes(monitor, [pair]);
+}
+
+/**
+ * A write-blocking mirror job acknowledges no write before its target has answered. A target's error pauses it, and it is never
+ * resumed: as long as it is ready and had no error, the mirror has everything.
+ */
+export function isInSync(job: BlockJob | undefined): boolean {
+  return job?.ready === true && !job.paused && job['io-status'] === 'ok' && job['actively-synced'] !== false;
 }
 
 /** Whether this QEMU has the quorum driver. Its schema names it in any case, so it is asked for a quorum that can't be. */

@@ -1,7 +1,7 @@
 import type { BlockDevice, BlockGraph, BlockJob, BlockNode } from '../qmp/commands.ts';
 import type { Monitor } from '../qmp/monitor.ts';
 import { connectionPrefix, diskNames, epochPrefix, instantNames, surgeryMark, trackPrefix } from './names.ts';
-import type { Engine } from './engine.ts';
+import { isInSync, type Engine } from './engine.ts';
 import { describeNodes } from './describe-nodes.ts';
 import { NodeGraph } from './node-graph.ts';
 
@@ -212,10 +212,6 @@ function viewDisk(
   };
 }
 
-/**
- * A write-blocking mirror job acknowledges no write before its target has answered. A target's error pauses it, and it is never
- * resumed: as long as it is ready and had no error, the mirror has everything.
- */
 function viewPair(graph: NodeGraph, jobs: BlockJob[], dev: string, primaryChild: string): Pair {
   const { pair, pairJob } = diskNames(dev);
   const isJob = graph.isFilter(pair);
@@ -224,9 +220,7 @@ function viewPair(graph: NodeGraph, jobs: BlockJob[], dev: string, primaryChild:
     engine: isJob ? 'mirror' : 'quorum',
     primaryChild,
     epochs: graph.bitmaps(pair, epochPrefix).map(({ name }) => name),
-    inSync:
-      !isJob ||
-      (job !== undefined && job.ready && !job.paused && job['io-status'] === 'ok' && job['actively-synced'] !== false),
+    inSync: !isJob || isInSync(job),
   };
 }
 

@@ -1,7 +1,7 @@
 import type { Image } from '../domain/image.ts';
 import { errorText } from '../errors.ts';
 import { addBitmap, removeBitmap } from '../graph/bitmaps.ts';
-import { compose, dissolve } from '../graph/engine.ts';
+import { compose, dissolve, isInSync } from '../graph/engine.ts';
 import { dropInstant, markInEpoch, takeInstant } from '../graph/instant.ts';
 import { diskNames, epochName } from '../graph/names.ts';
 import { endRead, readNode } from '../graph/read.ts';
@@ -169,6 +169,11 @@ const executors: Executors = {
   },
   compose: ({ live }, { dev, primaryTop, engine }) => compose(live.monitor, dev, primaryTop, engine),
   dropPair: ({ live }, { dev }) => dissolve(live.monitor, dev),
+  requireInSync: async ({ live }, { dev }) => {
+    const { pairJob } = diskNames(dev);
+    const job = (await live.monitor.execute('query-block-jobs', {})).find(({ device }) => device === pairJob);
+    if (!isInSync(job)) throw new Error('the mirror failed meanwhile, and lacks writes');
+  },
   addEpoch: async ({ live, memoryOf }, { dev }) => {
     await addBitmap(live.monitor, diskNames(dev).pair, epochName(Date.now()), []);
     memoryOf(dev).reachable = { primary: true, mirror: true };

@@ -38,6 +38,8 @@ export interface StepArguments {
   closeOrphans: { dev: string; nodes: string[] };
   compose: { dev: string; primaryTop: string; engine: Engine };
   dropPair: { dev: string };
+  /** Fails unless a mirror job has written all that was acknowledged to the mirror, too. */
+  requireInSync: { dev: string };
   /** Begins an epoch on the two-copy writer. */
   addEpoch: { dev: string };
   dropEpoch: { dev: string; bitmap: string };

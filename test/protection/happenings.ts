@@ -281,8 +281,6 @@ function eventOf(
     }
     case 'mirror server crashes':
     case 'mirror server restarts':
-      // Through a mirror job no flush reaches the mirror: what its server loses then, nobody promises (docs/decisions/mirror-engine.md).
-      if (domain.engine === 'mirror') return only(false, () => undefined);
       return only(!record.mirror.current || mayLose(domain, agent, record), () => {
         copy.loseUnflushed();
         copy.lostUnseen = record.mirror.current;

@@ -128,6 +128,10 @@ const executors: Executors = {
     };
     qemu.startJob(job, pair, { blocking: true });
   },
+  requireInSync: (domain, { dev }) => {
+    if (jobOf(qemuOf(domain), diskNames(dev).pairJob).blocking !== 'in sync')
+      throw new Failed('the mirror failed meanwhile');
+  },
   dropPair: (domain, { dev }) => endPair(qemuOf(domain), dev),
   addEpoch: (domain, { dev }) => qemuOf(domain).addBitmap(diskNames(dev).pair, epochName(Date.parse(domain.now())), []),
   dropEpoch: (domain, { dev, bitmap }) => qemuOf(domain).removeBitmap(diskNames(dev).pair, bitmap),

@@ -371,7 +371,10 @@ function planParked(o: Observation, disk: PresentDisk): DiskPlan {
     return root === undefined ? nothing : surgery(giveBack(disk, root));
   }
   if (record.mirror.current && graph.mirrorOpen && graph.tracking.some(({ on }) => on === 'mirror')) {
-    return surgery(failOver(o, disk, primary));
+    const { health } = disk;
+    if (primary === null || health.mirror.is !== 'failed') return surgery(failOver(o, disk, primary));
+    // The guest has written nothing since it was parked: the primary has all that the mirror may lack.
+    if (health.primary.is === 'failed') return disk.mayRetry ? steps(...probes(disk)) : nothing;
   }
   if (primary === null) return nothing;
   if (record.mirror.current) return surgery(degrade(o, disk, primary, { stayParked: false }));

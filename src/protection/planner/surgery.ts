@@ -168,6 +168,8 @@ export function failOver(o: Observation, disk: PresentDisk, primary: PrimaryNode
     ...surgeryOn(disk),
     before: [...park(graph, dev), ...(gone === null ? [] : [{ step: 'standIn', dev, path: gone } as const])],
     parked: [
+      // It may have failed since the look: the guest was not told, and the job that knows is about to go.
+      ...(graph.pair?.engine === 'mirror' ? [{ step: 'requireInSync', dev } as const] : []),
       { step: 'track', dev, node: mirror, bitmap, merged: written(disk, 'mirror', mirror) },
       ...(graph.pair === null ? [] : [{ step: 'dropPair', dev } as const]),
       // The guest's flushes have not reached it.
@@ -384,7 +386,12 @@ export function passBitmap(bitmap: string): string {
 /** All that the other copy may lack: the epochs, or what a surgery that was broken off has made of them. */
 function written({ record, graph }: PresentDisk, side: Side, node: string): BitmapName[] {
   const epochs = (graph.pair?.epochs ?? []).map((name) => ({ node: diskNames(record.dev).pair, name }));
-  return [...epochs, ...graph.tracking.flatMap(({ on, name }) => (on === side ? { node, name } : []))];
+  const tracked = graph.tracking.flatMap(({ on, name }) => (on === side ? { node, name } : []));
+  // A failover that is given up has merged the epochs there.
+  const moved = graph.tracking.flatMap(({ on, name }) =>
+    side === 'primary' && on === 'mirror' ? { node: diskNames(record.dev).mirror, name } : [],
+  );
+  return [...epochs, ...tracked, ...moved];
 }
 
 /** libvirt's names of the images, the topmost first, without filters. */
