@@ -186,6 +186,28 @@ describe('strangers', function () {
     await endWell(guest, [mirror.file]);
   });
 
+  it('who reset the domain while it waits because both copies fail have it boot when a current copy answers', async () => {
+    const { agent, lab } = scene;
+    const primary = await lab.nbd({ name: 'web10-primary' });
+    const mirror = await lab.nbd({ name: 'web10-mirror' });
+    const image = { format: 'raw' as const, nbd: primary.address };
+    const disk = { dev: 'vda', bus: 'virtio' as const, image };
+    const guest = await scene.guest({ name: 'web10', cmdline: 'witness.rate=50', disks: [disk] });
+    await agent.mustCdp('protect', 'web10', '--disk', 'vda', '--mirror', mirror.uri);
+    await goesOn(guest);
+    mirror.failAll();
+    primary.failAll();
+    await waitState(agent, 'web10', 'broken');
+    await lab.virsh('reset', 'web10');
+    assert.equal((await status(agent, 'web10')).state, 'broken');
+    primary.heal();
+    mirror.heal();
+    await guest.witness.waitReady(patienceMs, 2);
+    await waitState(agent, 'web10', 'protected');
+    await goesOn(guest, 20);
+    await endWell(guest, [primary.file, mirror.file]);
+  });
+
   it('of two disks only the one that fails is moved', async () => {
     const { agent, lab } = scene;
     const servers = await Promise.all(

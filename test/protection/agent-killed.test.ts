@@ -5,35 +5,41 @@ import type { SimulatedDomain } from './simulated-domain.ts';
 import { start } from './simulated-starts.ts';
 import { stories, Telling, type Story } from './stories.ts';
 
-/** What happens before the next agent comes. */
-const interludes = {
-  'the next one comes at once': () => undefined,
-  'a stranger resumes the guest, which writes': (told) => {
+type Calamity = (told: Telling) => void;
+
+const killed: Record<string, Calamity> = {
+  'the agent is killed; the next one comes at once': ({ agent }) => agent.crash(),
+  'the agent is killed; a stranger resumes the guest, which writes': (told) => {
+    told.agent.crash();
     told.domain.resume();
     told.guestWrites();
   },
-} satisfies Record<string, (told: Telling) => void>;
+};
 
-describe('an agent that is killed', () => {
+const cutOff: Record<string, Calamity> = {
+  'libvirtd is restarted': ({ agent }) => agent.loseLibvirt(),
+};
+
+describe('an agent that is killed', () => tellWith(killed));
+
+describe('an agent whose libvirtd is restarted', () => tellWith(cutOff));
+
+function tellWith(calamities: Record<string, Calamity>): void {
   for (const story of stories) {
     it(`at any instant: ${story.name}`, function () {
       this.timeout(60_000);
       const { ending: expected, instants } = tell(story, () => undefined);
-      for (const [name, interlude] of Object.entries(interludes)) {
+      for (const [name, calamity] of Object.entries(calamities)) {
         for (let at = 0; at < instants; at++) {
-          const calamity = (told: Telling): void => {
-            told.agent.happens(`the agent is killed; ${name}`, () => told.agent.crash());
-            interlude(told);
-          };
           const { ending } = tell(story, (instant, told) => {
-            if (instant === at) calamity(told);
+            if (instant === at) told.agent.happens(name, () => calamity(told));
           });
-          if (story.mayEndOtherwise !== true) assert.deepEqual(ending, expected, `killed at instant ${at}; ${name}`);
+          if (story.mayEndOtherwise !== true) assert.deepEqual(ending, expected, `${name} at instant ${at}`);
         }
       }
     });
   }
-});
+}
 
 /** Tells the whole story; how it ends when all is calm, and how many instants it had. */
 function tell(

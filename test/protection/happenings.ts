@@ -368,7 +368,7 @@ export function change(domain: SimulatedDomain, intentOf: (disk: DiskRecord) => 
   for (const disk of domain.record.disks) {
     if (dev === undefined || disk.dev === dev)
       domain.save(withDisk(domain.record, { ...disk, intent: intentOf(disk) }));
-    domain.memoryOf(disk.dev).mayRetry = true;
+    domain.memoryOf(disk.dev).succeeded();
   }
 }
 

@@ -50,6 +50,15 @@ export class SimulatedAgent {
     this.#domain.loseAgent();
   }
 
+  /** The next step that asks QEMU or libvirt fails; what is to be recorded and told before it is. */
+  loseLibvirt(): void {
+    const asking = this.#steps.findIndex(({ step }) => step !== 'record' && step !== 'note');
+    if (asking < 0) return;
+    this.#failures += 1;
+    this.#steps.splice(asking);
+    this.#domain.memory?.forEach((memory) => memory.failed(null));
+  }
+
   /** The plan was for a QEMU that is gone. */
   loseQemu(): void {
     this.#steps = [];

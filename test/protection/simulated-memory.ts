@@ -28,6 +28,12 @@ export class SimulatedMemory {
     this.deltaPasses = 0;
   }
 
+  /** Somebody has asked for something: it is tried at once, and what failed before is past. */
+  succeeded(): void {
+    this.mayRetry = true;
+    this.copyFailed = null;
+  }
+
   failed(side: Side | null): void {
     this.mayRetry = false;
     if (side !== null) this.health[side] = { is: 'failed', why: 'EIO', noSpace: false };
