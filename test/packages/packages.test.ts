@@ -82,10 +82,6 @@ describe('the packages', function () {
         await waitState(machine, 'protected');
         assert.equal(await machine.must('cat /run/libvirt/qemu/web.pid'), pid, 'the guest runs on');
 
-        await assertAgentFirst(machine);
-        await waitState(machine, 'protected');
-        assert.equal(await machine.must('cat /run/libvirt/qemu/web.pid'), pid, 'the guest runs on');
-
         await machine.must('kill -KILL $(cat /run/mirror.pid)');
         await waitState(machine, 'exposed');
         await assertJournal(machine);
@@ -174,16 +170,6 @@ async function putGuest(machine: Machine): Promise<void> {
     `chmod 755 /srv && touch /var/lib/libvirt/images/web.console && truncate -s 32M ${file} /srv/mirror.raw`,
   );
   await startMirror(machine);
-}
-
-/** When systemd starts both, as at a boot, the agent is ready before libvirtd begins, which starts domains. */
-async function assertAgentFirst(machine: Machine): Promise<void> {
-  await machine.must('systemctl stop virt-cdpd libvirtd && systemctl start libvirtd virt-cdpd');
-  const atUs = async (unit: string, when: string): Promise<number> =>
-    Number(await machine.must(`systemctl show --value --property ${when}TimestampMonotonic ${unit}`));
-  const ready = await atUs('virt-cdpd', 'ActiveEnter');
-  const libvirtd = await atUs('libvirtd', 'ExecMainStart');
-  assert.ok(ready > 0 && ready <= libvirtd, `the agent was ready at ${ready} us, libvirtd began at ${libvirtd}`);
 }
 
 /** As sd-daemon(3) numbers them. */
