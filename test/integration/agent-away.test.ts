@@ -322,9 +322,7 @@ describe('an agent that was away', function () {
     const { agent, lab } = scene;
     const snapshot = async (name: string): Promise<Image> => {
       const overlay = lab.path(name);
-      await lab.virsh(
-        ...['snapshot-create-as', 'web1', name, '--disk-only', '--no-metadata', '--diskspec', `vda,file=${overlay}`],
-      );
+      await guest.takeSnapshot(overlay);
       await goesOn(guest, 20);
       return { filename: overlay, format: 'qcow2' };
     };

@@ -54,15 +54,7 @@ describe('the commands', function () {
     const { agent, lab } = scene;
     const { guest, primary, mirror } = await protectedGuest('web1');
     const overlay = lab.path('web1.overlay');
-    await lab.virsh(
-      'snapshot-create-as',
-      'web1',
-      's1',
-      '--disk-only',
-      '--no-metadata',
-      '--diskspec',
-      `vda,file=${overlay}`,
-    );
+    await guest.takeSnapshot(overlay);
     await goesOn(guest, 50);
 
     await agent.mustCdp('hold', 'web1');

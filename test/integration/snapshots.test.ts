@@ -61,8 +61,7 @@ describe('a snapshot', function () {
     mirror.failAll();
     await waitState(agent, 'web1', 'exposed');
     const overlay = lab.path('web1.overlay');
-    const disk = ['--disk-only', '--no-metadata', '--diskspec', `vda,file=${overlay}`];
-    await lab.virsh('snapshot-create-as', 'web1', 's2', ...disk);
+    await guest.takeSnapshot(overlay);
     await goesOn(guest, 50);
     mirror.heal();
     await waitState(agent, 'web1', 'protected');

@@ -195,15 +195,7 @@ describe('a start', function () {
     const { guest, mirror } = await protectedGuest('web8');
     const overlay = lab.path('web8.overlay');
     await agent.kill('SIGKILL');
-    await lab.virsh(
-      'snapshot-create-as',
-      'web8',
-      's1',
-      '--disk-only',
-      '--no-metadata',
-      '--diskspec',
-      `vda,file=${overlay}`,
-    );
+    await guest.takeSnapshot(overlay);
     await goesOn(guest, 20);
     await guest.shutdown();
     await agent.start();

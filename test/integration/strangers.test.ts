@@ -127,15 +127,7 @@ describe('strangers', function () {
     const { agent, lab } = scene;
     const { guest, primary, mirror } = await protectedGuest('web6');
     const overlay = lab.path('web6.overlay');
-    await lab.virsh(
-      'snapshot-create-as',
-      'web6',
-      's1',
-      '--disk-only',
-      '--no-metadata',
-      '--diskspec',
-      `vda,file=${overlay}`,
-    );
+    await guest.takeSnapshot(overlay);
     await goesOn(guest, 50);
     assert.equal((await status(agent, 'web6')).state, 'protected');
     await waitDisk(agent, 'web6', 'on the overlay', ({ primary: { source } }) => source === overlay);

@@ -97,6 +97,12 @@ export class Guest {
     return this.#libvirtd.mustVirsh('dumpxml', this.name, ...options);
   }
 
+  /** An external snapshot: from now on its disk vda is this new overlay over what it was. */
+  async takeSnapshot(overlay: string): Promise<void> {
+    const spec = ['--disk-only', '--no-metadata', '--diskspec', `vda,file=${overlay}`];
+    await this.#libvirtd.mustVirsh('snapshot-create-as', this.name, ...spec);
+  }
+
   /** One QMP command; its `return`. */
   async qmp(execute: string, args: object = {}): Promise<unknown> {
     const command = JSON.stringify({ execute, arguments: args });
