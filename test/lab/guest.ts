@@ -39,12 +39,19 @@ export class Guest {
   }
 
   /**
-   * Presses the power button; returns when the domain is off. QEMU 7.2 may sleep through libvirt's SIGTERM, which comes
+   * Presses the power button, again if nothing follows; returns when the domain is off. QEMU 7.2 may sleep through libvirt's SIGTERM, which comes
    * while it drains the disks of the guest that has powered off (seen in 1 of 8 with I/O threads); a QMP command wakes it.
    */
   async shutdown(): Promise<void> {
-    await this.pressPowerButton();
-    await this.witness.waitStopped(30_000);
+    for (let presses = 1; ; presses++) {
+      await this.pressPowerButton();
+      try {
+        await this.witness.waitStopped(20_000);
+        break;
+      } catch (error) {
+        if (presses === 3) throw error;
+      }
+    }
     await waitFor(
       `domain ${this.name} to be shut off`,
       async () => {
