@@ -18,6 +18,8 @@ export async function settle(world: World, { rebuildTo }: { rebuildTo: 'new' | '
     await world.virsh('domjobabort', domain.name);
     if (domain.suspendAsked) {
       domain.suspendAsked = domain.suspendSeen = false;
+      // One that was saved as it was suspended comes back suspended.
+      if (!(await world.isRunning(domain.name))) await startSomehow(world, domain);
       await world.virsh('resume', domain.name);
     }
   }
