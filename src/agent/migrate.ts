@@ -65,8 +65,7 @@ export async function migrate(
 }
 
 function verdict(name: string, to: string, there: DomainStatus | null): { message: string; warnings: string[] } {
-  if (there?.state === 'protected')
-    return { message: `${name} runs on ${to}, protected; nothing was copied`, warnings: [] };
+  if (there?.state === 'protected') return { message: `${name} runs on ${to}, protected`, warnings: [] };
   const why = there?.disks.find(({ state }) => state === there.state)?.reason ?? 'its mirror is brought up to date';
   return { message: `${name} runs on ${to}`, warnings: [`it is ${there?.state ?? 'unprotected'} there: ${why}`] };
 }

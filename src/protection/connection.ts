@@ -44,16 +44,17 @@ export async function hasReconnected(live: LiveDomain, dev: string): Promise<boo
 }
 
 /**
- * As `hasReconnected`, by a look at the graph. Of a guest that runs, a mirror that has no connection says nothing: its requests wait for one, or fail,
- * which is told otherwise; and whatever pauses the guest would wait, too.
+ * As `hasReconnected`, by a look at the graph and the sockets that QEMU had before it. Of a guest that runs, a mirror that has no connection
+ * says nothing: its requests wait for one, or fail, which is told otherwise; and whatever pauses the guest would wait, too.
  */
 export function seesReconnected(
   live: LiveDomain,
   { mirrorSocket }: DiskGraph,
   image: Image,
+  sockets: string[] | null,
   { running }: { running: boolean },
 ): boolean {
-  if (mirrorSocket === null || socketsOf(live)?.includes(mirrorSocket) !== false) return false;
+  if (mirrorSocket === null || sockets?.includes(mirrorSocket) !== false) return false;
   return !running || connectionsTo(live, image).length > 0;
 }
 
@@ -72,7 +73,8 @@ function connectionsTo({ ref }: LiveDomain, image: Image): string[] {
   return peer === null || pid === null ? [] : socketsTo(pid, peer);
 }
 
-function socketsOf({ ref }: LiveDomain): string[] | null {
+/** All that QEMU has open; null if that can't be told. */
+export function socketsOf({ ref }: LiveDomain): string[] | null {
   const pid = qemuPid(ref.name);
   return pid === null ? null : openSockets(pid);
 }

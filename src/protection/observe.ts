@@ -11,7 +11,7 @@ import type { BlockStats } from '../qmp/commands.ts';
 import type { Monitor } from '../qmp/monitor.ts';
 import { imageName } from '../storage/image.ts';
 import { nextPace } from '../sync/pace.ts';
-import { reconnectedText, seesReconnected } from './connection.ts';
+import { reconnectedText, seesReconnected, socketsOf } from './connection.ts';
 import { namesOther } from './definitions/compare.ts';
 import type { DiskMemory } from './disk-memory.ts';
 import type { DomainMemory } from './domain-memory.ts';
@@ -44,6 +44,8 @@ export async function observe(
   settings: SyncSettings,
   lost: (dev: string, why: string) => void,
 ): Promise<Observation> {
+  // Before QEMU is asked: one that answers afterwards has not been closing its connections because it ends.
+  const sockets = socketsOf(live);
   const [view, reason, knownDisks, persistentDisks] = await Promise.all([
     viewGraph(live.monitor),
     live.pausedReason(),
@@ -73,7 +75,7 @@ export async function observe(
       const memory = domainMemory.of(dev);
       const engine = graph?.pair?.engine ?? byDefault;
       const reconnected =
-        graph?.pair != null && seesReconnected(live, graph, disk.mirror.image, { running: run === 'running' });
+        graph?.pair != null && seesReconnected(live, graph, disk.mirror.image, sockets, { running: run === 'running' });
       if (reconnected && !memory.reconnected && memory.health.mirror.is !== 'failed') lost(dev, reconnectedText);
       memory.reconnected = reconnected;
       return {

@@ -109,6 +109,8 @@ export class Protector {
   /** What the domain's definition says otherwise than its record, by disk. */
   #remarks: ReadonlyMap<string, string> = new Map();
   #live: LiveDomain | null = null;
+  /** The run of which the queue knows how it began; before that no look is taken at it. */
+  #begun: LiveDomain | null = null;
   #last: Observation | null = null;
   #departed: (identical: string[]) => void = () => undefined;
   #queue: Promise<unknown> = Promise.resolve();
@@ -167,6 +169,7 @@ export class Protector {
         for (const { dev, atStop } of this.record.disks) this.memoryOf(dev).atStop = atStop;
       if (this.#live === live) for (const dev of identical) this.memoryOf(dev).atStop = { clean: true, primary: null };
       this.#keeper.take(sinceStart(this.record, start));
+      this.#begun = live;
       await this.#turn();
     });
   }
@@ -346,7 +349,7 @@ export class Protector {
     this.#woken = false;
     clearTimeout(this.#timer);
     const live = this.#live;
-    if (live === null || this.record.disks.length === 0) return;
+    if (live === null || live !== this.#begun || this.record.disks.length === 0) return;
     try {
       await this.#lookAndAct(live);
       await this.#keeper.catchUp();
@@ -400,10 +403,8 @@ export class Protector {
 
   async #lookAtFiles(live: LiveDomain, o: Observation, how: { patient: boolean }): Promise<Observation> {
     await this.#files.look(live.ref.name, o.disks, (dev) => this.memoryOf(dev), this.#lost('primary'), how);
-    return {
-      ...o,
-      disks: o.disks.map((disk) => ({ ...disk, primaryGone: this.memoryOf(disk.record.dev).primaryGone })),
-    };
+    const disks = o.disks.map((disk) => ({ ...disk, primaryGone: this.memoryOf(disk.record.dev).primaryGone }));
+    return { ...o, disks };
   }
 
   #lost(side: Side): (dev: string, why: string) => void {

@@ -169,7 +169,7 @@ describe('virt-cdp migrate', function () {
     ] as const) {
       const { code, stdout, stderr } = await migrate(from, to);
       assert.equal(code, 0, stderr);
-      assert.match(stdout, /protected; nothing was copied/);
+      assert.match(stdout, /, protected$/m);
       assert.equal((await status(to, 'm3')).state, 'protected');
       const left = await waitState(from, 'm3', 'stopped');
       assert.deepEqual(
@@ -178,7 +178,7 @@ describe('virt-cdp migrate', function () {
         'the mirror is not its own any more',
       );
       await goesOn(guest, 20);
-      assert.ok(await mark.isThere(), 'the mirror was not copied');
+      if (!(await mark.isThere())) assert.fail(`the mirror was copied: ${JSON.stringify(await events(to, 'm3'))}`);
     }
     const armed = (await events(there, 'm3', 'armed')).map(({ detail }) => detail);
     assert.deepEqual(armed, [{ copied: 0 }]);
