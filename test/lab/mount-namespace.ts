@@ -35,7 +35,8 @@ done
 for file in "$scratch"/run/qemu/*.pid; do
   [ -e "$file" ] || continue
   read -r pid <"$file"
-  grep -aqsF "$scratch" "/proc/$pid/cmdline" && kill -KILL "$pid"
+  name=\${file##*/}
+  grep -aqsF "guest=\${name%.pid}," "/proc/$pid/cmdline" && kill -KILL "$pid"
 done
 rm -rf "$scratch"
 `;
