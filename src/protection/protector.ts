@@ -501,7 +501,7 @@ export class Protector {
   /** What QEMU reports of the copies is remembered before the loop looks. */
   #heard(event: QmpEvent): void {
     this.#announcer.heard(event);
-    this.#memory.learn(event, this.#last?.disks ?? [], (dev, side, why) => this.#lost(side)(dev, why));
+    this.#memory.learn(event, this.#last?.disks ?? [], (dev, side, why) => this.note(`${side}-lost`, dev, { why }));
     if (event.event === 'DEVICE_DELETED') this.#live?.forgetDisks();
     if (event.event === 'JOB_STATUS_CHANGE' && String(event.data['id']).startsWith('create-libvirt-'))
       this.#looksSoon = looksAfterSnapshot;

@@ -1,10 +1,11 @@
 import { givesQemuItsFiles } from '../../config/qemu-conf.ts';
-import { attributeOf, childOf, childrenOf, readXml } from '../../domain/xml.ts';
+import { attributeOf, childrenOf } from '../../domain/xml.ts';
 import { imageName } from '../../storage/image.ts';
 import { runTool } from '../../storage/run-tool.ts';
 import type { Check } from '../check.ts';
 import { ok, trouble } from '../finding.ts';
 import { disksOf, libvirtDeadlineMs, libvirtOf, type DeclaredDisk } from '../host-view.ts';
+import { securityModels } from './permissions.ts';
 
 interface Owner {
   uid: number;
@@ -59,10 +60,8 @@ export const fileOwnersCheck: Check<Facts> = {
 
 /** By libvirt's capabilities: `<baselabel type='kvm'>+64055:+64055</baselabel>` of the security driver `dac`. */
 export function qemuOwnerIn(capabilities: string): Owner | null {
-  const host = childOf(readXml(capabilities), 'host');
-  const models = host === null ? [] : childrenOf(host, 'secmodel');
-  const dac = models.find((model) => childOf(model, 'model')?.text.trim() === 'dac');
-  const labels = dac === undefined ? [] : childrenOf(dac, 'baselabel');
+  const dac = securityModels(capabilities).find(({ name }) => name === 'dac');
+  const labels = dac === undefined ? [] : childrenOf(dac.element, 'baselabel');
   const label = labels.find((one) => attributeOf(one, 'type') === 'qemu')?.text.trim() ?? '';
   const [, uid, gid] = /^\+(\d+):\+(\d+)$/.exec(label) ?? [];
   return uid === undefined || gid === undefined ? null : { uid: Number(uid), gid: Number(gid) };

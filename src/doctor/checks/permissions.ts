@@ -1,4 +1,4 @@
-import { childOf, childrenOf, readXml } from '../../domain/xml.ts';
+import { childOf, childrenOf, readXml, type XmlElement } from '../../domain/xml.ts';
 import { imageName } from '../../storage/image.ts';
 import { pathOf } from '../../storage/path.ts';
 import { runTool } from '../../storage/run-tool.ts';
@@ -52,10 +52,15 @@ export const permissionsCheck: Check<Facts> = {
 
 /** What libvirt's capabilities say of its security drivers, but for file owners (`dac`): what is handed open needs none. */
 export function confinementsIn(capabilities: string): string[] {
-  const host = childOf(readXml(capabilities), 'host');
-  const models = host === null ? [] : childrenOf(host, 'secmodel');
-  const names = models.map((model) => childOf(model, 'model')?.text.trim() ?? '');
+  const names = securityModels(capabilities).map(({ name }) => name);
   return names.filter((name) => name !== 'dac' && name !== 'none' && name !== '');
+}
+
+/** The `<secmodel>` elements of libvirt's capabilities, with the names of their drivers. */
+export function securityModels(capabilities: string): { name: string; element: XmlElement }[] {
+  const host = childOf(readXml(capabilities), 'host');
+  const elements = host === null ? [] : childrenOf(host, 'secmodel');
+  return elements.map((element) => ({ name: childOf(element, 'model')?.text.trim() ?? '', element }));
 }
 
 async function virshVersion(): Promise<string | null> {

@@ -386,12 +386,11 @@ export function passBitmap(bitmap: string): string {
 /** All that the other copy may lack: the epochs, or what a surgery that was broken off has made of them. */
 function written({ record, graph }: PresentDisk, side: Side, node: string): BitmapName[] {
   const epochs = (graph.pair?.epochs ?? []).map((name) => ({ node: diskNames(record.dev).pair, name }));
-  const tracked = graph.tracking.flatMap(({ on, name }) => (on === side ? { node, name } : []));
-  // A failover that is given up has merged the epochs there.
-  const moved = graph.tracking.flatMap(({ on, name }) =>
-    side === 'primary' && on === 'mirror' ? { node: diskNames(record.dev).mirror, name } : [],
+  // Those of a failover that is given up are on the mirror.
+  const tracked = graph.tracking.flatMap(({ on, name }) =>
+    on === side ? { node, name } : side === 'primary' ? { node: diskNames(record.dev).mirror, name } : [],
   );
-  return [...epochs, ...tracked, ...moved];
+  return [...epochs, ...tracked];
 }
 
 /** libvirt's names of the images, the topmost first, without filters. */
