@@ -2,7 +2,6 @@ import { connectionPrefix } from '../graph/names.ts';
 import { closeNodes } from '../graph/surgery.ts';
 import type { DiskGraph } from '../graph/view.ts';
 import { openSockets, socketsTo } from '../health/sockets.ts';
-import { qemuPid } from '../libvirt/pid-file.ts';
 import type { Image } from '../domain/image.ts';
 import { peerOf } from '../storage/image.ts';
 import type { LiveDomain } from './live-domain.ts';
@@ -67,14 +66,12 @@ async function notes({ monitor }: LiveDomain, dev: string): Promise<string[]> {
   return nodes.flatMap(({ name }) => (name.startsWith(connectionPrefix(dev)) ? name : []));
 }
 
-function connectionsTo({ ref }: LiveDomain, image: Image): string[] {
+function connectionsTo({ pid }: LiveDomain, image: Image): string[] {
   const peer = peerOf(image);
-  const pid = qemuPid(ref.name);
   return peer === null || pid === null ? [] : socketsTo(pid, peer);
 }
 
 /** All that QEMU has open; null if that can't be told. */
-export function socketsOf({ ref }: LiveDomain): string[] | null {
-  const pid = qemuPid(ref.name);
+export function socketsOf({ pid }: LiveDomain): string[] | null {
   return pid === null ? null : openSockets(pid);
 }

@@ -6,6 +6,7 @@ import type { Image } from '../domain/image.ts';
 import { statusToXml, STATUS_KEY, STATUS_URI } from '../domain/live-status.ts';
 import { hasQuorum } from '../graph/engine.ts';
 import type { LibvirtClient } from '../libvirt/client.ts';
+import { qemuPid } from '../libvirt/pid-file.ts';
 import type { LibvirtSession } from '../libvirt/session.ts';
 import type { DomainRef } from '../libvirt/types.ts';
 import { Monitor, type QmpEvent } from '../qmp/monitor.ts';
@@ -51,6 +52,11 @@ export class LiveDomain {
         return () => this.#listeners.delete(listener);
       },
     });
+  }
+
+  /** QEMU's process; null if libvirt notes none. */
+  get pid(): number | null {
+    return qemuPid(this.ref.name);
   }
 
   /** Hands on an event that libvirt sent for this domain. */

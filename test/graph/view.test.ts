@@ -1,22 +1,8 @@
-/** Graphs that QEMU 7.2 described, with a virtio-blk device and the nodes as libvirt and virt-cdp lay them. */
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
 import type { DiskGraph, GraphView } from '../../src/graph/view.ts';
 import { viewGraph } from '../../src/graph/view.ts';
-import { FakeQemu, type Answers } from '../qmp/fake-qemu.ts';
-
-type Captured = Record<
-  'query-status' | 'query-block' | 'query-named-block-nodes' | 'query-block-jobs' | 'x-debug-query-block-graph',
-  unknown
->;
-
-function captured(name: string): Captured {
-  return JSON.parse(readFileSync(new URL(`captured/${name}.json`, import.meta.url), 'utf8')) as Captured;
-}
-
-function answersOf(graph: Captured): Answers {
-  return Object.fromEntries(Object.entries(graph).map(([command, answer]) => [command, () => answer]));
-}
+import { FakeQemu } from '../qmp/fake-qemu.ts';
+import { answersOf, captured } from './captured.ts';
 
 function view(name: string): Promise<GraphView> {
   return viewGraph(new FakeQemu(answersOf(captured(name))).monitor);

@@ -1,0 +1,101 @@
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net';
+import type { Image } from '../../src/domain/image.ts';
+import { socketsTo } from '../../src/health/sockets.ts';
+import { DomainMemory } from '../../src/protection/domain-memory.ts';
+import type { Observation } from '../../src/protection/observation.ts';
+import { observe } from '../../src/protection/observe.ts';
+import type { QmpEvent } from '../../src/qmp/monitor.ts';
+import { parseImageUri } from '../../src/storage/image.ts';
+import { answersOf, captured } from '../graph/captured.ts';
+import type { Answers } from '../qmp/fake-qemu.ts';
+import { look, record } from './observations.ts';
+import { WiredDomain } from './wired-domain.ts';
+
+const event = (name: string, data: QmpEvent['data'] = {}): QmpEvent => ({ event: name, timeMs: 0, data });
+
+/** A pair whose mirror is reached by a connection, which its QEMU, this process, has. */
+describe("a look at a mirror's connection", () => {
+  let server: Server;
+  let port: number;
+  let connection: Socket;
+  let answers: Answers;
+  let domain: WiredDomain;
+  let memory: DomainMemory;
+  let last: Observation;
+  let told: string[];
+
+  beforeEach(async () => {
+    server = createServer((socket) => socket.resume()).listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    ({ port } = server.address() as AddressInfo);
+    await reconnect();
+    answers = pairOver(connections()[0] ?? '');
+    domain = await WiredDomain.run(answers);
+    memory = new DomainMemory();
+    told = [];
+  });
+
+  afterEach(async () => {
+    await domain.close();
+    connection.destroy();
+    server.close();
+  });
+
+  const connections = (): string[] => socketsTo(process.pid, { port });
+
+  async function reconnect(): Promise<void> {
+    connection = connect(port, '127.0.0.1');
+    await once(connection, 'connect');
+  }
+
+  const lost = (dev: string, why: string): void => void told.push(`${dev}: ${why}`);
+
+  async function lookOnce(): Promise<void> {
+    const mirror: Image = parseImageUri(`nbd://127.0.0.1:${port}/vda`);
+    const disk = { ...record.both, mirror: { ...record.both.mirror, image: mirror } };
+    last = await observe(
+      domain.live,
+      { ...look().record, disks: [disk] },
+      memory,
+      { engine: 'auto', maxBytesPerS: 0 },
+      lost,
+    );
+  }
+
+  const hear = (what: QmpEvent): void => memory.learn(what, last.disks, (dev, _side, why) => lost(dev, why));
+
+  it('takes a QEMU that ends, closing its connections, for none that has made another', async () => {
+    await lookOnce();
+    hear(event('SHUTDOWN', { guest: true }));
+    answers['query-status'] = () => ({ running: false, status: 'shutdown' });
+    const tellDevices = answers['query-block'];
+    answers['query-block'] = (args) => {
+      connection.destroy();
+      return tellDevices?.(args);
+    };
+    await lookOnce();
+    assert.deepEqual(connections(), [], 'the connection was closed during the look');
+    assert.deepEqual(told, []);
+    assert.deepEqual(memory.stopped(last.disks), { clean: true, pairs: ['vda'] });
+  });
+});
+
+/** A running pair; an idle node has the name of the socket that was the mirror's at first. */
+function pairOver(socket: string): Answers {
+  const pair = captured('pair');
+  const name = `cdp-vda-socket-${socket}`;
+  const graph = pair['x-debug-query-block-graph'] as { nodes: object[]; edges: object[] };
+  const nodes = pair['query-named-block-nodes'] as object[];
+  const answers = answersOf({
+    ...pair,
+    'query-status': { running: true, status: 'running' },
+    'query-named-block-nodes': [
+      ...nodes,
+      { 'node-name': name, drv: 'null-co', file: '', image: { 'virtual-size': 0 } },
+    ],
+    'x-debug-query-block-graph': { ...graph, nodes: [...graph.nodes, { name, type: 'block-driver', id: 99 }] },
+  });
+  return { ...answers, 'query-blockstats': () => [] };
+}
