@@ -68,9 +68,15 @@ export class DiskMemory {
     return Math.max(0, this.#retryAtMs - Date.now());
   }
 
+  /** It is known to have failed, or to have another connection than at first: what tells of it afterwards is no news. */
+  isLost(side: Side): boolean {
+    return this.health[side].is === 'failed' || (side === 'mirror' && this.reconnected);
+  }
+
   /** A copy is in use again, and what was wrong with it before is no more. */
   opened(side: Side): void {
     this.learn(side, { is: 'answering' });
+    if (side === 'mirror') this.reconnected = false;
     this.yanked[side] = false;
     this.touched[side] = false;
     this.trouble = null;

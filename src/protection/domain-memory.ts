@@ -85,7 +85,7 @@ export class DomainMemory {
     const damage = damageReport(event, disk);
     if (damage !== null) {
       const isFull = damage.side === 'primary' && damage.health.noSpace;
-      if (memory.health[damage.side].is !== 'failed' && !isFull) lost(dev, damage.side, damage.health.why);
+      if (!memory.isLost(damage.side) && !isFull) lost(dev, damage.side, damage.health.why);
       memory.learn(damage.side, damage.health);
     }
     const job = jobReport(event, disk);
@@ -118,8 +118,8 @@ export class DomainMemory {
     const pairs = disks.flatMap(({ record: { dev }, graph }) =>
       graph?.layout === 'pair' &&
       graph.pair?.inSync === true &&
-      !this.of(dev).reconnected &&
-      Object.values(this.of(dev).health).every(({ is }) => is !== 'failed')
+      !this.of(dev).isLost('primary') &&
+      !this.of(dev).isLost('mirror')
         ? [dev]
         : [],
     );

@@ -76,7 +76,7 @@ export async function observe(
       const engine = graph?.pair?.engine ?? byDefault;
       const reconnected =
         graph?.pair != null && seesReconnected(live, graph, disk.mirror.image, sockets, { running: run === 'running' });
-      if (reconnected && !memory.reconnected && memory.health.mirror.is !== 'failed') lost(dev, reconnectedText);
+      if (reconnected && !memory.isLost('mirror')) lost(dev, reconnectedText);
       memory.reconnected = reconnected;
       return {
         record: disk,

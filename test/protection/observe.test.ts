@@ -14,6 +14,11 @@ import { look, record } from './observations.ts';
 import { WiredDomain } from './wired-domain.ts';
 
 const event = (name: string, data: QmpEvent['data'] = {}): QmpEvent => ({ event: name, timeMs: 0, data });
+const mirrorFailed = event('QUORUM_REPORT_BAD', {
+  type: 'write',
+  'node-name': 'cdp-vda-mirror',
+  error: 'Input/output error',
+});
 
 /** A pair whose mirror is reached by a connection, which its QEMU, this process, has. */
 describe("a look at a mirror's connection", () => {
@@ -79,6 +84,39 @@ describe("a look at a mirror's connection", () => {
     assert.deepEqual(connections(), [], 'the connection was closed during the look');
     assert.deepEqual(told, []);
     assert.deepEqual(memory.stopped(last.disks), { clean: true, pairs: ['vda'] });
+  });
+
+  it('tells once that the mirror is lost, also if its requests fail afterwards', async () => {
+    await lookOnce();
+    connection.destroy();
+    await reconnect();
+    await lookOnce();
+    assert.equal(told.length, 1);
+    assert.match(told[0] ?? '', /^vda: its server was away/);
+    hear(mirrorFailed);
+    await lookOnce();
+    assert.equal(told.length, 1, told.join());
+    assert.deepEqual(memory.stopped(last.disks).pairs, []);
+  });
+
+  it('tells nothing that a failed request has told before', async () => {
+    await lookOnce();
+    connection.destroy();
+    hear(mirrorFailed);
+    await reconnect();
+    await lookOnce();
+    assert.deepEqual(told, ['vda: write: Input/output error']);
+  });
+
+  it('tells of a mirror that is lost again after it was opened again', async () => {
+    await lookOnce();
+    connection.destroy();
+    await reconnect();
+    await lookOnce();
+    memory.of('vda').closed('mirror');
+    memory.of('vda').opened('mirror');
+    hear(mirrorFailed);
+    assert.equal(told.length, 2, told.join());
   });
 });
 
