@@ -13,12 +13,12 @@ export interface LabSecret {
 
 const usageElement = { ceph: 'name', iscsi: 'target', volume: 'volume' } as const;
 
-/** Gives libvirt a secret; its UUID. No file with its value stays. */
+/** Gives libvirt a secret, of which it alone keeps the value in a file; its UUID. */
 export async function defineSecret(lab: Lab, { type, usage, base64, isPrivate = false }: LabSecret): Promise<string> {
   const uuid = randomUUID();
   const element = usageElement[type];
   const path = lab.path(`${uuid}.xml`);
-  const scope = `ephemeral='yes' private='${isPrivate ? 'yes' : 'no'}'`;
+  const scope = `ephemeral='no' private='${isPrivate ? 'yes' : 'no'}'`;
   writeFileSync(
     path,
     `<secret ${scope}><uuid>${uuid}</uuid><usage type='${type}'><${element}>${usage}</${element}></usage></secret>`,
