@@ -42,6 +42,8 @@ export class DiskMemory {
   readonly epochFlushes = new Map<string, number>();
   #failures = 0;
   #retryAtMs = 0;
+  /** When the disk was last put on other nodes; ms since 1970. */
+  #movedAtMs = 0;
 
   /** Waits longer after each failure. */
   failed(why: string): void {
@@ -71,6 +73,14 @@ export class DiskMemory {
   /** It is known to have failed, or to have another connection than at first: what tells of it afterwards is no news. */
   isLost(side: Side): boolean {
     return this.health[side].is === 'failed' || (side === 'mirror' && this.reconnected);
+  }
+
+  /**
+   * What happened then happened to nodes that the disk has left. QEMU holds events back to tell one a second of each node
+   * (monitor/monitor.c: monitor_qapi_event_conf), with the time of the event itself.
+   */
+  isPast(timeMs: number): boolean {
+    return timeMs < this.#movedAtMs;
   }
 
   /** A copy is in use again, and what was wrong with it before is no more. */
@@ -112,6 +122,7 @@ export class DiskMemory {
   movedOn(): void {
     this.health = { primary: { is: 'unknown' }, mirror: { is: 'unknown' } };
     this.ioErrorIsPast = true;
+    this.#movedAtMs = Date.now();
   }
 
   /** The disk was unplugged; a device that is plugged in later has not counted the writes of before. */

@@ -85,7 +85,8 @@ export class DomainMemory {
     const damage = damageReport(event, disk);
     if (damage !== null) {
       const isFull = damage.side === 'primary' && damage.health.noSpace;
-      if (!memory.isLost(damage.side) && !isFull) lost(dev, damage.side, damage.health.why);
+      const isNews = !memory.isLost(damage.side) && !memory.isPast(event.timeMs);
+      if (isNews && !isFull) lost(dev, damage.side, damage.health.why);
       memory.learn(damage.side, damage.health);
     }
     const job = jobReport(event, disk);

@@ -1,0 +1,46 @@
+import assert from 'node:assert/strict';
+import { DomainMemory } from '../../src/protection/domain-memory.ts';
+import { diskSeen, graph, record } from './observations.ts';
+
+describe('what QEMU tells of a mirror that fails', () => {
+  let memory: DomainMemory;
+  let told: string[];
+
+  beforeEach(() => {
+    memory = new DomainMemory();
+    told = [];
+  });
+
+  function hear(type: 'write' | 'flush', timeMs: number, disk = diskSeen()): void {
+    const data = { type, 'node-name': 'cdp-vda-mirror', error: 'Input/output error' };
+    memory.learn({ event: 'QUORUM_REPORT_BAD', timeMs, data }, [disk], (_dev, _side, why) => told.push(why));
+  }
+
+  /** The guest goes on with its primary alone. */
+  function leavePair(): void {
+    memory.of('vda').closed('mirror');
+    memory.of('vda').movedOn();
+  }
+
+  it('is told once, also if QEMU held some of it back until the guest had left the mirror', () => {
+    const atMs = Date.now() - 1;
+    hear('write', atMs);
+    leavePair();
+    hear('flush', atMs, diskSeen({ graph: graph.exposed, record: record.onlyPrimary }));
+    assert.deepEqual(told, ['write: Input/output error']);
+    assert.equal(
+      memory.of('vda').health.mirror.is,
+      'failed',
+      'what is known of it may be worse than it is, not better',
+    );
+  });
+
+  it('is told again when it fails again', () => {
+    hear('write', Date.now() - 1);
+    leavePair();
+    memory.of('vda').opened('mirror');
+    memory.of('vda').movedOn();
+    hear('write', Date.now() + 1);
+    assert.deepEqual(told, ['write: Input/output error', 'write: Input/output error']);
+  });
+});
