@@ -63,21 +63,21 @@ const namespaces = ['--mount', '--pid', '--fork', '--kill-child', '--mount-proc'
 /** A clean Debian with systemd as its init, in namespaces of its own: what it does to its disk ends with it. */
 export class Machine {
   readonly #scratch: string;
-  readonly #container: Daemon;
+  readonly #clean: string;
+  #container: Daemon;
   #init = '';
 
-  private constructor(scratch: string, container: Daemon) {
+  private constructor(scratch: string, clean: string) {
     this.#scratch = scratch;
-    this.#container = container;
+    this.#clean = clean;
+    this.#container = this.#switchOn();
   }
 
   static async boot(suite: Suite): Promise<Machine> {
     const clean = await cleanRoot(suite);
     const scratch = await mkdtemp(join('/var/tmp', `virt-cdp-machine-${suite}-`));
     for (const part of ['upper', 'work', 'root']) await mkdir(join(scratch, part));
-    const args = [...namespaces, 'sh', '-c', bootRoot, 'sh', scratch, clean];
-    const env = { ...process.env, UNIFIED_CGROUP_HIERARCHY: '1' };
-    const machine = new Machine(scratch, new Daemon('unshare', args, { logPath: join(scratch, 'console.log'), env }));
+    const machine = new Machine(scratch, clean);
     try {
       await machine.#waitUntilUp();
     } catch (error) {
@@ -87,6 +87,12 @@ export class Machine {
     return machine;
   }
 
+  #switchOn(): Daemon {
+    const args = [...namespaces, 'sh', '-c', bootRoot, 'sh', this.#scratch, this.#clean];
+    const env = { ...process.env, UNIFIED_CGROUP_HIERARCHY: '1' };
+    return new Daemon('unshare', args, { logPath: join(this.#scratch, 'console.log'), env });
+  }
+
   /** Its `degraded` is no matter: a container has no hardware. */
   async #waitUntilUp(): Promise<void> {
     await waitFor(
@@ -94,7 +100,7 @@ export class Machine {
       async () => {
         if (!this.#container.running) throw new Error(`the machine did not start: ${this.#container.logTail()}`);
         const nspawn = await childOf(String(this.#container.pid));
-        this.#init ||= nspawn === '' ? '' : await childOf(nspawn);
+        this.#init = nspawn === '' ? '' : await childOf(nspawn);
         if (this.#init === '') return false;
         const { stdout } = await this.run('systemctl is-system-running');
         return /^(running|degraded)/.test(stdout);
@@ -102,6 +108,22 @@ export class Machine {
       120_000,
       () => this.#container.logTail(),
     );
+  }
+
+  /** It is switched off and on again, with its disk as it is. A reboot systemd-nspawn can't do with the host's /run in a namespace. */
+  async reboot(): Promise<void> {
+    // The shell that asks may not live to say so.
+    await this.run('systemctl poweroff');
+    const container = this.#container;
+    await waitFor(
+      'the machine to go down',
+      () => Promise.resolve(!container.running),
+      120_000,
+      () => container.logTail(),
+    );
+    await this.#removeTraces();
+    this.#container = this.#switchOn();
+    await this.#waitUntilUp();
   }
 
   /** A shell script in it, as root. */
@@ -134,6 +156,10 @@ export class Machine {
   async close(): Promise<void> {
     await this.#container.end('SIGKILL');
     await rm(this.#scratch, { recursive: true, force: true });
+    await this.#removeTraces();
+  }
+
+  async #removeTraces(): Promise<void> {
     await rm(join('/run/systemd/nspawn/propagate', basename(this.#scratch)), { recursive: true, force: true });
   }
 }

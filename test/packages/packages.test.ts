@@ -64,9 +64,12 @@ describe('the packages', function () {
 
         // Its hook is in force at once: libvirt was told of it.
         await machine.must('virsh define /srv/web.xml && virt-cdp protect web --disk vda --mirror nbd://127.0.0.1/web');
+        await machine.must('virsh start web && ls /var/lib/virt-cdp/starts/* && virsh destroy web');
+
+        await assertBootOrder(machine);
+        await startMirror(machine);
         await machine.must('virsh start web');
         await waitState(machine, 'protected');
-        await machine.must('ls /var/lib/virt-cdp/starts/*');
         await machine.must(
           'cd /etc/apparmor.d && grep -rqs libvirt-qemu.d abstractions/libvirt-qemu local/abstractions',
         );
@@ -170,6 +173,41 @@ async function putGuest(machine: Machine): Promise<void> {
     `chmod 755 /srv && touch /var/lib/libvirt/images/web.console && truncate -s 32M ${file} /srv/mirror.raw`,
   );
   await startMirror(machine);
+}
+
+/** Of a libvirt with a daemon for each driver, which Debian does not have: the names, by which systemd orders. */
+const modular = {
+  'virtqemud.socket': '[Socket]\nListenStream=/run/virtqemud-stand-in\n[Install]\nWantedBy=sockets.target\n',
+  'virtqemud.service':
+    '[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true\n[Install]\nWantedBy=multi-user.target\n',
+};
+
+/** At a boot the agent is ready before libvirt may start a domain; and so it is stopped after libvirt-guests has stopped the last. */
+async function assertBootOrder(machine: Machine): Promise<void> {
+  const standIns = Object.keys(modular).join(' ');
+  for (const [name, unit] of Object.entries(modular))
+    await machine.must(`cat >/etc/systemd/system/${name} <<'END'\n${unit}END`);
+  await machine.must(`systemctl enable ${standIns}`);
+  await machine.reboot();
+  const atUs = async (unit: string, what: 'ActiveEnter' | 'ExecMainStart'): Promise<number> => {
+    const us = Number(await machine.must(`systemctl show --value --property ${what}TimestampMonotonic ${unit}`));
+    assert.ok(us > 0, `${unit} was not started`);
+    return us;
+  };
+  const [began, ready] = [await atUs('virt-cdpd', 'ExecMainStart'), await atUs('virt-cdpd', 'ActiveEnter')];
+  for (const socket of ['libvirtd.socket', 'virtqemud.socket']) {
+    const listens = await atUs(socket, 'ActiveEnter');
+    assert.ok(listens <= began, `${socket} listened at ${listens} us, the agent began at ${began}`);
+  }
+  for (const service of ['libvirtd', 'virtqemud', 'libvirt-guests']) {
+    const begins = await atUs(service, 'ExecMainStart');
+    assert.ok(ready <= begins, `the agent was ready at ${ready} us, ${service} began at ${begins}`);
+  }
+  const verified = await machine.run('systemd-analyze verify --man=no default.target');
+  assert.doesNotMatch(verified.stdout + verified.stderr, /ordering cycle/i);
+  await machine.must(
+    `systemctl disable --now ${standIns} && cd /etc/systemd/system && rm ${standIns} && systemctl daemon-reload`,
+  );
 }
 
 /** As sd-daemon(3) numbers them. */
