@@ -1,3 +1,4 @@
+import { CdpError } from '../errors.ts';
 import { runTool } from '../storage/run-tool.ts';
 
 /** The two ends as `ss` (iproute2) writes and takes them: `ADDRESS:PORT`, IPv6 in brackets. */
@@ -15,16 +16,48 @@ const deadlineMs = 5_000;
  */
 export async function breakConnections(
   pid: number,
-  { host, port }: { host: string; port: number },
+  address: { host: string; port: number },
   expected: number,
 ): Promise<boolean> {
-  const server = `${host.includes(':') ? `[${host}]` : host}:${port}`;
+  const server = serverText(address);
   const connections = await established(pid, server);
   if (connections.length !== expected) return false;
   for (const { local, peer } of connections)
     await runTool('ss', ['-K', '-Htn', 'state', 'established', 'src', local, 'dst', peer], { deadlineMs });
   const left = (await established(pid, server)).map(({ local }) => local);
   return !connections.some(({ local }) => left.includes(local));
+}
+
+function serverText({ host, port }: { host: string; port: number }): string {
+  return `${host.includes(':') ? `[${host}]` : host}:${port}`;
+}
+
+/** They have been closed on this side, and what was not sent yet still is (RFC 9293, 3.6). */
+const closing = ['fin-wait-1', 'closing', 'last-ack'].flatMap((state) => ['state', state]);
+
+/**
+ * Has the kernel forget what it would still send to a server for connections that are closed already: for minutes it tries to, and a
+ * write of former days would reach the server after those of a new connection.
+ * @throws CdpError `old-connection` if it can't
+ */
+export async function forgetUnsent(address: { host: string; port: number }): Promise<void> {
+  const server = serverText(address);
+  const options = [...closing, 'dst', server];
+  const forgotten = await locals(['-K', '-HtnO', ...options]);
+  const left = await locals(['-HtnO', ...options]);
+  // A kernel may show one without anything to send for ever (Linux before 6.11, net/ipv4/tcp.c: tcp_abort).
+  if (left.every((local) => forgotten.includes(local))) return;
+  throw new CdpError({
+    code: 'old-connection',
+    message: `a connection to ${server} that was closed still has something to send, which would be written late`,
+    hint: 'it ends by itself within minutes; a kernel with CONFIG_INET_DIAG_DESTROY can end it at once',
+  });
+}
+
+async function locals(args: string[]): Promise<string[]> {
+  const { status, stdout, stderr } = await runTool('ss', args, { deadlineMs });
+  if (status !== 0) throw new CdpError({ code: 'old-connection', message: `ss could not be asked: ${stderr.trim()}` });
+  return stdout.split('\n').flatMap((line) => line.trim().split(/\s+/)[3] ?? []);
 }
 
 async function established(pid: number, server: string): Promise<Connection[]> {

@@ -1,6 +1,7 @@
 import type { Image, Source } from '../domain/image.ts';
 import { withObjects } from '../graph/secrets.ts';
 import { openNodes } from '../graph/surgery.ts';
+import { forgetUnsent } from '../health/tcp-connections.ts';
 import { QmpError } from '../qmp/errors.ts';
 import type { Monitor } from '../qmp/monitor.ts';
 import { blockdevLayers, type LayerNames } from '../storage/blockdev.ts';
@@ -11,7 +12,7 @@ import type { Workbench } from './execute.ts';
 /**
  * Opens an image in a domain's QEMU, past the page cache. Whatever of ours QEMU opens, it opens here: what lies on this host is handed to it
  * open (docs/decisions/handed-descriptors.md).
- * @throws QmpError; CdpError as handDescriptor
+ * @throws QmpError; CdpError as handDescriptor and forgetUnsent
  */
 export async function openImage(
   { live, opener, probeDeadlineMs }: Pick<Workbench, 'live' | 'opener' | 'probeDeadlineMs'>,
@@ -25,6 +26,7 @@ export async function openImage(
   // To backing files libvirt gave QEMU access when it opened them, and its own jobs have QEMU open them again, by their paths.
   const libvirtsOwn = names.readOnly === true;
   if (libvirtsOwn) return open(names);
+  if (image.source.kind === 'nbd' && 'host' in image.source.server) await forgetUnsent(image.source.server);
   if (isUnixSocket(image.source) && (await succeeds(() => open(names)))) return;
   const descriptor = await handDescriptor(image.source, recipient, { readOnly: false, deadlineMs: probeDeadlineMs });
   try {

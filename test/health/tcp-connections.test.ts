@@ -1,7 +1,10 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { connect, createServer, type AddressInfo, type Socket } from 'node:net';
-import { breakConnections } from '../../src/health/tcp-connections.ts';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { breakConnections, forgetUnsent } from '../../src/health/tcp-connections.ts';
 
 describe("a process's connections to a server", () => {
   for (const host of ['127.0.0.1', '::1'])
@@ -30,4 +33,60 @@ describe("a process's connections to a server", () => {
         server.close();
       }
     });
+});
+
+describe('a connection that was closed before all was sent', () => {
+  it('sends nothing more when that is forgotten; one that is in use goes on', async () => {
+    const server = createServer({ pauseOnConnect: true }).listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    const { port } = server.address() as AddressInfo;
+    const connected = async (): Promise<[Socket, Socket]> => {
+      const client = connect(port, '127.0.0.1');
+      const [[peer]] = (await Promise.all([once(server, 'connection'), once(client, 'connect')])) as [
+        [Socket],
+        unknown,
+      ];
+      return [client, peer];
+    };
+    /** How much of what the kernel took arrives. */
+    const arrives = async (meanwhile: () => Promise<void>): Promise<number> => {
+      const [client, peer] = await connected();
+      client.on('error', () => {});
+      client.write(Buffer.alloc(20 << 20));
+      client.destroy();
+      await once(client, 'close');
+      await meanwhile();
+      let bytes = 0;
+      peer.on('data', (data: Buffer) => (bytes += data.length)).on('error', () => {});
+      peer.resume();
+      await once(peer, 'close');
+      return bytes;
+    };
+    const [inUse, peer] = await connected();
+    try {
+      const all = await arrives(() => Promise.resolve());
+      const some = await arrives(() => forgetUnsent({ host: '127.0.0.1', port }));
+      assert.ok(some < all, `${some} of ${all} bytes arrived`);
+      inUse.end('in use');
+      assert.equal(String(peer.read() ?? (await once(peer.resume(), 'data'))[0]), 'in use');
+    } finally {
+      inUse.destroy();
+      peer.destroy();
+      server.close();
+    }
+  });
+
+  it('is told if the kernel can not be made to forget it', async () => {
+    const folder = await mkdtemp(join(tmpdir(), 'virt-cdp-'));
+    const path = process.env['PATH'];
+    const shown = 'FIN-WAIT-1 0 4096 192.0.2.1:40000 192.0.2.2:10809';
+    await writeFile(join(folder, 'ss'), `#!/bin/sh\n[ "$1" = -K ] || echo '${shown}'\n`, { mode: 0o755 });
+    process.env['PATH'] = `${folder}:${path}`;
+    try {
+      await assert.rejects(forgetUnsent({ host: '192.0.2.2', port: 10809 }), { code: 'old-connection' });
+    } finally {
+      process.env['PATH'] = path;
+      await rm(folder, { recursive: true });
+    }
+  });
 });
