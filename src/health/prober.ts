@@ -1,9 +1,9 @@
 import type { Image } from '../domain/image.ts';
 import { imageName } from '../storage/image.ts';
+import { nbdAnswer } from '../storage/nbd-answer.ts';
 import type { ImageOpener } from '../storage/opener.ts';
 import { runTool } from '../storage/run-tool.ts';
 import { probeImage } from '../storage/tools.ts';
-import { nbdAnswer } from './nbd-answer.ts';
 
 /**
  * Asks images for any answer at all, by a connection or process of its own.

@@ -119,10 +119,10 @@ export class DiskMemory {
   }
 
   /** The disk is on other nodes now: what was known of the former ones, and that their I/O stopped the guest, is past. */
-  movedOn(): void {
+  movedOn(atMs: number): void {
     this.health = { primary: { is: 'unknown' }, mirror: { is: 'unknown' } };
     this.ioErrorIsPast = true;
-    this.#movedAtMs = Date.now();
+    this.#movedAtMs = atMs;
   }
 
   /** The disk was unplugged; a device that is plugged in later has not counted the writes of before. */

@@ -82,11 +82,10 @@ export class DomainMemory {
     const memory = this.of(dev);
     const isPair = disk.graph?.layout === 'pair';
     if (event.event === 'RESET' && isPair && memory.health.primary.is !== 'failed') memory.health.mirror = resetDamage;
-    const damage = damageReport(event, disk);
+    const damage = memory.isPast(event.timeMs) ? null : damageReport(event, disk);
     if (damage !== null) {
       const isFull = damage.side === 'primary' && damage.health.noSpace;
-      const isNews = !memory.isLost(damage.side) && !memory.isPast(event.timeMs);
-      if (isNews && !isFull) lost(dev, damage.side, damage.health.why);
+      if (!memory.isLost(damage.side) && !isFull) lost(dev, damage.side, damage.health.why);
       memory.learn(damage.side, damage.health);
     }
     const job = jobReport(event, disk);

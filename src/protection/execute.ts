@@ -111,8 +111,9 @@ const executors: Executors = {
   },
   park: ({ live }, { dev, qdev, root }) => setRoot(live.monitor, qdev, root, diskNames(dev).park),
   unpark: async ({ live, memoryOf }, { dev, qdev, node }) => {
+    const atMs = Date.now();
     await setRoot(live.monitor, qdev, diskNames(dev).park, node);
-    memoryOf(dev).movedOn();
+    memoryOf(dev).movedOn(atMs);
   },
   openMirror: async (bench, { dev, image, sizeBytes, sealed }) => {
     const { mirror, mirrorStorage } = diskNames(dev);

@@ -4,6 +4,7 @@ import { CdpError } from '../errors.ts';
 import { ImageTool } from './image-tool.ts';
 import { imageName, kindOf } from './image.ts';
 import { secretId, type Access } from './kind.ts';
+import { nbdAnswer } from './nbd-answer.ts';
 import type { ImageOpener } from './opener.ts';
 import { isSecretProblem } from './secrets.ts';
 import { runTool, type ToolOutcome } from './run-tool.ts';
@@ -140,6 +141,11 @@ export type ProbeAnswer = { ok: true } | { ok: false; reason: string; late: bool
  */
 export async function probeImage(image: Image, { deadlineMs, opener }: LookOptions): Promise<ProbeAnswer> {
   const left = budget(deadlineMs);
+  const { source } = image;
+  if (source.kind === 'nbd' && !isInFormat(image)) {
+    const answer = await nbdAnswer(source, { deadlineMs, signal: AbortSignal.timeout(deadlineMs) });
+    if (answer !== null) return answer.ok ? answer : { ...answer, late: false };
+  }
   let tool: ImageTool;
   try {
     tool = await ImageTool.for(image, opener);
@@ -150,12 +156,16 @@ export async function probeImage(image: Image, { deadlineMs, opener }: LookOptio
   }
   const read = (filename: string): Promise<ToolOutcome> =>
     tool.qemuIo(['--read-only', '--force-share', '--cmd', 'read 0 4096', filename], left());
-  // To derive the key of a LUKS image takes a processor for seconds, and tells nothing of its storage.
-  const options = { locks: false, content: image.encryption === undefined };
+  const options = { locks: false, content: isInFormat(image) };
   let outcome = await read(tool.filename(options));
   if (refusesDirect(outcome)) outcome = await read(tool.filename({ ...options, direct: false }));
   if (outcome.status === 0) return { ok: true };
   return { ok: false, reason: reasonOf(outcome, deadlineMs), late: outcome.deadlinePassed };
+}
+
+/** To derive the key of a LUKS image takes a processor for seconds, and tells nothing of its storage. */
+function isInFormat({ format, encryption }: Image): boolean {
+  return format !== 'raw' && encryption === undefined;
 }
 
 /**

@@ -186,7 +186,7 @@ describe('tools on storage', () => {
       const { uri } = await serve('broken', '--filter=error', 'memory', '64M', 'error-pread-rate=100%');
       assert.deepEqual(await probeImage(parseImageUri(uri), soon), {
         ok: false,
-        reason: 'read failed: Input/output error',
+        reason: 'read failed: i/o error',
         late: false,
       });
     });
