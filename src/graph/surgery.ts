@@ -56,11 +56,10 @@ export async function buildPark(monitor: Monitor, dev: string, sizeBytes: number
   const { park, parkNull, nothing } = diskNames(dev);
   await openNodes(monitor, [
     { driver: 'null-co', 'node-name': nothing, size: sizeBytes },
-    { driver: 'null-co', 'node-name': parkNull, size: sizeBytes },
     {
       driver: 'blkdebug',
       'node-name': park,
-      image: parkNull,
+      image: { driver: 'null-co', 'node-name': parkNull, size: sizeBytes },
       discard: 'unmap',
       'inject-error': [{ event: 'none', errno: eio }],
     },

@@ -6,6 +6,7 @@
  *   stops reading, keepalives included.
  * - A call is in `#queue` or with one connection, never in both; its deadline runs from the moment it is made.
  * - A further connection is opened only when those that are open are full.
+ * - Of the calls in `#queue`, those for guests that stand still are first, by how long they have.
  */
 import type { Connection } from './connection.ts';
 import type { ConnectionLostError } from './errors.ts';
@@ -22,6 +23,7 @@ export interface CallPoolOptions {
 }
 
 interface QueuedCall {
+  stillSinceMs: number;
   send: (connection: Connection) => void;
   fail: (error: Error) => void;
 }
@@ -45,7 +47,8 @@ export class CallPool implements Caller {
     return [...this.#connections].reduce((sum, connection) => sum + connection.overdue, 0);
   }
 
-  call<A, R>(procedure: Procedure<A, R>, args: A, deadlineMs = defaultDeadlineMs): Promise<R> {
+  /** `stillSinceMs`: since when a guest stands still until this is done; Infinity for one that runs. */
+  call<A, R>(procedure: Procedure<A, R>, args: A, deadlineMs = defaultDeadlineMs, stillSinceMs = Infinity): Promise<R> {
     return new Promise<R>((resolve, reject) => {
       const madeAt = performance.now();
       const settle = (): void => {
@@ -53,6 +56,7 @@ export class CallPool implements Caller {
         this.#queue = this.#queue.filter((other) => other !== queued);
       };
       const queued: QueuedCall = {
+        stillSinceMs,
         send: (connection) => {
           settle();
           const leftMs = Math.max(1, Math.ceil(deadlineMs - (performance.now() - madeAt)));
@@ -64,7 +68,8 @@ export class CallPool implements Caller {
         },
       };
       const timer = setTimeout(() => queued.fail(new CallTimeoutError(procedure.name, deadlineMs, false)), deadlineMs);
-      this.#queue.push(queued);
+      const before = this.#queue.findLastIndex((other) => other.stillSinceMs <= stillSinceMs);
+      this.#queue.splice(before + 1, 0, queued);
       this.#pump();
     });
   }

@@ -64,14 +64,19 @@ export class LibvirtSession {
       maxConnections: maxCommandConnections,
     });
     this.events = this.#hub;
+    this.client = this.clientFor(() => Infinity);
+    this.#ended = this.#run();
+  }
+
+  /** As `client`, for a guest that may stand still, since this time in ms: of the calls that wait, those for who has for longest go first. */
+  clientFor(stillSinceMs: () => number): LibvirtClient {
     const whileConnected: Caller = {
       call: (procedure, args, deadlineMs) =>
         this.#state === 'connected'
-          ? this.#pool.call(procedure, args, deadlineMs)
+          ? this.#pool.call(procedure, args, deadlineMs, stillSinceMs())
           : Promise.reject(new ConnectionLostError(`${procedure.name}: no connection to libvirt`)),
     };
-    this.client = new LibvirtClient(whileConnected, this.#hub, () => this.close());
-    this.#ended = this.#run();
+    return new LibvirtClient(whileConnected, this.#hub, () => this.close());
   }
 
   get state(): SessionState {

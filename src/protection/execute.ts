@@ -105,9 +105,9 @@ const executors: Executors = {
   },
   buildPark: ({ live }, { dev, sizeBytes }) => buildPark(live.monitor, dev, sizeBytes),
   removePark: async ({ live }, { dev }) => {
-    const { park, parkNull, nothing, flushJob } = diskNames(dev);
+    const { park, nothing, flushJob } = diskNames(dev);
     await cancelSync(live.monitor, flushJob);
-    await closeNodes(live.monitor, [park, parkNull, nothing]);
+    await closeNodes(live.monitor, [park, nothing]);
   },
   park: ({ live }, { dev, qdev, root }) => setRoot(live.monitor, qdev, root, diskNames(dev).park),
   unpark: async ({ live, memoryOf }, { dev, qdev, node }) => {

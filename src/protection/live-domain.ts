@@ -30,6 +30,8 @@ export class LiveDomain {
   readonly #client: LibvirtClient;
   readonly #gate: MonitorGate;
   readonly #listeners = new Set<(event: QmpEvent) => void>();
+  /** Since when the guest has stood still, by QEMU's events; Infinity while it runs. */
+  #stillSinceMs = Infinity;
   #statusShown = false;
   #hasQuorum: Promise<boolean> | null = null;
   #disks: Promise<DomainDisk[]> | null = null;
@@ -40,7 +42,7 @@ export class LiveDomain {
     this.ref = ref;
     this.instance = `${bootId}/${ref.id}`;
     this.recipient = { libvirtSocket: session.socketPath, domainId: ref.id };
-    this.#client = session.client;
+    this.#client = session.clientFor(() => this.#stillSinceMs);
     this.#gate = new MonitorGate(
       (request, deadlineMs) => this.#client.qemuMonitorCommand(ref, request, deadlineMs),
       silenceChanged,
@@ -61,6 +63,8 @@ export class LiveDomain {
 
   /** Hands on an event that libvirt sent for this domain. */
   deliver(event: QmpEvent): void {
+    if (event.event === 'STOP') this.#stillSinceMs = event.timeMs;
+    if (event.event === 'RESUME') this.#stillSinceMs = Infinity;
     for (const listener of [...this.#listeners]) listener(event);
   }
 

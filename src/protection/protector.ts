@@ -93,7 +93,7 @@ const maxLooks = 100;
  *
  * INVARIANTS
  * - Everything that changes the domain or its record runs in the queue, one thing at a time, in the order of asking.
- * - A wake during a turn leads to one more turn; wakes are never lost and never pile up.
+ * - After a wake there is a look that began later; wakes are never lost and never pile up.
  * - Nothing of one protector waits for another's.
  */
 export class Protector {
@@ -231,7 +231,8 @@ export class Protector {
   wake(): void {
     if (this.#woken || this.#closed) return;
     this.#woken = true;
-    void this.#enqueue(() => this.#turn());
+    // A look that began after this is the one that was asked for.
+    void this.#enqueue(() => (this.#woken ? this.#turn() : Promise.resolve()));
   }
 
   /** Changes the record in the queue, durably, and acts on it as far as it goes without waiting. @throws what `change` throws */
@@ -367,6 +368,7 @@ export class Protector {
     const unasked = lookWithoutAsking(this.#last, this.#memory);
     if (unasked !== null) return this.#showObserved(live, unasked);
     for (let look = 1; look <= maxLooks; look++) {
+      this.#woken = false;
       const observation = await this.#observe(live);
       if (this.#live !== live) return;
       this.#last = observation;
@@ -432,9 +434,8 @@ export class Protector {
     this.#log.warn('a step failed', { step: step?.step, error: why });
     if (step === null || !('dev' in step)) return;
     const memory = this.memoryOf(step.dev);
-    const known = memory.trouble;
+    if (memory.trouble === null) this.note('step-failed', step.dev, { step: step.step, error: why });
     memory.failed(why);
-    if (known === null) this.note('step-failed', step.dev, { step: step.step, error: why });
   }
 
   #saveInTime(record: DomainRecord): Promise<void> {

@@ -61,6 +61,24 @@ describe('call pool', () => {
     assert.ok((await made).every((outcome) => outcome.status === 'fulfilled'));
   });
 
+  it('sends first, of the calls that wait, those for the guest that has stood still for the longest', async () => {
+    const named: string[] = [];
+    daemon.on(procedures.lookupByName, (call) => {
+      named.push(call.args(procedures.lookupByName));
+      call.answer(procedures.lookupByName, { name: 'web1', uuid: '00000000-0000-4000-8000-000000000001', id: 1 });
+    });
+    const made = make(24);
+    await until(() => waiting.length === 24);
+    const look = (name: string, stillSinceMs?: number): Promise<unknown> =>
+      pool.call(procedures.lookupByName, name, undefined, stillSinceMs);
+    const looks = [look('runs'), look('since 2', 2), look('since 1', 1), look('runs, too'), look('since 2, too', 2)];
+    waiting.shift()?.answer(procedures.version, 1);
+    await Promise.all(looks);
+    assert.deepEqual(named, ['since 1', 'since 2', 'since 2, too', 'runs', 'runs, too']);
+    answerAll();
+    await made;
+  });
+
   it('keeps the place of a call past its deadline taken until its answer comes', async () => {
     const overdue = await make(4, 20);
     assert.ok(overdue.every((outcome) => outcome.status === 'rejected' && outcome.reason instanceof CallTimeoutError));
