@@ -6,7 +6,7 @@ import { consoleBlocks, type ConsoleBlock } from '../docs/console.ts';
 import { CephCluster } from '../lab/ceph.ts';
 import { luksXml } from '../lab/domain-xml.ts';
 import { IscsiTarget } from '../lab/iscsi.ts';
-import { createLuks, inClear } from '../lab/luks.ts';
+import { createLuks, inClear, passphrase, passphraseBase64 } from '../lab/luks.ts';
 import { type Finished, must } from '../lab/run.ts';
 import { defineSecret } from '../lab/secret.ts';
 import { waitFor } from '../lab/wait.ts';
@@ -198,14 +198,11 @@ describe('network storage with logins', function () {
 
   it('encrypted on both: LUKS on an iSCSI LUN with its mirror, LUKS on an RBD image; a planned move and back', async () => {
     const { agent, lab } = scene;
-    const passphrase = 'sesame-open-45';
-    const key = lab.path('passphrase');
-    writeFileSync(key, passphrase);
-    const volume = { type: 'volume', usage: 'web4', base64: Buffer.from(passphrase).toString('base64') } as const;
+    const volume = { type: 'volume', usage: 'web4', base64: passphraseBase64 } as const;
     const encryption = luksXml(await defineSecret(lab, volume));
     const encrypted = (sourceXml: string): string => sourceXml.replace('</source>', `${encryption}</source>`);
     const onDisk = lab.path('web4.img');
-    await createLuks(onDisk, 'raw', luksBytes, key);
+    await createLuks(onDisk, 'raw', luksBytes);
     await must('qemu-img', 'convert', '-f', 'raw', '-O', 'raw', onDisk, ceph.filename('web4'));
     const networkXml = encrypted(onLun(await lunOf(onDisk)));
     const guest = await scene.guest({
@@ -234,10 +231,10 @@ describe('network storage with logins', function () {
     const exported = lab.path('web4-rbd.img');
     await must('qemu-img', 'convert', '-f', 'raw', '-O', 'raw', ceph.filename('web4'), exported);
     for (const file of [onDisk, exported]) assert.ok(!readFileSync(file).includes('WITNESS1'), `${file} is in clear`);
-    const copies = [await inClear(onDisk, 'raw', key), await inClear(exported, 'raw', key)];
+    const copies = [await inClear(onDisk, 'raw'), await inClear(exported, 'raw')];
     await assertNothingLost(guest, copies);
     await assertIdentical(copies[0]!, copies[1]!);
-    await assertNowhere(lab.root, [passphrase, volume.base64]);
+    await assertNowhere(lab.root, [passphrase, passphraseBase64]);
   });
 
   it('what speaks against a LUN is said when the disk is declared: a private secret, a write cache', async () => {

@@ -9,7 +9,7 @@ import { makeCertificates } from '../lab/certificates.ts';
 import { luksXml } from '../lab/domain-xml.ts';
 import type { Guest } from '../lab/guest.ts';
 import { LoopDevice } from '../lab/loop-device.ts';
-import { createLuks, inClear } from '../lab/luks.ts';
+import { createLuks, inClear, passphrase, passphraseBase64 } from '../lab/luks.ts';
 import { must } from '../lab/run.ts';
 import { defineSecret } from '../lab/secret.ts';
 import type { NbdServer } from '../lab/storage.ts';
@@ -19,7 +19,6 @@ import { assertNowhere } from './nowhere.ts';
 import { events, nodeNames, patienceMs, roots, setScene, sourceOf, waitDisk, waitState } from './scene.ts';
 
 const sizeBytes = 32 << 20;
-const passphrase = 'sesame-open-43';
 
 /**
  * One guest, whose disks lie on different kinds of storage, each with a mirror on yet another: LUKS on a raw file and in qcow2, a
@@ -48,18 +47,10 @@ describe('pairs of different storage', function () {
       listen: { port: 0 },
       certificates: lab.libvirtd.certificates,
     });
-    secret = await defineSecret(lab, {
-      type: 'volume',
-      usage: 'web1',
-      base64: Buffer.from(passphrase).toString('base64'),
-    });
-    writeFileSync(key(), passphrase);
+    secret = await defineSecret(lab, { type: 'volume', usage: 'web1', base64: passphraseBase64 });
     luks = { primary: lab.path('vda.luks'), mirror: lab.path('vda-mirror.qcow2'), mirrorXml: '' };
     luks.mirrorXml = diskXml('vda-mirror', luks.mirror, 'qcow2', luksXml(secret));
-    await Promise.all([
-      createLuks(luks.primary, 'raw', sizeBytes, key()),
-      createLuks(luks.mirror, 'qcow2', sizeBytes, key()),
-    ]);
+    await Promise.all([createLuks(luks.primary, 'raw', sizeBytes), createLuks(luks.mirror, 'qcow2', sizeBytes)]);
     await copyFile(luks.mirror, rebuilt());
     plain = (await lab.image('vdb.raw', 'raw', sizeBytes)).file;
     sectors = { primary: await loop('vdc', sizeBytes, 512), mirror: await loop('vdc-mirror', sizeBytes + 8192, 4096) };
@@ -94,10 +85,6 @@ describe('pairs of different storage', function () {
   /** Where the new primary is made: empty, and LUKS, from the beginning. */
   function rebuilt(): string {
     return scene.lab.path('vda-new.qcow2');
-  }
-
-  function key(): string {
-    return scene.lab.path('passphrase');
   }
 
   function diskXml(name: string, file: string, format: string, encryption: string): string {
@@ -222,7 +209,7 @@ describe('pairs of different storage', function () {
       await goesOn(guest, 20, dev);
     }
     await guest.shutdown();
-    await assertNothingLost(guest, [await inClear(luks.mirror, 'qcow2', key())], 'vda');
+    await assertNothingLost(guest, [await inClear(luks.mirror, 'qcow2')], 'vda');
     await assertNothingLost(guest, [tls.file], 'vdb');
     for (const [dev, ...copies] of [
       ['vdd', { filename: overlay.primary, format: 'raw' as const }, overlay.mirror],
@@ -250,12 +237,12 @@ describe('pairs of different storage', function () {
     assert.match(await guest.xml('--inactive'), /name='vda-new'[^]*?<encryption format='luks'/);
     await goesOn(guest, 20, 'vda');
     await guest.shutdown();
-    const copies = [await inClear(rebuilt(), 'qcow2', key()), await inClear(luks.mirror, 'qcow2', key())];
+    const copies = [await inClear(rebuilt(), 'qcow2'), await inClear(luks.mirror, 'qcow2')];
     await assertNothingLost(guest, copies, 'vda');
     await assertIdentical(copies[0]!, copies[1]!);
     assert.ok(!readFileSync(rebuilt()).includes('WITNESS1'), 'the new primary is in clear');
     await assertNothingLost(guest, [plain, tls.file], 'vdb');
     await assertIdentical(plain, tls.file);
-    await assertNowhere(lab.root, [passphrase, Buffer.from(passphrase).toString('base64')]);
+    await assertNowhere(lab.root, [passphrase, passphraseBase64]);
   });
 });

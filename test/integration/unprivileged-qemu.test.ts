@@ -5,7 +5,7 @@ import { delimiter, join } from 'node:path';
 import { luksXml } from '../lab/domain-xml.ts';
 import type { Guest } from '../lab/guest.ts';
 import type { Image } from '../lab/copies.ts';
-import { createLuks, inClear } from '../lab/luks.ts';
+import { createLuks, inClear, passphrase, passphraseBase64 } from '../lab/luks.ts';
 import { must } from '../lab/run.ts';
 import { defineSecret } from '../lab/secret.ts';
 import { LoopDevice, type NbdServer } from '../lab/storage.ts';
@@ -22,7 +22,6 @@ describe('a QEMU that may open nothing by itself', function () {
   const scene = setScene({ env: { PATH } }, { qemuAs: 'distribution' });
   const sizeBytes = 8 << 20;
   const disks = ['vda', 'vdb', 'vdc', 'vdd'];
-  const passphrase = 'sesame-open-45';
   let guest: Guest;
   let nbd: NbdServer;
   let loop: LoopDevice;
@@ -41,15 +40,10 @@ describe('a QEMU that may open nothing by itself', function () {
       ['a.qcow2', 'b.raw', 'c.raw'].map((name) => lab.image(name, name.endsWith('qcow2') ? 'qcow2' : 'raw', sizeBytes)),
     );
     primary = images[0]!.file;
-    writeFileSync(key(), passphrase);
     luks = { primary: lab.path('d.luks'), mirror: lab.path('d-mirror.luks') };
-    await Promise.all([
-      createLuks(luks.primary, 'raw', sizeBytes, key()),
-      createLuks(luks.mirror, 'qcow2', sizeBytes, key()),
-    ]);
+    await Promise.all([createLuks(luks.primary, 'raw', sizeBytes), createLuks(luks.mirror, 'qcow2', sizeBytes)]);
     chmodSync(luks.mirror, 0o600);
-    const base64 = Buffer.from(passphrase).toString('base64');
-    const secret = await defineSecret(lab, { type: 'volume', usage: 'confined', base64 });
+    const secret = await defineSecret(lab, { type: 'volume', usage: 'confined', base64: passphraseBase64 });
     const mirrorXml = lab.path('d-mirror.xml');
     writeFileSync(
       mirrorXml,
@@ -76,10 +70,6 @@ describe('a QEMU that may open nothing by itself', function () {
     rmSync(tools, { recursive: true });
     await loop.close();
   });
-
-  function key(): string {
-    return scene.lab.path('passphrase');
-  }
 
   async function allProtected(): Promise<void> {
     for (const dev of disks) await waitState(scene.agent, 'confined', 'protected', dev);
@@ -128,7 +118,7 @@ describe('a QEMU that may open nothing by itself', function () {
     await guest.shutdown();
     const files = [primary, mirror, luks.primary, luks.mirror, loop.path];
     assert.deepEqual(files.map(owner), [0, 0, 0, 0, 0], "nothing is left with QEMU's user");
-    await assertNothingLost(guest, [await inClear(luks.mirror, 'qcow2', key())], 'vdd');
+    await assertNothingLost(guest, [await inClear(luks.mirror, 'qcow2')], 'vdd');
     await guest.start();
     assert.ok(![mirror, luks.mirror].map(owner).includes(0), "the mirrors are QEMU's");
     const rebuilt = lab.path('rebuilt.qcow2');
@@ -142,13 +132,13 @@ describe('a QEMU that may open nothing by itself', function () {
     await assertNothingLost(guest, [qcow2(rebuilt), qcow2(mirror)]);
     await assertIdentical(qcow2(rebuilt), qcow2(mirror));
     await assertNothingLost(guest, [loop.path], 'vdb');
-    await assertNothingLost(guest, [await inClear(luks.mirror, 'qcow2', key())], 'vdd');
+    await assertNothingLost(guest, [await inClear(luks.mirror, 'qcow2')], 'vdd');
   });
 
   /** In no log, record or event, nor in the arguments that QEMU's log has, nor in those of a tool, a status or the XML. */
   async function assertUnspoken(): Promise<void> {
     const { lab, agent } = scene;
-    const texts = [passphrase, Buffer.from(passphrase).toString('base64')];
+    const texts = [passphrase, passphraseBase64];
     await assertNowhere(lab.root, texts);
     const typed = readFileSync(join(tools, 'arguments'), 'utf8');
     assert.match(typed, /qemu-img .*"qom-type":"secret"/, 'a tool was given the passphrase, too');
