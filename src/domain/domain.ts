@@ -87,6 +87,11 @@ export function hasStopPolicy({ errorPolicy, readErrorPolicy }: ErrorPolicies): 
   return errorPolicy === 'stop' && (readErrorPolicy ?? errorPolicy) === 'stop';
 }
 
+/** A failed write or read is told to the guest as done. */
+export function ignoresErrors({ errorPolicy, readErrorPolicy }: ErrorPolicies): boolean {
+  return errorPolicy === 'ignore' || readErrorPolicy === 'ignore';
+}
+
 function readDeclaration(element: XmlElement | undefined): Pick<Domain, 'declaration' | 'declarationProblem'> {
   if (element === undefined) return { declaration: null, declarationProblem: null };
   try {

@@ -1,7 +1,7 @@
 import type { BlockDevice, BlockGraph, BlockJob, BlockNode } from '../qmp/commands.ts';
 import type { Monitor } from '../qmp/monitor.ts';
 import { connectionPrefix, diskNames, epochPrefix, instantNames, surgeryMark, trackPrefix } from './names.ts';
-import { isInSync, type Engine } from './engine.ts';
+import { isInSync, isWell, type Engine } from './engine.ts';
 import { describeNodes } from './describe-nodes.ts';
 import { NodeGraph } from './node-graph.ts';
 
@@ -24,6 +24,8 @@ export interface Pair {
   epochs: string[];
   /** The mirror has every write that was acknowledged through the pair, as far as QEMU knows. */
   inSync: boolean;
+  /** Its job copies what the mirror lacks, and nothing has failed. */
+  copying: boolean;
 }
 
 export interface TrackBitmap {
@@ -54,7 +56,7 @@ export interface DiskGraph {
   /** Layers over the mirror's node under libvirt's names, topmost first, with the filter of a job that runs on them. */
   layers: string[];
   tracking: TrackBitmap[];
-  /** Our job that brings a copy up to date. */
+  /** Our job that brings a copy up to date; of a pair, the one that makes it. */
   syncJob: BlockJob | null;
   /** Somebody else's block job on this disk: libvirt's copy during a rebuild, or a stranger's. */
   otherJob: BlockJob | null;
@@ -204,7 +206,10 @@ function viewDisk(
         : []),
       ...graph.bitmaps(names.mirror, trackPrefix).map((bitmap) => ({ ...bitmap, on: 'mirror' as const })),
     ],
-    syncJob: jobs.find(({ device }) => device === names.syncJob) ?? null,
+    syncJob:
+      jobs.find(({ device }) => device === names.syncJob) ??
+      jobs.find(({ device, ready }) => device === names.pairJob && !ready && layout === 'pair') ??
+      null,
     otherJob: jobs.find(({ device }) => !ownJobs.includes(device) && jobNames.includes(device)) ?? null,
     instant:
       [instant.primary.overlayFile, instant.mirror.overlayFile, instant.marks].some((name) => graph.has(name)) ||
@@ -221,6 +226,7 @@ function viewPair(graph: NodeGraph, jobs: BlockJob[], dev: string, primaryChild:
     primaryChild,
     epochs: graph.bitmaps(pair, epochPrefix).map(({ name }) => name),
     inSync: !isJob || isInSync(job),
+    copying: job !== undefined && isWell(job) && !isInSync(job),
   };
 }
 

@@ -69,7 +69,8 @@ export class DomainMemory {
     if (event.event === 'SHUTDOWN' && event.data['guest'] === true) this.#shutdownAtMs = Date.now();
     // libvirt makes a reboot of a power-off: the same QEMU goes on.
     if (event.event === 'RESET' || event.event === 'RESUME') this.#shutdownAtMs = null;
-    const stopped = event.event === 'BLOCK_IO_ERROR' ? stoppedDisk(event, disks) : null;
+    const stops = event.event === 'BLOCK_IO_ERROR' && event.data['action'] === 'stop';
+    const stopped = stops ? stoppedDisk(event, disks) : null;
     if (stopped !== null) {
       this.#failing.add(stopped);
       this.of(stopped).noSpace = event.data['nospace'] === true;
@@ -81,7 +82,10 @@ export class DomainMemory {
     const { dev } = disk.record;
     const memory = this.of(dev);
     const isPair = disk.graph?.layout === 'pair';
-    if (event.event === 'RESET' && isPair && memory.health.primary.is !== 'failed') memory.health.mirror = resetDamage;
+    // What is under way when a guest is reset ends, on both copies; what waits for a resume is dropped.
+    const drops = disk.withoutStopPolicy === null || this.#failing.has(dev);
+    if (event.event === 'RESET' && isPair && drops && memory.health.primary.is !== 'failed')
+      memory.health.mirror = resetDamage;
     const damage = memory.isPast(event.timeMs) ? null : damageReport(event, disk);
     if (damage !== null) {
       const isFull = damage.side === 'primary' && damage.health.noSpace;
@@ -100,7 +104,9 @@ export class DomainMemory {
 
   /** Evidence that came while a plan was carried out, of a disk that it did not move. Disks that failed otherwise are tried again. */
   requireNoFailedPair(disks: DiskObservation[]): void {
-    for (const { record, graph } of disks) {
+    for (const { record, graph, withoutStopPolicy } of disks) {
+      // Nobody waits for it.
+      if (withoutStopPolicy !== null) continue;
       const memory = this.of(record.dev);
       const failed = this.#failing.has(record.dev) || Object.values(memory.health).some(({ is }) => is === 'failed');
       if (memory.ioErrorIsPast || !failed) continue;

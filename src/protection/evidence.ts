@@ -30,9 +30,13 @@ function reportOfQuorum({ data }: QmpEvent, disk: DiskObservation): Report | nul
   };
 }
 
-/** The guest is shown what fails on the primary; the job says what fails on the mirror. */
+/**
+ * The guest is shown what fails on the primary; the job says what fails on the mirror. Want of space that the guest was told of harms no
+ * copy, and until there is a second one nothing can be moved onto it.
+ */
 function reportOfMirrorJob(event: QmpEvent, disk: DiskObservation): Report | null {
   const { graph, record } = disk;
+  if (isFirstCopy(disk)) return null;
   const { data } = event;
   const why = String(data['operation']);
   if (event.event === 'BLOCK_JOB_ERROR' && data['device'] === diskNames(record.dev).pairJob)
@@ -40,6 +44,7 @@ function reportOfMirrorJob(event: QmpEvent, disk: DiskObservation): Report | nul
   if (event.event !== 'BLOCK_IO_ERROR' || graph?.layout !== 'pair' || graph.pair?.engine !== 'mirror') return null;
   if (data['node-name'] !== graph.root) return null;
   const noSpace = data['nospace'] === true;
+  if (noSpace && data['action'] === 'report') return null;
   return { side: 'primary', health: { is: 'failed', why: `${why}: ${String(data['reason'])}`, noSpace } };
 }
 
@@ -82,12 +87,19 @@ function sideOf(node: unknown, { graph, record }: DiskObservation): Side | null 
   return own.some((name) => name === node) ? 'primary' : null;
 }
 
+/** The job that makes the pair of a disk without the stop policy has everything to copy, as far as is known. */
+function isFirstCopy({ withoutStopPolicy, record }: DiskObservation): boolean {
+  return withoutStopPolicy !== null && record.primary.current && !record.mirror.current;
+}
+
 /** How a job of ours ended, and which copy is to blame if it failed on its target. */
 export function jobReport(
   { event, data }: QmpEvent,
-  { record }: DiskObservation,
+  disk: DiskObservation,
 ): { ok: true } | { ok: false; why: string; side: Side | null } | null {
-  if (data['device'] !== diskNames(record.dev).syncJob) return null;
+  const { record } = disk;
+  const { syncJob, pairJob } = diskNames(record.dev);
+  if (data['device'] !== (isFirstCopy(disk) ? pairJob : syncJob)) return null;
   const target = record.primary.current ? 'mirror' : 'primary';
   if (event === 'BLOCK_JOB_ERROR') {
     const side = data['operation'] === 'write' ? target : null;

@@ -1,7 +1,7 @@
 import type { Image } from '../domain/image.ts';
 import { errorText } from '../errors.ts';
 import { addBitmap, removeBitmap } from '../graph/bitmaps.ts';
-import { compose, dissolve, isInSync } from '../graph/engine.ts';
+import { compose, composeCopying, dissolve, isInSync, promote } from '../graph/engine.ts';
 import { dropInstant, markInEpoch, takeInstant } from '../graph/instant.ts';
 import { diskNames, epochName } from '../graph/names.ts';
 import { endRead, readNode } from '../graph/read.ts';
@@ -169,11 +169,26 @@ const executors: Executors = {
     if (found?.text !== expected) throw new Error(`'${imageName(image)}' was changed while the domain was stopped`);
   },
   compose: ({ live }, { dev, primaryTop, engine }) => compose(live.monitor, dev, primaryTop, engine),
+  composeCopying: async ({ live, memoryOf }, { dev, primaryTop }) => {
+    const atMs = Date.now();
+    await composeCopying(live.monitor, dev, primaryTop, memoryOf(dev).pace.bytesPerS);
+    memoryOf(dev).movedOn(atMs);
+  },
   dropPair: ({ live }, { dev }) => dissolve(live.monitor, dev),
+  promote: async ({ live, memoryOf }, { dev }) => {
+    const atMs = Date.now();
+    await promote(live.monitor, dev);
+    memoryOf(dev).movedOn(atMs);
+  },
   requireInSync: async ({ live }, { dev }) => {
     const { pairJob } = diskNames(dev);
     const job = (await live.monitor.execute('query-block-jobs', {})).find(({ device }) => device === pairJob);
     if (!isInSync(job)) throw new Error('the mirror failed meanwhile, and lacks writes');
+  },
+  requireConnected: async ({ live, memoryOf }, { dev }) => {
+    if (!(await hasReconnected(live, dev))) return;
+    memoryOf(dev).learn('mirror', { is: 'failed', why: reconnectedText, noSpace: false });
+    throw new Error(reconnectedText);
   },
   addEpoch: async ({ live, memoryOf }, { dev }) => {
     await addBitmap(live.monitor, diskNames(dev).pair, epochName(Date.now()), []);

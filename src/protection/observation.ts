@@ -10,7 +10,7 @@ export interface Observation {
   /** ISO time of the look. */
   now: string;
   run: RunView;
-  /** A save, a dump or a migration is under way, at whose end QEMU (7.2, tried) aborts if a job still writes. */
+  /** A save, a dump or a migration is under way, or one of ours is about to be, at whose end QEMU (7.2, tried) aborts if a job still writes. */
   migrating: boolean;
   /** It is a migration to another host, which will open the images that libvirt's live XML names. */
   leaving: boolean;
@@ -44,6 +44,8 @@ export interface DiskObservation {
   ioThread: boolean;
   /** What writes to both copies, or will. */
   engine: Engine;
+  /** Of a disk whose guest is told of I/O errors instead of being paused: what that costs and how it is changed, as sentences; else null. */
+  withoutStopPolicy: string | null;
   /** libvirt's live `<source>`; null when the disk is not in the live XML or of a kind that is not supported. */
   liveImage: Image | null;
   /** Why the running disk can't be armed, as a sentence; null if it can. */

@@ -1,5 +1,5 @@
 import type { DomainDisk } from '../domain/domain.ts';
-import { hasStopPolicy } from '../domain/domain.ts';
+import { hasStopPolicy, ignoresErrors } from '../domain/domain.ts';
 import { wouldBeInClear } from '../domain/encryption.ts';
 import type { Image } from '../domain/image.ts';
 import type { Config } from '../config/config.ts';
@@ -20,7 +20,7 @@ import type { LiveDomain } from './live-domain.ts';
 import type { DiskObservation, Health, Observation, RunView } from './observation.ts';
 import type { Side } from './model.ts';
 import type { DiskRecord, DomainRecord } from './record.ts';
-import { strictNeedsQuorum, wayToStopPolicy } from './stop-policy.ts';
+import { relaxedRemark, strictNeedsQuorum, wayToStopPolicy } from './stop-policy.ts';
 
 /** How long one epoch records before the next begins: what a mirror's server may still lose is at most two epochs' writes. */
 const epochMs = 10 * 60_000;
@@ -73,7 +73,8 @@ export async function observe(
           : withPath(view.disk(dev, liveDisk.alias, liveDisk.sourceIndex), disk.primary.image);
       const defined = persistentDisks.find((other) => other.dev === dev);
       const memory = domainMemory.of(dev);
-      const engine = graph?.pair?.engine ?? byDefault;
+      const hasPolicy = liveDisk === undefined || hasStopPolicy(liveDisk);
+      const engine = graph?.pair?.engine ?? (hasPolicy ? byDefault : 'mirror');
       const reconnected =
         graph?.pair != null && seesReconnected(live, graph, disk.mirror.image, sockets, { running: run === 'running' });
       if (reconnected && !memory.isLost('mirror')) lost(dev, reconnectedText);
@@ -84,6 +85,7 @@ export async function observe(
         orphans: isOffItsPair(graph) ? view.orphans(dev) : [],
         ioThread: liveDisk?.ioThread ?? false,
         engine,
+        withoutStopPolicy: hasPolicy ? null : relaxedRemark(record.name, dev, defined),
         liveImage: liveDisk?.image ?? null,
         obstacle:
           liveDisk === undefined ? null : (disk.contested ?? obstacleOf(record, disk, liveDisk, defined, engine)),
@@ -116,7 +118,7 @@ export async function observe(
     now: new Date().toISOString(),
     run,
     instance: live.instance,
-    migrating: view.migrating,
+    migrating: view.migrating || record.restoreOwed?.failed === null,
     leaving: view.migrating && (await live.isLeaving()),
     surgeryMarked: view.surgeryMarked,
     record,
@@ -197,7 +199,7 @@ function obstacleOf(
       `unprotect and protect), or allow it in the declaration by <cdp:mirror unencrypted='yes'> (virsh edit ${name})`
     );
   }
-  if (!hasStopPolicy(disk))
+  if (!hasStopPolicy(disk) && (policy === 'strict' || ignoresErrors(disk)))
     return `the domain runs without error_policy='stop' on this disk. ${wayToStopPolicy(name, disk.dev, defined)}`;
   return policy === 'strict' && engine === 'mirror' ? strictNeedsQuorum : null;
 }

@@ -373,8 +373,8 @@ export class Protector {
       if (this.#live !== live) return;
       this.#last = observation;
       let steps = plan(observation);
-      // On the park QEMU opens a primary's file anew, by its path.
-      if (steps.some(({ step }) => step === 'park'))
+      // QEMU opens a primary's file anew, by its path, when its device leaves it.
+      if (steps.some(({ step }) => step === 'park' || step === 'promote'))
         steps = plan((this.#last = await this.#lookAtFiles(live, observation, { patient: false })));
       // What follows may take long; a state that is no longer true is not shown meanwhile.
       else if (isWorseThanShown(observation, steps, (dev) => this.memoryOf(dev).trouble))
@@ -516,8 +516,9 @@ export class Protector {
       return progressMs;
     }
     if (disks.some(isAtWork)) return progressMs;
-    const retries = disks.flatMap(({ record: { dev } }) => this.memoryOf(dev).retryInMs || []);
-    return Math.min(idleMs, this.#files.dueInMs, ...retries);
+    // A back-off may have run out since the look.
+    const waits = disks.filter(({ mayRetry }) => !mayRetry).map(({ record }) => this.memoryOf(record.dev).retryInMs);
+    return Math.min(idleMs, this.#files.dueInMs, ...waits.map((ms) => ms || progressMs));
   }
 
   #sleep(ms: number): void {

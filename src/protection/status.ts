@@ -17,6 +17,7 @@ import {
 import type { DiskObservation, Observation } from './observation.ts';
 import type { DiskRecord, DomainRecord } from './record.ts';
 import { passBitmap } from './planner/surgery.ts';
+import { rebuildNeedsStart } from './stop-policy.ts';
 
 /** A disk's state as one look shows it, and why it is not better. */
 export interface StateView {
@@ -38,14 +39,16 @@ export function stateOf(o: Observation, disk: DiskObservation, trouble: string |
           reason:
             disk.primaryGone !== null
               ? `${disk.primaryGone.why}, and the mirror does not answer`
-              : 'both copies fail; the guest waits, and goes on with the first that answers again',
+              : disk.withoutStopPolicy !== null
+                ? 'both copies fail; the guest is told so, and goes on with the first that answers again'
+                : 'both copies fail; the guest waits, and goes on with the first that answers again',
         };
       case 'primary-full':
         return { state: 'waiting', reason: "the primary's storage is full: make room, then virsh resume" };
       case 'none':
         return record.primary.current && record.mirror.current
-          ? { state: 'protected', reason: silenceRemark(disk) }
-          : { state: 'syncing', reason: null };
+          ? { state: 'protected', reason: silenceRemark(disk) ?? disk.withoutStopPolicy }
+          : { state: 'syncing', reason: whyEverything(record) };
       case 'primary':
       case 'mirror':
       case 'unknown':
@@ -63,6 +66,8 @@ export function stateOf(o: Observation, disk: DiskObservation, trouble: string |
       state: 'broken',
       reason: trouble ?? `the only current copy fails; the guest waits until it answers again`,
     };
+  if (onMirror && disk.withoutStopPolicy !== null)
+    return { state: 'failed-over', reason: trouble ?? rebuildNeedsStart(o.record.name) };
   if (onMirror) {
     return { state: record.intent.kind === 'rebuild' ? 'rebuilding' : 'failed-over', reason: trouble };
   }

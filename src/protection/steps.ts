@@ -37,9 +37,15 @@ export interface StepArguments {
   /** Closes what an unplugged disk left behind. */
   closeOrphans: { dev: string; nodes: string[] };
   compose: { dev: string; primaryTop: string; engine: Engine };
+  /** Makes the pair of a disk that keeps its node: a mirror job that copies everything first. */
+  composeCopying: { dev: string; primaryTop: string };
   dropPair: { dev: string };
+  /** Ends the mirror job of a pair on the mirror. */
+  promote: { dev: string };
   /** Fails unless a mirror job has written all that was acknowledged to the mirror, too. */
   requireInSync: { dev: string };
+  /** Fails if the mirror has another connection than at first: its server may have lost what it had not flushed. */
+  requireConnected: { dev: string };
   /** Begins an epoch on the two-copy writer. */
   addEpoch: { dev: string };
   dropEpoch: { dev: string; bitmap: string };

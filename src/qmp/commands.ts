@@ -62,8 +62,10 @@ export interface QmpCommands {
     bitmaps: string[];
   }>;
   'block-job-cancel': Call<{ device: string; force: boolean }>;
+  'block-job-complete': Call<{ device: string }>;
   'job-dismiss': Call<{ id: string }>;
   'block-job-set-speed': Call<{ device: string; speed: number }>;
+  'query-version': Call<NoArguments, { qemu: { major: number; minor: number; micro: number } }>;
   'qom-get': Call<{ path: string; property: string }>;
   'object-add': Call<{ 'qom-type': 'secret' | 'tls-creds-x509'; id: string } & Record<string, string | boolean>>;
   'object-del': Call<{ id: string }>;

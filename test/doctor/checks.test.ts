@@ -197,11 +197,15 @@ describe('virt-cdp doctor', () => {
       allWell(stopPolicyCheck.examine([well, { ...well, live: undefined }, { ...well, defined: undefined }]));
     });
     it('finds a disk that runs without it', () => {
-      finds(stopPolicyCheck.examine([{ ...well, live: bad }]), 'error', /runs without/, /virsh shutdown web1/);
-      finds(stopPolicyCheck.examine([{ ...well, live: bad, defined: undefined }]), 'error', /runs/, /transient/);
+      finds(stopPolicyCheck.examine([{ ...well, live: bad }]), 'warning', /runs without/, /virsh shutdown web1/);
+      finds(stopPolicyCheck.examine([{ ...well, live: bad, defined: undefined }]), 'warning', /runs/, /transient/);
+    });
+    it('finds a disk whose guest is told that what failed is done', () => {
+      const live = disk("error_policy='ignore'");
+      finds(stopPolicyCheck.examine([{ ...well, live }]), 'error', /runs without/, /virsh shutdown web1/);
     });
     it('finds a disk that will run without it', () =>
-      finds(stopPolicyCheck.examine([{ ...well, defined: bad }]), 'error', /defined without/, /virsh edit web1/));
+      finds(stopPolicyCheck.examine([{ ...well, defined: bad }]), 'warning', /defined without/, /virsh edit web1/));
     it('finds a disk that can not be protected', () =>
       finds(
         stopPolicyCheck.examine([{ ...well, live: disk('', '<shareable/>') }]),

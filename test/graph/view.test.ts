@@ -78,6 +78,7 @@ describe('viewGraph', () => {
       primaryChild: 'libvirt-1-format',
       epochs: ['cdp-epoch-1000'],
       inSync: true,
+      copying: false,
     });
   });
 
@@ -101,6 +102,7 @@ describe('viewGraph', () => {
       primaryChild: 'libvirt-1-format',
       epochs: ['cdp-epoch-1000'],
       inSync: true,
+      copying: false,
     });
     const graph = captured(name);
     const [job] = graph['query-block-jobs'] as object[];
@@ -114,6 +116,12 @@ describe('viewGraph', () => {
       const seen = (await viewGraph(new FakeQemu(answers).monitor)).disk('vda', 'virtio-disk0', 1);
       assert.equal(seen?.pair?.inSync, false, JSON.stringify(failed));
     }
+    const copying = answersOf({ ...graph, 'query-block-jobs': [{ ...job, ready: false }] });
+    const seen = (await viewGraph(new FakeQemu(copying).monitor)).disk('vda', 'virtio-disk0', 1);
+    assert.deepEqual(
+      [seen?.pair?.inSync, seen?.pair?.copying, seen?.syncJob?.device, seen?.otherJob],
+      [false, true, 'cdp-vda-pair', null],
+    );
   });
 
   it("sees a stranger's backup between the quorum and the primary", async () => {

@@ -183,7 +183,7 @@ describe('virt-cdp doctor, on a real libvirtd', function () {
       ['hook', 'error', /not executable/, /chmod 755/],
       ['policy-files', 'error', /broken\.toml/, /broken\.toml/],
       ['store', 'warning', /on the same storage as the mirror of faulty vda/, /store/],
-      ['stop-policy', 'error', /^running vda runs without/, /running/],
+      ['stop-policy', 'warning', /^running vda runs without/, /running/],
       ['permissions', 'error', /virsh is version 8\.1\.0/, /libvirt-client/],
       ['file-owners', 'warning', /mirror of faulty vda/, /^chown \d+:\d+ \/.*mirror\.raw$/],
       ['copies', 'warning', /the mirror of faulty vdd, '.*gone\.raw', can't be read/, /virt-cdp status faulty/],
@@ -230,7 +230,7 @@ describe('virt-cdp doctor, on a real libvirtd', function () {
     writeFileSync(join(folder, 'old-qemu'), '');
     assertFound(await ask(), [
       ['agent', 'error', /does not answer/, /systemctl enable --now virt-cdpd/],
-      ['stop-policy', 'error', /^faulty vda is defined without/, /virsh edit faulty/],
+      ['stop-policy', 'warning', /^faulty vda is defined without/, /virsh edit faulty/],
       ['store', 'error', /torn\.json/, /restored/],
       ['store', 'error', /is in memory \(tmpfs\)/, /store/],
       ['emulator', 'error', /is version 5\.2\.0/, /upgrade QEMU/],

@@ -92,7 +92,7 @@ describe('the pages for administrators', function () {
         '--overwrite-mirror',
         '--no-wait',
       );
-      await waitState(scene.agent, name, 'waiting');
+      await waitState(scene.agent, name, 'protected');
     },
     'No current copy ever comes back': async () => {
       await waitState(scene.agent, name, 'protected');

@@ -53,6 +53,34 @@ describe('damageReport', () => {
   });
 });
 
+describe('damageReport of a disk whose guest is told of errors', () => {
+  const told = { graph: graph.mirrorJob, engine: 'mirror', withoutStopPolicy: 'it lacks the stop policy' } as const;
+  const ioError = (data: QmpEvent['data'] = {}): QmpEvent =>
+    event('BLOCK_IO_ERROR', { 'node-name': 'cdp-vda', operation: 'read', action: 'report', reason: 'EIO', ...data });
+
+  it('blames the primary for what the guest was told', () => {
+    assert.equal(damageReport(ioError(), diskSeen(told))?.side, 'primary');
+  });
+
+  it('blames nobody for want of space that the guest was told of', () => {
+    assert.equal(damageReport(ioError({ nospace: true }), diskSeen(told)), null);
+    assert.equal(damageReport(ioError({ nospace: true, action: 'stop' }), diskSeen(told))?.side, 'primary');
+  });
+
+  it('blames nobody as long as there is one copy; the copy that failed is begun anew, and later', () => {
+    const copying = diskSeen({ ...told, record: record.onlyPrimary });
+    const jobError = event('BLOCK_JOB_ERROR', { device: 'cdp-vda-pair', operation: 'write' });
+    assert.equal(damageReport(ioError(), copying), null);
+    assert.equal(damageReport(jobError, copying), null);
+    assert.deepEqual(jobReport(jobError, copying), {
+      ok: false,
+      why: 'write error while the mirror was brought up to date',
+      side: 'mirror',
+    });
+    assert.equal(jobReport(jobError, diskSeen(told)), null);
+  });
+});
+
 describe('damageReport of a pair by a mirror job', () => {
   const pair = diskSeen({ graph: graph.mirrorJob, engine: 'mirror' });
   const ioError = (data: QmpEvent['data'] = {}): QmpEvent =>

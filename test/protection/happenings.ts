@@ -213,7 +213,9 @@ function eventOf(
   const { dev } = record;
   const { qemu } = domain;
   const copy = domain.copyOf(record['side' in happening ? happening.side : 'mirror'].image);
-  const job = [...(qemu?.jobs.values() ?? [])].find(({ id, blocking }) => blocking === null && id.includes(dev));
+  const job = [...(qemu?.jobs.values() ?? [])].find(
+    ({ id, blocking, ready }) => (blocking === null || !ready) && id.includes(dev),
+  );
   const heard = domain.memory !== null && !domain.deaf;
   const only = (possible: boolean, event: Event): Event | null => (possible ? event : null);
   switch (happening.what) {

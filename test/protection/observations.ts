@@ -71,6 +71,7 @@ const pair: Pair = {
   primaryChild: 'libvirt-1-format',
   epochs: ['cdp-epoch-1'],
   inSync: true,
+  copying: false,
 };
 
 /** What lies under the device. */
@@ -128,6 +129,7 @@ export function diskSeen(parts: DiskParts = {}): DiskObservation {
     orphans: [],
     ioThread: false,
     engine: 'quorum',
+    withoutStopPolicy: null,
     liveImage: primaryImage,
     obstacle: null,
     xmlBehind: false,

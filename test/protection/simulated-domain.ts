@@ -7,23 +7,25 @@ import { withDisk } from '../../src/protection/planner/plan.ts';
 import {
   endedUnseen,
   isFirstStart,
-  newDiskRecord,
   sinceStart,
   withSeal,
   type DiskRecord,
   type DomainRecord,
 } from '../../src/protection/record.ts';
-import { imageName, parseImageUri, sameStorage, type Image } from '../../src/storage/image.ts';
+import { imageName, sameStorage, type Image } from '../../src/storage/image.ts';
 import { epochsOf } from './simulated-epochs.ts';
 import { areCurrent, Untold } from './simulated-events.ts';
 import { newGuest, type Guest } from './simulated-guest.ts';
 import { SimulatedMemory } from './simulated-memory.ts';
 import { Copy, Failed, hasIoThread, Refused, SimulatedQemu, type Job } from './simulated-qemu.ts';
+import { firstRecord } from './simulated-record.ts';
 import { graphOf, orphansOf } from './simulated-view.ts';
 
 /** One domain on one host: its QEMU, libvirt's XML, the durable record, the guest, and the storage of all copies. */
 export class SimulatedDomain {
-  readonly engine: Engine;
+  readonly #engine: Engine;
+  /** The disks without the stop policy, until the next start. */
+  #told: string[] = [];
   readonly copies = new Map<string, Copy>();
   readonly guests = new Map<string, Guest>();
   readonly live = new Map<string, { image: Image; index: number }>();
@@ -54,30 +56,25 @@ export class SimulatedDomain {
   #sources = 0;
   #starts = 0;
 
-  constructor(policy: Policy, devs: string[], engine: Engine = 'quorum') {
-    this.engine = engine;
-    const defined = new Map<string, Image>();
-    const disks = devs.map((dev): DiskRecord => {
-      const [path, mirror] = [parseImageUri(`/primary/${dev}`), parseImageUri(`/mirror/${dev}`)];
-      // Of two disks one is in an image that keeps bitmaps.
-      const primary: Image = { ...path, format: dev === 'vda' ? 'qcow2' : 'raw' };
-      defined.set(dev, primary);
-      this.guests.set(dev, newGuest());
-      return newDiskRecord({ dev, mirror, rebuild: null }, primary, false);
-    });
-    this.record = {
-      version: 1,
-      uuid: '8a2f0b4e-0000-4000-8000-000000000001',
-      name: 'web1',
-      policy,
-      lastStart: null,
-      restoreOwed: null,
-      disks,
-    };
+  constructor(policy: Policy, devs: string[], engine: Engine = 'quorum', told: string[] = []) {
+    this.#engine = engine;
+    const { record, defined } = firstRecord(policy, devs);
+    for (const dev of devs) this.guests.set(dev, newGuest());
+    this.record = record;
     this.persistent = defined;
     this.definitions = [defined];
     this.kept = { record: this.record, start: null };
     this.boot();
+    this.#told = told;
+  }
+
+  /** The guest is told of a disk's I/O errors instead of being stopped. */
+  isTold(dev: string): boolean {
+    return this.#told.includes(dev);
+  }
+
+  engineOf(dev: string): Engine {
+    return this.isTold(dev) ? 'mirror' : this.#engine;
   }
 
   now(): string {
@@ -115,6 +112,7 @@ export class SimulatedDomain {
   boot(): boolean {
     if ([...this.persistent.values()].some((image) => this.copyOf(image).failing)) return false;
     this.#starts += 1;
+    this.#told = [];
     this.memory?.clear();
     if (this.memory !== null && isFirstStart(this.record, this.kept.start))
       for (const { dev, atStop } of this.record.disks) this.memoryOf(dev).atStop = atStop;
@@ -158,7 +156,7 @@ export class SimulatedDomain {
     this.endQemu(pairs.map(({ record }) => record.dev));
     for (const { record } of pairs) {
       const atStop = {
-        clean: clean && this.engine === 'quorum',
+        clean: clean && this.engineOf(record.dev) === 'quorum',
         primary: this.copyOf(record.primary.image).fingerprint,
       };
       const stopped = withDisk(this.record, { ...record, state: 'stopped', since: this.now(), atStop });
@@ -219,6 +217,7 @@ export class SimulatedDomain {
       for (const { block } of guest.pending) guest.dropped.add(block);
       guest.pending = [];
       const { health } = this.memoryOf(dev);
+      if (this.isTold(dev)) continue;
       if (this.qemu?.nodes.has(diskNames(dev).pair) === true && health.primary.is !== 'failed')
         health.mirror = { is: 'failed', why: 'the guest was reset', noSpace: false };
     }
@@ -311,7 +310,7 @@ export class SimulatedDomain {
     const guest = this.guests.get(dev);
     if (qemu?.devices.has(dev) !== true || !this.runs() || guest === undefined) return;
     if (!qemu.flush(qemu.device(dev).root)) {
-      this.#stopForError(dev);
+      if (!this.isTold(dev)) this.#stopForError(dev);
       return;
     }
     guest.flushes += 1;
@@ -329,6 +328,7 @@ export class SimulatedDomain {
     this.paused = reason;
     this.qemu.running = false;
     for (const name of [...this.qemu.devices.values()].map(({ root }) => root)) this.qemu.flush(name);
+    for (const { blocking, to } of this.qemu.jobs.values()) if (blocking !== null) this.qemu.flush(to);
   }
 
   /** Failed I/O is tried again, in order. */
@@ -374,6 +374,7 @@ export class SimulatedDomain {
       guest.acknowledged.set(write.block, write.version);
       return;
     }
+    if (this.isTold(dev)) return;
     guest.pending.push(write);
     this.#stopForError(dev);
   }
@@ -429,7 +430,8 @@ export class SimulatedDomain {
       graph,
       orphans: this.qemu === null ? [] : orphansOf(this.qemu, dev, graph),
       ioThread: hasIoThread(dev),
-      engine: this.engine,
+      engine: graph?.pair?.engine ?? this.engineOf(dev),
+      withoutStopPolicy: this.isTold(dev) ? 'it lacks the stop policy' : null,
       liveImage: this.live.get(dev)?.image ?? null,
       obstacle: null,
       xmlBehind: persistent !== undefined && sameStorage(persistent, other.image),
@@ -455,7 +457,8 @@ export class SimulatedDomain {
 
   #badChild(node: string): void {
     if (this.memory === null || this.deaf) return;
-    for (const { dev } of this.record.disks) {
+    for (const { dev, mirror } of this.record.disks) {
+      if (this.isTold(dev) && !mirror.current) continue;
       if (node === diskNames(dev).mirror)
         this.memoryOf(dev).health.mirror = { is: 'failed', why: 'write: EIO', noSpace: false };
       else if (this.qemu?.nodes.get(diskNames(dev).pair)?.below.includes(node) === true)

@@ -303,7 +303,9 @@ export class SimulatedQemu {
   /** The copies that a device's I/O reaches. */
   copiesUnder(name: string): Copy[] {
     const { copy, below } = this.node(name);
-    const job = [...this.jobs.values()].find(({ filter, blocking }) => filter === name && blocking === 'in sync');
+    const job = [...this.jobs.values()].find(
+      ({ filter, blocking, ready }) => filter === name && blocking === 'in sync' && ready,
+    );
     return copy !== null
       ? [copy]
       : [...below, ...(job === undefined ? [] : [job.to])].flatMap((child) => this.copiesUnder(child));
@@ -335,7 +337,7 @@ export class SimulatedQemu {
       ...job,
       filter,
       written: new Set(),
-      ready: blocking,
+      ready: blocking && job.todo.size === 0,
       blocking: blocking ? 'in sync' : null,
       stays,
       ended: null,
@@ -344,7 +346,7 @@ export class SimulatedQemu {
 
   /** Copies one block, or finds that there is nothing left to copy. */
   progress(job: Job): void {
-    if (job.ended !== null) return;
+    if (job.ended !== null || job.blocking === 'failed') return;
     const [block] = job.todo;
     if (block !== undefined) {
       if (this.#copyBlock(job, block)) job.todo.delete(block);
@@ -362,6 +364,11 @@ export class SimulatedQemu {
   }
 
   endJob(job: Job, end: Parameters<SimulatedQemu['onJobEnd']>[1]): void {
+    if (job.blocking !== null && end !== 'cancelled' && end !== 'completed') {
+      job.blocking = 'failed';
+      this.onJobEnd(job, end);
+      return;
+    }
     if (job.stays) job.ended = end === 'completed' ? 'well' : 'badly';
     else this.jobs.delete(job.id);
     for (const node of this.nodes.values())
@@ -408,6 +415,10 @@ export class SimulatedQemu {
       return false;
     }
     if (this.write(job.to, block, version)) return true;
+    if (!job.ready) {
+      this.endJob(job, 'target-failed');
+      return true;
+    }
     job.blocking = 'failed';
     this.onBadChild(job.to);
     const [missing] = this.copiesUnder(job.to);

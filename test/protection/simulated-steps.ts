@@ -62,7 +62,10 @@ const executors: Executors = {
     const { park, parkNull, nothing } = diskNames(dev);
     for (const name of [park, parkNull, nothing]) qemuOf(domain).delete(name);
   },
-  park: (domain, { dev, root }) => qemuOf(domain).setRoot(dev, root, diskNames(dev).park, () => domain.stop('unknown')),
+  park: (domain, { dev, root }) => {
+    assert.ok(!domain.isTold(dev), `a guest that is told of errors of ${dev} is put on the park`);
+    qemuOf(domain).setRoot(dev, root, diskNames(dev).park, () => domain.stop('unknown'));
+  },
   unpark: (domain, { dev, node }) => {
     qemuOf(domain).setRoot(dev, diskNames(dev).park, node, () => domain.stop('unknown'));
     Object.assign(domain.memoryOf(dev), {
@@ -128,6 +131,45 @@ const executors: Executors = {
     };
     qemu.startJob(job, pair, { blocking: true });
   },
+  composeCopying: (domain, { dev, primaryTop }) => {
+    const { pair, pairJob, mirror } = diskNames(dev);
+    const qemu = qemuOf(domain);
+    if (qemu.running) throw new Failed('somebody has resumed the guest');
+    assertCurrentSource(domain, dev, primaryTop);
+    const job = {
+      id: pairJob,
+      type: 'mirror' as const,
+      device: primaryTop,
+      to: mirror,
+      bitmap: null,
+      todo: allBlocks(),
+    };
+    qemu.startJob(job, pair, { blocking: true });
+    domain.memoryOf(dev).health = { primary: { is: 'unknown' }, mirror: { is: 'unknown' } };
+  },
+  promote: (domain, { dev }) => {
+    const qemu = qemuOf(domain);
+    if (qemu.running) throw new Failed('somebody has resumed the guest');
+    const job = jobOf(qemu, diskNames(dev).pairJob);
+    if (!job.ready || job.blocking !== 'in sync') throw new Refused(`the job ${job.id} is not in sync`);
+    if (!qemu.flush(job.to)) {
+      job.blocking = 'failed';
+      domain.memoryOf(dev).failed('mirror');
+      throw new Failed('the flush of the mirror');
+    }
+    qemu.endJob(job, 'completed');
+    qemu.device(dev).root = job.to;
+    Object.assign(domain.memoryOf(dev), {
+      health: { primary: { is: 'unknown' }, mirror: { is: 'unknown' } },
+      movedOn: true,
+    });
+  },
+  requireConnected: (domain, { dev }) => {
+    const copy = qemuOf(domain).node(diskNames(dev).mirror).copy;
+    if (copy === null || !qemuOf(domain).hasLost(copy)) return;
+    domain.memoryOf(dev).failed('mirror');
+    throw new Failed('the mirror has another connection');
+  },
   requireInSync: (domain, { dev }) => {
     if (jobOf(qemuOf(domain), diskNames(dev).pairJob).blocking !== 'in sync')
       throw new Failed('the mirror failed meanwhile');
@@ -154,6 +196,7 @@ const executors: Executors = {
   startSnapshotSync: (domain, { dev, from, to }) => {
     const qemu = qemuOf(domain);
     assertCurrentSource(domain, dev, from);
+    assert.ok(!domain.isTold(dev), `a job that can fail a write of ${dev}'s guest`);
     const { syncJob } = diskNames(dev);
     qemu.startJob({ id: syncJob, type: 'backup', device: from, to, bitmap: null, todo: allBlocks() }, syncJob, {
       stays: true,
@@ -318,6 +361,7 @@ function allBlocks(): Set<number> {
 function startDelta(domain: SimulatedDomain, dev: string, from: string, to: string, bitmap: string): Job {
   const qemu = qemuOf(domain);
   assertCurrentSource(domain, dev, from);
+  assert.ok(!domain.isTold(dev), `a job that can fail a write of ${dev}'s guest`);
   const { syncJob } = diskNames(dev);
   qemu.startJob(
     { id: syncJob, type: 'backup', device: from, to, bitmap, todo: new Set(qemu.bitmap(from, bitmap)) },

@@ -15,6 +15,7 @@ export function graphOf(qemu: SimulatedQemu, dev: string, index: number | undefi
   const libvirtTop = `libvirt-${index}-format`;
   const layout = layoutOf(qemu, device.root, descent(device.root), names);
   const pair = qemu.nodes.get(names.pair);
+  const pairJob = qemu.jobs.get(names.pairJob);
   const topAbove = (name: string): string => {
     const filter = [...qemu.nodes].find(([, { kind, below }]) => kind === 'filter' && below.includes(name));
     return filter === undefined ? name : topAbove(filter[0]);
@@ -75,14 +76,17 @@ export function graphOf(qemu: SimulatedQemu, dev: string, index: number | undefi
         ? null
         : {
             engine: pair.kind === 'quorum' ? 'quorum' : 'mirror',
-            inSync: qemu.jobs.get(names.pairJob)?.blocking !== 'failed',
+            inSync: pairJob === undefined || (pairJob.blocking === 'in sync' && pairJob.ready),
+            copying: pairJob?.blocking === 'in sync' && !pairJob.ready,
             primaryChild: pair.below[0] ?? '',
             epochs: [...pair.bitmaps.keys()].filter((name) => name.startsWith(epochPrefix)),
           },
     parkReady: qemu.nodes.has(names.park),
     layers,
     tracking: [...(primary === null ? [] : tracking('primary', primary.data)), ...tracking('mirror', names.mirror)],
-    syncJob: view(qemu.jobs.get(names.syncJob)),
+    syncJob: view(
+      qemu.jobs.get(names.syncJob) ?? (layout === 'pair' && pairJob?.ready === false ? pairJob : undefined),
+    ),
     otherJob: view(jobsOver.find(({ id }) => id !== names.syncJob && id !== names.pairJob)),
     instant: qemu.instants.has(dev),
   };

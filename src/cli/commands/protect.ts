@@ -10,8 +10,8 @@ export const protect = defineCommand({
   summary: 'keep a second, current copy of a disk',
   description:
     'Declares the protection and, if the domain runs, begins it; waits until the disk is protected. A domain that runs without ' +
-    "error_policy='stop' on the disk is protected from its next start on (virsh shutdown, virsh start), or at once with " +
-    '--stop-policy-by save-restore, also when it was declared before (without --mirror then).',
+    "error_policy='stop' on the disk is protected with less of a guarantee (relaxed) until its next start (virsh shutdown, virsh start); " +
+    'it gets the policy at once with --stop-policy-by save-restore, also when it was declared before (without --mirror then).',
   domain: 'required',
   options: {
     disk: { value: 'DEV', summary: "the disk's target, e.g. vda", required: true },

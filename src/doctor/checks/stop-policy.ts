@@ -1,4 +1,4 @@
-import { hasStopPolicy } from '../../domain/domain.ts';
+import { hasStopPolicy, ignoresErrors } from '../../domain/domain.ts';
 import { wayToStopPolicy } from '../../protection/stop-policy.ts';
 import type { Check } from '../check.ts';
 import { ok, trouble, type Remark } from '../finding.ts';
@@ -6,7 +6,7 @@ import { disksOf, libvirtDeadlineMs, libvirtOf, type DeclaredDisk } from '../hos
 
 type Facts = Pick<DeclaredDisk, 'domain' | 'defined' | 'live'> & { dev: string };
 
-const why = 'the guest would be told of a failed write, instead of being moved to the other copy: it is not protected';
+const why = 'an error of its primary is told to the guest before it is moved to the mirror: the guarantee is relaxed';
 
 /** Whether every protected disk pauses its guest on an error, as it runs and at its next start, and can be protected at all. */
 export const stopPolicyCheck: Check<Facts[]> = {
@@ -33,12 +33,15 @@ function examineOne({ domain, dev, defined, live }: Facts): Remark[] {
   }
   if (live !== undefined && !hasStopPolicy(live)) {
     const what = `${domain} ${dev} runs without error_policy='stop'`;
-    return [trouble('error', what, why, wayToStopPolicy(domain, dev, defined))];
+    const way = wayToStopPolicy(domain, dev, defined);
+    return ignoresErrors(live)
+      ? [trouble('error', what, 'a write that failed is told to the guest as done: it is not protected', way)]
+      : [trouble('warning', what, why, way)];
   }
   if (defined !== undefined && !hasStopPolicy(defined)) {
     const what = `${domain} ${dev} is defined without error_policy='stop'`;
     const fix = `virsh edit ${domain}, and put error_policy='stop' rerror_policy='stop' into the <driver> of ${dev}`;
-    return [trouble('error', what, `from the domain's next start on ${why}`, fix)];
+    return [trouble('warning', what, `from the domain's next start on ${why}`, fix)];
   }
   return [];
 }

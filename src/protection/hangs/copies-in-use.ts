@@ -4,6 +4,7 @@ import type { Side } from '../model.ts';
 import type { DiskObservation } from '../observation.ts';
 
 type Seen = Pick<DiskObservation, 'graph' | 'record' | 'liveImage'>;
+type Policed = Seen & Pick<DiskObservation, 'withoutStopPolicy'>;
 
 /** The copies that QEMU has open: the guest's requests, or what waits for all requests to end, may wait for each of them. */
 export function copiesInUse({ graph, record, liveImage }: Seen): Side[] {
@@ -26,9 +27,12 @@ export function imagesInUse(disk: Seen): Image[] {
   return copiesInUse(disk).map((side) => disk.record[side].image);
 }
 
-/** Those that the guest can do without: both of a pair, and one that is being brought up to date. */
-export function spareCopies({ graph, record }: Seen): Side[] {
-  if (graph?.layout === 'pair') return ['primary', 'mirror'];
+/**
+ * Those that the guest can do without: both of a pair, and one that is being brought up to date. Without the stop policy it would be told
+ * of what QEMU fails on the primary, which it goes on with if that answers again.
+ */
+export function spareCopies({ graph, record, withoutStopPolicy }: Policed): Side[] {
+  if (graph?.layout === 'pair') return withoutStopPolicy === null ? ['primary', 'mirror'] : ['mirror'];
   if (graph?.syncJob == null) return [];
   return [record.primary.current ? 'mirror' : 'primary'];
 }

@@ -188,6 +188,7 @@ export class DomainWatch {
       const [first, second] = await Promise.all([primary, mirror].map(({ image }) => this.#parts.prober.ask(image)));
       if (first === second) continue;
       const [side, { image }] = first === true ? (['mirror', mirror] as const) : (['primary', primary] as const);
+      if (side === 'primary' && this.#isTold(dev)) continue;
       hung.push({ dev, side, image });
     }
     for (const backend of new Set(hung.map(backendName))) {
@@ -196,6 +197,12 @@ export class DomainWatch {
       for (const { dev, side } of alike) await this.#resort(dev, side, Date.now() - sinceMs);
     }
     return hung.length > 0;
+  }
+
+  /** Of errors, by the disk; the guest is not paused for them. */
+  #isTold(dev: string): boolean {
+    const seen = this.#protector.observation?.disks.find(({ record }) => record.dev === dev);
+    return seen !== undefined && seen.withoutStopPolicy !== null;
   }
 
   /** What a yank does, without QEMU's help, for the copies on one server. Not if QEMU has more connections to it than theirs. */

@@ -11,6 +11,14 @@ export type Damage =
   /** The primary's storage is full: the administrator makes room, the data are not in danger. */
   | 'primary-full';
 
+/** The job that makes a pair has not copied everything yet, or may have begun while the guest wrote. */
+export function isCopying({ graph, record, withoutStopPolicy }: DiskObservation): boolean {
+  const pair = graph?.layout === 'pair' ? graph.pair : null;
+  return (
+    withoutStopPolicy !== null && pair !== null && !record.mirror.current && !(pair.inSync && pair.epochs.length > 0)
+  );
+}
+
 /**
  * Judges a pair. A primary whose file is gone takes every write, and loses them all when QEMU ends: it is left for the mirror. An
  * error that both copies survive is put down to the mirror: its server may have lost writes that it had
@@ -18,6 +26,7 @@ export type Damage =
  */
 export function damageOf(disk: DiskObservation): Damage {
   const { ioFailed, primaryGone } = disk;
+  if (isCopying(disk)) return ioFailed && isFull(disk) ? 'primary-full' : 'none';
   if (disk.graph?.pair?.inSync === false) return 'mirror';
   const { primary, mirror } = healthOf(disk);
   if (primary.is === 'failed' && mirror.is === 'failed') return 'both';
@@ -29,11 +38,16 @@ export function damageOf(disk: DiskObservation): Damage {
 }
 
 /** Through a mirror job the guest is shown the primary's errors alone. */
-function healthOf({ graph, health, ioFailed, noSpace }: DiskObservation): DiskObservation['health'] {
+function healthOf(disk: DiskObservation): DiskObservation['health'] {
+  const { graph, health, ioFailed } = disk;
   const byPair = graph?.layout === 'pair' && graph.pair?.engine === 'mirror';
   if (!byPair || !ioFailed || health.primary.is !== 'unknown') return health;
   return {
     ...health,
-    primary: { is: 'failed', why: "the guest's I/O failed", noSpace: noSpace || graph.ioStatus === 'nospace' },
+    primary: { is: 'failed', why: "the guest's I/O failed", noSpace: isFull(disk) },
   };
+}
+
+function isFull({ graph, noSpace }: DiskObservation): boolean {
+  return noSpace || graph?.ioStatus === 'nospace';
 }

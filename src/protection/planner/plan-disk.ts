@@ -3,10 +3,11 @@ import type { PrimaryNodes } from '../../graph/view.ts';
 import type { Image } from '../../domain/image.ts';
 import { imageName, sameStorage } from '../../storage/image.ts';
 import { probe, probeStorage, requireAnswer } from './asking.ts';
-import { damageOf } from './damage.ts';
+import { damageOf, isCopying } from './damage.ts';
 import type { DiskObservation, Observation } from '../observation.ts';
 import { nothing, steps, surgery, type DiskPlan } from './disk-plan.ts';
 import { currentCopy, type DiskRecord } from '../record.ts';
+import { planCopying, planPairByJob } from './plan-by-job.ts';
 import { planRebuild, copyAndPivot } from './plan-rebuild.ts';
 import { planSync } from './plan-sync.ts';
 import { planVerify } from './plan-verify.ts';
@@ -15,9 +16,11 @@ import {
   adoptRebuilt,
   armIdentical,
   closeForGood,
+  copied,
   degrade,
   dropLayers,
   failOver,
+  failOverByJob,
   finishArming,
   giveBack,
   leavePair,
@@ -80,6 +83,7 @@ function planPair(o: Observation, disk: PresentDisk): DiskPlan {
   const { graph, record } = disk;
   const { primary } = graph;
   if (primary === null) return nothing;
+  if (isCopying(disk)) return planCopying(o, disk);
   switch (damageOf(disk)) {
     case 'primary':
       return planWithoutPrimary(o, disk, primary);
@@ -100,9 +104,10 @@ function planPair(o: Observation, disk: PresentDisk): DiskPlan {
     case 'resync':
       return planToPrimary(o, disk, primary);
     case 'failover':
-      return surgery(onlyIfAnswering(disk, 'mirror', failOver(o, asPair(disk), primary)));
+      return planToMirror(o, disk, primary);
     case 'protect':
     case 'rebuild':
+      if (disk.withoutStopPolicy !== null && !record.primary.current) return planToMirror(o, disk, primary);
       if (disk.engine === 'mirror' && o.record.policy === 'strict') return planToPrimary(o, disk, primary);
       return keepPair(disk, primary);
   }
@@ -116,8 +121,13 @@ function planWithoutPrimary(o: Observation, disk: PresentDisk, primary: PrimaryN
   const { graph, record } = disk;
   const isTold = disk.ioFailed || graph.layout === 'parked';
   return (disk.primaryGone === null && isTold) || record.intent.kind === 'failover'
-    ? surgery(onlyIfAnswering(disk, 'mirror', failOver(o, asPair(disk), primary)))
+    ? planToMirror(o, disk, primary)
     : steps({ step: 'recordDisk', record: { ...record, intent: { kind: 'failover' } } });
+}
+
+function planToMirror(o: Observation, disk: PresentDisk, primary: PrimaryNodes): DiskPlan {
+  const leave = disk.withoutStopPolicy === null ? failOver : failOverByJob;
+  return surgery(onlyIfAnswering(disk, 'mirror', leave(o, asPair(disk), primary)));
 }
 
 /** The mirror failed. */
@@ -176,8 +186,10 @@ function keepPair(disk: PresentDisk, primary: PrimaryNodes): DiskPlan {
               mirror: currentCopy(record.mirror),
               track: null,
               exposedSince: null,
+              engine: disk.engine,
             },
           },
+          ...(disk.withoutStopPolicy !== null && !record.mirror.current ? copied(record) : []),
         ]),
     ...graph.tracking.map(({ on, name }) => untrack(dev, primary, on, name)),
     ...(epochs.rotate ? [{ step: 'addEpoch' as const, dev }] : []),
@@ -224,6 +236,7 @@ function planPrimary(o: Observation, disk: PresentDisk): DiskPlan {
       if (disk.obstacle !== null || graph.otherJob !== null) return nothing;
       // Nothing is put on the park that QEMU could not open again.
       if (disk.primaryGone !== null) return nothing;
+      if (disk.withoutStopPolicy !== null) return planPairByJob(o, disk, primary);
       if (disk.atStop?.clean === true && !disk.touched.includes('mirror'))
         return planIdentical(disk, primary, disk.atStop.primary);
       if (graph.layout === 'primary' && strictlyParked(o, disk)) return surgery(wait(disk));
@@ -323,7 +336,8 @@ function planMirror(o: Observation, disk: PresentDisk): DiskPlan {
   if (disk.ioFailed) return askAgain(disk, 'mirror');
   if (disk.xmlBehind && disk.mayRetry) return steps({ step: 'defineSource', dev, image: record.mirror.image });
   if (record.intent.kind === 'remove') return disk.xmlBehind ? nothing : steps({ step: 'forget', dev });
-  if (graph.layout === 'layered' || record.intent.kind === 'rebuild') return planRebuild(o, disk);
+  const mayPark = disk.withoutStopPolicy === null;
+  if (graph.layout === 'layered' || (record.intent.kind === 'rebuild' && mayPark)) return planRebuild(o, disk);
   return graph.primary !== null && graph.otherJob === null && disk.mayRetry
     ? steps(...closeForGood(record, graph.primary))
     : nothing;
@@ -347,7 +361,7 @@ function planMirrorByLibvirt(o: Observation, disk: PresentDisk): DiskPlan {
   }
   if (disk.ioFailed) return askAgain(disk, 'mirror');
   if (record.intent.kind === 'remove') return steps({ step: 'forget', dev: record.dev });
-  if (record.intent.kind !== 'rebuild') return nothing;
+  if (record.intent.kind !== 'rebuild' || disk.withoutStopPolicy !== null) return nothing;
   if (record.intent.original)
     return steps({ step: 'recordDisk', record: { ...record, intent: { ...record.intent, original: false } } });
   return copyAndPivot(disk);

@@ -1,6 +1,7 @@
 import type { DiskObservation, Observation } from '../observation.ts';
-import { damageOf } from './damage.ts';
+import { damageOf, isCopying } from './damage.ts';
 import { mustNotWait } from './hang.ts';
+import { giveUpCopy } from './plan-by-job.ts';
 import { planDisk } from './plan-disk.ts';
 import { sameStorage } from '../../storage/image.ts';
 import type { DiskRecord, DomainRecord } from '../record.ts';
@@ -48,6 +49,7 @@ function withoutJobs(o: Observation, disk: DiskObservation): DiskStep[] {
   const { graph, record } = disk;
   const { dev } = record;
   if (graph === null) return [];
+  if (isCopying(disk)) return giveUpCopy(record);
   if (graph.layout === 'pair' && graph.pair?.engine === 'mirror' && graph.primary !== null)
     return leavePair(o, { ...disk, graph }, graph.primary);
   return [
@@ -81,6 +83,7 @@ function isDue(disk: DiskObservation | undefined): boolean {
 function underOnePause(o: Observation, surgeries: Surgery[]): Step[] {
   const record = surgeries.reduce((domain, { record: disk }) => withDisk(domain, disk), o.record);
   const recorded = surgeries.some((surgery) => surgery.recorded);
+  const parking = surgeries.filter(({ parks }) => parks);
   const staysParked = o.disks.some(
     ({ record: { dev }, graph }) =>
       graph?.layout === 'parked' && !surgeries.some((surgery) => surgery.dev === dev && surgery.root !== null),
@@ -93,19 +96,19 @@ function underOnePause(o: Observation, surgeries: Surgery[]): Step[] {
     ...surgeries.flatMap(({ before }) => before),
     ...(o.surgeryMarked ? [] : [{ step: 'markSurgery' } as const]),
     ...(o.run === 'running' ? [{ step: 'pause' } as const] : []),
-    ...surgeries.map(({ dev, qdev, from }) => ({ step: 'park', dev, qdev, root: from }) as const),
+    ...parking.map(({ dev, qdev, from }) => ({ step: 'park', dev, qdev, root: from }) as const),
     ...surgeries.flatMap(({ parked }) => parked),
     ...(recorded ? [{ step: 'record', record } as const] : []),
     ...surgeries.flatMap(({ told }) => told),
     ...surgeries.flatMap(({ dev, persist }) =>
       persist === null ? [] : [{ step: 'defineSource', dev, image: persist } as const],
     ),
-    ...surgeries.flatMap(({ dev, qdev, root }) =>
+    ...parking.flatMap(({ dev, qdev, root }) =>
       root === null ? [] : [{ step: 'unpark', dev, qdev, node: root } as const],
     ),
     ...surgeries.flatMap(({ given }) => given),
     ...(resumes ? [{ step: 'resume' } as const, { step: 'unmarkSurgery' } as const] : []),
-    ...(resumes ? surgeries.map(({ dev }) => ({ step: 'removePark', dev }) as const) : []),
+    ...(resumes ? parking.map(({ dev }) => ({ step: 'removePark', dev }) as const) : []),
     ...(resumes || o.run === 'suspended'
       ? withRecords(
           record,

@@ -20,7 +20,9 @@ export interface Surgery {
   from: string;
   /** While the guest may still run. */
   before: Step[];
-  /** With the device on the park. */
+  /** The device is on the park meanwhile; else nothing but the pause keeps the guest from writing. */
+  parks: boolean;
+  /** With the device on the park, or while the guest stands still. */
   parked: Step[];
   record: DiskRecord;
   /** The record says something new and must be durable before the guest goes on. */
@@ -29,7 +31,7 @@ export interface Surgery {
   told: Step[];
   /** What the persistent XML must name from now on; null leaves it. */
   persist: Image | null;
-  /** What the device gets when it leaves the park; null: it stays, and the next look decides. */
+  /** What the device has in the end, and gets when it leaves the park; null: it stays, and the next look decides. */
   root: string | null;
   /** With the device on its root, before the guest goes on. */
   given: Step[];
@@ -194,6 +196,39 @@ export function failOver(o: Observation, disk: PresentDisk, primary: PrimaryNode
   };
 }
 
+/**
+ * The same without a park, whose errors a guest without the stop policy would be told of if somebody resumed it: the job itself moves the
+ * device. As long as it is in sync the guest may write at any moment, and both copies have it.
+ */
+export function failOverByJob(o: Observation, disk: PresentDisk, primary: PrimaryNodes): Surgery {
+  const { before, parked, ...rest } = failOver(o, disk, primary);
+  const { dev } = disk.record;
+  return {
+    ...rest,
+    before: before.filter(({ step }) => step !== 'buildPark'),
+    parks: false,
+    parked: [
+      { step: 'requireConnected', dev },
+      ...parked.filter(({ step }) => step === 'requireInSync' || step === 'track'),
+    ],
+    given: [{ step: 'promote', dev }],
+  };
+}
+
+/** Has a mirror job copy everything and write to both copies from now on, without a park. */
+export function beginPair(disk: PresentDisk, primary: PrimaryNodes): Surgery {
+  const { dev } = disk.record;
+  return {
+    ...surgeryOn(disk),
+    parks: false,
+    parked: [
+      { step: 'composeCopying', dev, primaryTop: primary.top },
+      { step: 'addEpoch', dev },
+    ],
+    root: diskNames(dev).pair,
+  };
+}
+
 /** Puts libvirt's names over the mirror, so that libvirt's copy job can run on the device's real root. */
 export function buildLayers(disk: PresentDisk, to: Image): Surgery {
   const { graph, record } = disk;
@@ -281,7 +316,7 @@ export function adoptRebuilt(o: Observation, disk: PresentDisk, primary: Primary
 }
 
 /** What there is to tell of a disk whose stale copy has become current. */
-function copied({ dev, intent }: DiskRecord): Step[] {
+export function copied({ dev, intent }: DiskRecord): Step[] {
   const event = intent.kind === 'rebuild' ? 'rebuild-finished' : 'resync-finished';
   return [
     { step: 'note', event, disk: dev, detail: {} },
@@ -320,6 +355,7 @@ function surgeryOn(disk: PresentDisk): Surgery {
     qdev: graph.qdev,
     from: graph.root,
     before: [],
+    parks: true,
     parked: [],
     record,
     recorded: false,

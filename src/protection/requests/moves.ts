@@ -97,6 +97,7 @@ export async function rebuild(protector: Protector, request: RebuildRequest, hos
       hint: `virt-cdp status ${record.name}`,
     });
   }
+  requireStopPolicy(protector, disk);
   if (disk.intent.kind === 'rebuild') {
     throw new CdpError({
       code: 'rebuild-running',
@@ -225,6 +226,17 @@ function requestedTarget(record: DomainRecord, disk: DiskRecord, { to, toXml, fo
     ...parseImageUri(uri, format === undefined ? {} : { format }),
     ...(encryption !== undefined && { encryption }),
   };
+}
+
+/** The way back needs a moment in which every I/O fails, and the guest must not be told. */
+function requireStopPolicy({ observation, record }: Protector, { dev }: DiskRecord): void {
+  const seen = observation?.disks.find((disk) => disk.record.dev === dev);
+  if (seen === undefined || seen.withoutStopPolicy === null) return;
+  throw new CdpError({
+    code: 'no-stop-policy',
+    message: `${record.name} runs without error_policy='stop' on ${dev}, and can't be moved to a new primary under the running guest`,
+    hint: `virsh shutdown ${record.name}, then virsh start ${record.name}: it goes on from its mirror, with the policy; then rebuild`,
+  });
 }
 
 /** Refuses a disk that runs on its mirror: only its current copy can be what others are brought up to date from. */

@@ -189,6 +189,8 @@ async function startWarnings(protector: Protector, dev: string): Promise<string[
   if (running === undefined || hasStopPolicy(running)) return [];
   protector.forgetXml();
   await protector.looked();
+  const seen = protector.observation?.disks.find((disk) => disk.record.dev === dev);
+  if (seen?.obstacle === null && seen.withoutStopPolicy !== null) return [seen.withoutStopPolicy];
   const defined = (await live.persistentDisks()).find((disk) => disk.dev === dev);
   return [
     `${record.name} runs without error_policy='stop' on ${dev}, and is not protected yet: QEMU takes it only when it opens ` +

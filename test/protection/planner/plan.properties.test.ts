@@ -10,6 +10,8 @@ const scenario = fc.record({
     { policy: 'available' as const, engine: 'quorum' as const },
     { policy: 'strict' as const, engine: 'quorum' as const },
     { policy: 'available' as const, engine: 'mirror' as const },
+    { policy: 'available' as const, engine: 'quorum' as const, told: ['vda'] as string[] },
+    { policy: 'available' as const, engine: 'mirror' as const, told: ['vda', 'vdb'] as string[] },
   ),
   devs: fc.constantFrom<string[]>(['vda'], ['vda', 'vdb']),
   protectedAtFirst: fc.boolean(),
@@ -25,8 +27,8 @@ const crash: Happening[] = [
 
 type Scenario = typeof scenario extends fc.Arbitrary<infer T> ? T : never;
 
-function live({ kind: { policy, engine }, devs, protectedAtFirst, happenings }: Scenario): void {
-  const domain = new SimulatedDomain(policy, devs, engine);
+function live({ kind: { policy, engine, told = [] }, devs, protectedAtFirst, happenings }: Scenario): void {
+  const domain = new SimulatedDomain(policy, devs, engine, told);
   const agent = new SimulatedAgent(domain);
   try {
     if (protectedAtFirst) agent.settle();
@@ -40,7 +42,7 @@ function live({ kind: { policy, engine }, devs, protectedAtFirst, happenings }: 
     agent.settle();
   } catch (error) {
     assert.fail(
-      `${error instanceof Error ? error.message : String(error)}\n${[`policy ${policy}, engine ${engine}, ${devs.join(' and ')}, ${protectedAtFirst ? 'protected' : 'new'}`, ...shortened(agent.trace)].join('\n')}`,
+      `${error instanceof Error ? error.message : String(error)}\n${[`policy ${policy}, engine ${engine}, without the stop policy: ${told.join() || 'none'}, ${devs.join(' and ')}, ${protectedAtFirst ? 'protected' : 'new'}`, ...shortened(agent.trace)].join('\n')}`,
     );
   }
 }

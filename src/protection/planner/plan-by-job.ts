@@ -1,0 +1,47 @@
+import type { PrimaryNodes } from '../../graph/view.ts';
+import type { Observation } from '../observation.ts';
+import type { DiskRecord } from '../record.ts';
+import { nothing, steps, surgery, type DiskPlan } from './disk-plan.ts';
+import { speedStep } from './sync-speed.ts';
+import { beginPair, newBitmap, type DiskStep, type PresentDisk } from './surgery.ts';
+
+/**
+ * Protects a disk whose guest is told of I/O errors. Nothing may be put under it that fails a request because of us: no park, no quorum, and
+ * no backup job, whose filter fails a write with its target. A mirror job does not, and can only copy everything.
+ */
+export function planPairByJob(o: Observation, disk: PresentDisk, primary: PrimaryNodes): DiskPlan {
+  const { graph, record, health, mayRetry } = disk;
+  const { dev, mirror, track } = record;
+  if (o.migrating || (o.run !== 'running' && o.run !== 'suspended')) return nothing;
+  if (graph.mirrorOpen && health.mirror.is === 'failed') return steps({ step: 'closeMirror', dev });
+  if (!mayRetry) return nothing;
+  if (!graph.mirrorOpen) {
+    return steps({ step: 'openMirror', dev, image: mirror.image, sizeBytes: graph.sizeBytes, sealed: null });
+  }
+  if (track?.base === 'copying' && mirror.consistentAsOf === null && graph.tracking.length === 0)
+    return surgery(beginPair(disk, primary));
+  const why = "without error_policy='stop' only a mirror job can bring it up to date, and that copies everything";
+  const copying = { bitmap: newBitmap(o, graph), base: 'copying' as const, why };
+  return steps(
+    { step: 'recordDisk', record: { ...record, mirror: { ...mirror, consistentAsOf: null }, track: copying } },
+    ...graph.tracking.map(({ name }) => ({ step: 'untrack', node: primary.data, bitmap: name }) as const),
+  );
+}
+
+/** The job goes on until everything is copied, unless it failed, nobody wants it any more, or whoever began it did not come to the end of that. */
+export function planCopying(o: Observation, disk: PresentDisk): DiskPlan {
+  const { graph, record, health } = disk;
+  const { kind } = record.intent;
+  const isWanted = kind !== 'hold' && kind !== 'remove' && kind !== 'resync' && o.record.policy !== 'strict';
+  const isWell = graph.pair?.copying === true && graph.pair.epochs.length > 0 && health.mirror.is !== 'failed';
+  if (!isWanted || !isWell) return steps(...giveUpCopy(record));
+  return graph.syncJob === null ? nothing : steps(...speedStep(disk, graph.syncJob));
+}
+
+/** The device is the primary's again when the job ends. */
+export function giveUpCopy({ dev }: DiskRecord): DiskStep[] {
+  return [
+    { step: 'dropPair', dev },
+    { step: 'closeMirror', dev },
+  ];
+}
