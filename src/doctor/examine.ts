@@ -12,6 +12,7 @@ import { libvirtCheck } from './checks/libvirt.ts';
 import { permissionsCheck } from './checks/permissions.ts';
 import { policyFilesCheck } from './checks/policy-files.ts';
 import { primariesCheck } from './checks/primaries.ts';
+import { relaysCheck } from './checks/relays.ts';
 import { spaceCheck } from './checks/space.ts';
 import { stopPolicyCheck } from './checks/stop-policy.ts';
 import { storeCheck } from './checks/store.ts';
@@ -35,6 +36,7 @@ const examinations: readonly Examination[] = [
   examination(copiesCheck),
   examination(durabilityCheck),
   examination(primariesCheck),
+  examination(relaysCheck),
   examination(spaceCheck),
   examination(clockCheck),
 ];

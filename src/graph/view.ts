@@ -48,8 +48,8 @@ export interface DiskGraph {
   primary: PrimaryNodes | null;
   /** The mirror's own node is open. */
   mirrorOpen: boolean;
-  /** The socket of QEMU's connection to the mirror when that was opened, as the kernel calls it; null if none was noted. */
-  mirrorSocket: string | null;
+  /** The sockets of the connections on the way to the mirror when that was opened, as the kernel calls them: those that were noted. */
+  mirrorSockets: string[];
   /** The two-copy writer exists, under the device or not. */
   pair: Pair | null;
   parkReady: boolean;
@@ -196,7 +196,7 @@ function viewDisk(
     layout,
     primary,
     mirrorOpen: graph.has(names.mirror),
-    mirrorSocket: graph.named(connectionPrefix(dev))[0]?.slice(connectionPrefix(dev).length) ?? null,
+    mirrorSockets: graph.named(connectionPrefix(dev)).map((name) => name.slice(connectionPrefix(dev).length)),
     pair: primaryChild === undefined ? null : viewPair(graph, jobs, dev, primaryChild),
     parkReady: graph.has(names.park),
     layers,

@@ -22,10 +22,19 @@ export async function breakConnections(
   const server = serverText(address);
   const connections = await established(pid, server);
   if (connections.length !== expected) return false;
-  for (const { local, peer } of connections)
-    await runTool('ss', ['-K', '-Htn', 'state', 'established', 'src', local, 'dst', peer], { deadlineMs });
+  await breakThese(connections);
   const left = (await established(pid, server)).map(({ local }) => local);
   return !connections.some(({ local }) => left.includes(local));
+}
+
+/** As breakConnections, wherever they lead: what a process was to send, and has not yet, is never sent. */
+export async function breakAllConnections(pid: number): Promise<void> {
+  await breakThese(await established(pid, null));
+}
+
+async function breakThese(connections: Connection[]): Promise<void> {
+  for (const { local, peer } of connections)
+    await runTool('ss', ['-K', '-Htn', 'state', 'established', 'src', local, 'dst', peer], { deadlineMs });
 }
 
 function serverText({ host, port }: { host: string; port: number }): string {
@@ -60,8 +69,9 @@ async function locals(args: string[]): Promise<string[]> {
   return stdout.split('\n').flatMap((line) => line.trim().split(/\s+/)[3] ?? []);
 }
 
-async function established(pid: number, server: string): Promise<Connection[]> {
-  const { stdout } = await runTool('ss', ['-HtnpO', 'state', 'established', 'dst', server], { deadlineMs });
+async function established(pid: number, server: string | null): Promise<Connection[]> {
+  const where = server === null ? [] : ['dst', server];
+  const { stdout } = await runTool('ss', ['-HtnpO', 'state', 'established', ...where], { deadlineMs });
   return stdout.split('\n').flatMap((line) => connectionOf(line, pid) ?? []);
 }
 

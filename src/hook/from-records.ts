@@ -1,6 +1,7 @@
 import { parseDomain } from '../domain/domain.ts';
 import { answerHook, onUnreadable, type HookAnswer } from '../protection/starts/hook-answer.ts';
 import { readNames, sameBy } from '../protection/starts/name-table.ts';
+import { killRelays, relaysFolder } from '../protection/relays/relay-folder.ts';
 import { domainRecordSchema, sinceStart } from '../protection/record.ts';
 import { RecordStore } from '../store/record-store.ts';
 import { lastStart } from '../store/start-marker.ts';
@@ -21,4 +22,9 @@ export async function answerFromRecords(storePath: string, operation: string, do
   const answer = answerHook(started, operation, domainXml, false, sameBy(await readNames(storePath)));
   for (const problem of answer.refuse === null ? unreadable.values() : []) throw problem;
   return answer;
+}
+
+/** What hangs in a relay of the domain's last run must not reach its mirror after what this one writes. */
+export function endFormerRelays(agentSocket: string, domainXml: string): void {
+  killRelays(relaysFolder(agentSocket), parseDomain(domainXml).uuid);
 }

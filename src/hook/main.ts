@@ -14,6 +14,7 @@ const exit = { goOn: 0, refused: 64 } as const;
 
 const usualDeadlineMs = 1000;
 
+const socketPath = process.env['VIRT_CDP_SOCKET'] ?? defaultSocketPath;
 const storePath = process.env['VIRT_CDP_STORE'] ?? '/var/lib/virt-cdp';
 const deadlineMs = Number(process.env['VIRT_CDP_HOOK_DEADLINE_MS']) || usualDeadlineMs;
 /** The rest of the deadline is for the records on disk. */
@@ -39,7 +40,7 @@ async function main(): Promise<void> {
 
 async function agentsAnswer(domainXml: string): Promise<HookAnswer> {
   const answer = await send({
-    socketPath: process.env['VIRT_CDP_SOCKET'] ?? defaultSocketPath,
+    socketPath,
     method: 'POST',
     path: `/v1/hook/${encodeURIComponent(operation)}`,
     body: { subOperation, extra, domainXml },
@@ -51,7 +52,8 @@ async function agentsAnswer(domainXml: string): Promise<HookAnswer> {
 
 /** Loaded only when it is needed: the schemas would add a third to the time that every start has to wait. */
 async function recordsAnswer(domainXml: string, why: unknown): Promise<HookAnswer> {
-  const { answerFromRecords } = await import('./from-records.ts');
+  const { answerFromRecords, endFormerRelays } = await import('./from-records.ts');
+  if (operation === 'prepare') endFormerRelays(socketPath, domainXml);
   const answer = await answerFromRecords(storePath, operation, domainXml);
   if (answer.refuse === null)
     say(`the agent does not answer (${errorText(why)}): ${operation} of ${domain} goes on by its records`);

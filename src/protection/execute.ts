@@ -121,9 +121,12 @@ const executors: Executors = {
     if (await isTouched(bench, { dev, side: 'mirror', image, sealed })) return;
     requireMirrorSize(image, await imageSize(image, lookOptions(bench)), sizeBytes);
     const shown = image.format === 'raw' ? { sizeBytes } : {};
-    await withConnectionNoted(bench.live, dev, image, () =>
-      openImage(bench, image, { storageNode: mirrorStorage, formatNode: mirror, ...shown }),
-    );
+    await withConnectionNoted(bench.live, dev, image, async () => {
+      const { ref, relays } = bench.live;
+      const reached = await relays.reach(ref, dev, image, bench.probeDeadlineMs);
+      const names = { storageNode: mirrorStorage, formatNode: mirror, unmap: reached === image };
+      await openImage(bench, reached, { ...names, ...shown });
+    });
     bench.memoryOf(dev).opened('mirror');
   },
   closeMirror: async ({ live, memoryOf }, { dev }) => {
@@ -133,7 +136,9 @@ const executors: Executors = {
     await closeNodes(live.monitor, [mirror, mirrorStorage]);
     await forgetConnection(live, dev);
     memoryOf(dev).closed('mirror');
+    await live.relays.end(live.ref, dev);
   },
+  reviveRelay: ({ live, probeDeadlineMs }, { dev, image }) => live.relays.revive(live.ref, dev, image, probeDeadlineMs),
   openPrimary: async (bench, { dev, image, names, sealed }) => {
     await requireToAnswer(bench, image);
     if (await isTouched(bench, { dev, side: 'primary', image, sealed })) return;
@@ -160,6 +165,7 @@ const executors: Executors = {
     await cancelSync(live.monitor, diskNames(dev).pairJob);
     await closeNodes(live.monitor, nodes);
     memoryOf(dev).unplugged();
+    await live.relays.end(live.ref, dev);
   },
   requireUntouched: async (bench, { dev, qdev, node, image, fingerprint: expected }) => {
     bench.memoryOf(dev).atStop = null;

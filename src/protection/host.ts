@@ -37,6 +37,8 @@ import { LiveDomain } from './live-domain.ts';
 import type { EventName, ProtectionEvent, Side } from './model.ts';
 import { Protector, type Shared } from './protector.ts';
 import { reachLibvirt } from './reach-libvirt.ts';
+import { killRelays, relaysFolder } from './relays/relay-folder.ts';
+import { Relays } from './relays/relays.ts';
 import { settleRestore } from './saved-domain.ts';
 import { sinceStart, type DiskRecord, type DomainRecord, type DomainRecordSchema } from './record.ts';
 import type { Step } from './steps.ts';
@@ -77,6 +79,7 @@ export class Host {
   readonly #shared: Shared;
   readonly log: Log;
   readonly opener: ImageOpener;
+  readonly relays: Relays;
   readonly definitions: Definitions;
   readonly arrivals = new Arrivals(this);
   readonly unreadable = new UnreadableRecords(this);
@@ -102,6 +105,7 @@ export class Host {
     this.log = log;
     this.definitions = new Definitions(session);
     this.opener = ImageOpener.of(() => session.client, config);
+    this.relays = new Relays(() => relaysFolder(config().socket), this.opener);
     this.#starts = new StartWatch({
       session,
       log,
@@ -140,6 +144,7 @@ export class Host {
       probeDeadlineMs: () => config().mirror.timeoutMs,
       scratchOf: (uuid) => scratchOf(config().verify.scratch, uuid),
       opener: this.opener,
+      relays: this.relays,
       afterStep,
       recordChanged: () => this.#recordChanged(),
       shown: (protector) => {
@@ -277,6 +282,7 @@ export class Host {
   /** From memory alone: libvirt holds the domain locked while it waits for this. */
   answerHook(operation: string, domainXml: string): HookAnswer {
     const { name, uuid } = parseDomain(domainXml);
+    if (operation === 'prepare') killRelays(relaysFolder(this.config().socket), uuid);
     const answer = this.unreadable.answer(uuid, operation, domainXml) ?? this.#guard.answer(operation, domainXml);
     if (answer.refuse === null) this.#starts.passed(operation, uuid);
     else {
@@ -423,7 +429,9 @@ export class Host {
       protector.forgetXml();
       return;
     }
-    const live: LiveDomain = new LiveDomain(this.session, ref, () => protector.monitorSilent(live));
+    const live: LiveDomain = new LiveDomain(this.session, ref, this.relays, () =>
+      protector.monitorSilent(live),
+    );
     const looked = protector.attach(live, { start, booted, identical: word ?? [] });
     if (word !== null) await this.arrivals.goOn(ref, live, looked);
     await looked;

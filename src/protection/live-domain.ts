@@ -13,6 +13,7 @@ import { Monitor, type QmpEvent } from '../qmp/monitor.ts';
 import type { Recipient } from '../storage/descriptors.ts';
 import type { DiskStatus } from './model.ts';
 import { MonitorGate } from './monitor-gate.ts';
+import type { Relays } from './relays/relays.ts';
 
 const bootId = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
 
@@ -27,6 +28,7 @@ export class LiveDomain {
   readonly instance: string;
   /** Whom descriptors are handed to. */
   readonly recipient: Recipient;
+  readonly relays: Relays;
   readonly #client: LibvirtClient;
   readonly #gate: MonitorGate;
   readonly #listeners = new Set<(event: QmpEvent) => void>();
@@ -38,8 +40,9 @@ export class LiveDomain {
   #persistentDisks: Promise<DomainDisk[]> | null = null;
 
   /** `silenceChanged`: QEMU's monitor does not answer, or answers again. */
-  constructor(session: LibvirtSession, ref: DomainRef, silenceChanged: () => void) {
+  constructor(session: LibvirtSession, ref: DomainRef, relays: Relays, silenceChanged: () => void) {
     this.ref = ref;
+    this.relays = relays;
     this.instance = `${bootId}/${ref.id}`;
     this.recipient = { libvirtSocket: session.socketPath, domainId: ref.id };
     this.#client = session.clientFor(() => this.#stillSinceMs);
@@ -66,6 +69,11 @@ export class LiveDomain {
     if (event.event === 'STOP') this.#stillSinceMs = event.timeMs;
     if (event.event === 'RESUME') this.#stillSinceMs = Infinity;
     for (const listener of [...this.#listeners]) listener(event);
+  }
+
+  /** The process through which QEMU reaches a disk's mirror; null if it does so by itself. */
+  relayPid(dev: string): number | null {
+    return this.relays.pidOf(this.ref, dev);
   }
 
   /** Asked once: a QEMU does not change. */

@@ -45,7 +45,10 @@ export async function observe(
   lost: (dev: string, why: string) => void,
 ): Promise<Observation> {
   // Before QEMU is asked: one that answers afterwards has not been closing its connections because it ends.
-  const sockets = socketsOf(live);
+  const sockets = socketsOf(
+    live,
+    record.disks.map(({ dev }) => dev),
+  );
   const [view, reason, knownDisks, persistentDisks] = await Promise.all([
     viewGraph(live.monitor),
     live.pausedReason(),
@@ -76,7 +79,8 @@ export async function observe(
       const hasPolicy = liveDisk === undefined || hasStopPolicy(liveDisk);
       const engine = graph?.pair?.engine ?? (hasPolicy ? byDefault : 'mirror');
       const reconnected =
-        graph?.pair != null && seesReconnected(live, graph, disk.mirror.image, sockets, { running: run === 'running' });
+        graph?.pair != null &&
+        seesReconnected(live, dev, graph, disk.mirror.image, sockets, { running: run === 'running' });
       if (reconnected && !memory.isLost('mirror')) lost(dev, reconnectedText);
       memory.reconnected = reconnected;
       return {

@@ -55,9 +55,14 @@ async function succeeds(open: () => Promise<void>): Promise<boolean> {
     await open();
     return true;
   } catch (error) {
-    if (!(error instanceof QmpError)) throw error;
+    if (!(error instanceof QmpError && cantConnect(error))) throw error;
     return false;
   }
+}
+
+/** util/qemu-sockets.c: unix_connect_saddr. */
+function cantConnect({ description }: QmpError): boolean {
+  return description.includes('Failed to connect');
 }
 
 /** Nodes have descriptors of their own by now; where none was made of it, this one would stay open. */

@@ -20,6 +20,7 @@ import type { Observation } from './observation.ts';
 import { isAtWork, observe, type SyncSettings } from './observe.ts';
 import { plan, withDisk } from './planner/plan.ts';
 import { primaryFiles, PrimaryFiles } from './primary-files.ts';
+import type { Relays } from './relays/relays.ts';
 import { RecordKeeper } from './record-keeper.ts';
 import {
   isFirstStart,
@@ -51,6 +52,7 @@ export interface Shared {
   probeDeadlineMs: () => number;
   scratchOf: (uuid: string) => Scratch;
   opener: ImageOpener;
+  relays: Relays;
   /** A domain's record changed, not necessarily in a pause. */
   recordChanged: () => void;
   /** A domain's states were looked at and shown. */
@@ -192,7 +194,10 @@ export class Protector {
     this.#shared.watchFiles(this.record.uuid, []);
     this.#shared.watchCopies(this.record.uuid, []);
     clearTimeout(this.#timer);
+    const relaysEnd = this.#shared.relays.endAll(this.record);
+    relaysEnd.catch((error: unknown) => void this.#log.error('a relay is left', { error: errorText(error) }));
     void this.#enqueue(async () => {
+      await relaysEnd.catch(() => undefined);
       const stoppedAt = new Date(stoppedAtMs).toISOString();
       if (migrated) await this.#leave(stoppedAt, stop.pairs);
       else {

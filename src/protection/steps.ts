@@ -24,6 +24,8 @@ export interface StepArguments {
   /** Is not opened if it was to be as it was `sealed`, and is not; null: its content does not matter. */
   openMirror: { dev: string; image: Image; sizeBytes: number; sealed: string | null };
   closeMirror: { dev: string };
+  /** Starts the relay of the mirror again if it has ended. */
+  reviveRelay: { dev: string; image: Image };
   /** Opens the primary's image under libvirt's names; `sealed` as above. */
   openPrimary: { dev: string; image: Image; names: string[]; sealed: string | null };
   /** Records what a stale copy is like now that QEMU has closed it. */

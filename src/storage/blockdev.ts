@@ -8,7 +8,7 @@ type LayerOptions = {
   'node-name': string;
   'read-only': boolean;
   'auto-read-only': boolean;
-  discard: 'unmap';
+  discard: 'unmap' | 'ignore';
   cache: { direct: boolean; 'no-flush': false };
 };
 
@@ -37,6 +37,11 @@ export interface LayerNames {
   descriptor?: string;
   /** The node of a qcow2 image's backing file; none is opened without. */
   backing?: string;
+  /**
+   * False: zeros are written, and not what a thin image may read as zeros. A full sync begins by unmapping all of an image that can do that
+   * (QEMU, block/mirror.c: mirror_dirty_init), and by NBD every image says so: one that only can be written zeros to would be, twice.
+   */
+  unmap?: boolean;
   /** False where the file system refuses O_DIRECT, as tmpfs before Linux 6.6; measureImage tells. */
   direct?: boolean;
 }
@@ -70,7 +75,10 @@ export function blockdevLayers(image: Image, access: Access, names: LayerNames):
   };
   const shown = sizeBytes === undefined ? {} : { size: sizeBytes };
   const format = formatOf(image, access);
-  if (format.driver === 'raw') return [storage, { ...format, ...options(formatNode), file: storageNode, ...shown }];
+  if (format.driver === 'raw') {
+    const discard = names.unmap === false ? 'ignore' : 'unmap';
+    return [storage, { ...format, ...options(formatNode), discard, file: storageNode, ...shown }];
+  }
   const whole = {
     ...(format.driver === 'luks' ? format : { ...format, backing: names.backing ?? null }),
     file: storageNode,

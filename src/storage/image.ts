@@ -57,6 +57,11 @@ export function peerOf({ source }: Image): Peer | null {
   return kindOf(source).peer?.(source) ?? null;
 }
 
+/** QEMU's own driver waits without end for storage that is gone, and can't be made to let go of it. */
+export function waitsWithoutEnd({ source }: Image): boolean {
+  return source.kind === 'iscsi';
+}
+
 /**
  * Whether two images are the same bytes, as far as their text tells: paths are cleaned of `.`, `..` and double slashes,
  * all loopback addresses are one host. Symbolic links and device aliases want resolveImage first; one export reached

@@ -29,7 +29,7 @@ export function runTool(
   return new Promise((resolve, reject) => {
     const child = spawn(program, args, {
       cwd: '/',
-      env: { PATH: process.env['PATH'] ?? '/usr/sbin:/usr/bin:/sbin:/bin', LC_ALL: 'C' },
+      env: toolEnvironment(),
       stdio: ['ignore', 'pipe', 'pipe', ...(options.thirdFd === undefined ? [] : [options.thirdFd])],
     }) as ChildProcessByStdio<null, Readable, Readable>;
     const ended = new Promise<void>((gone) => child.once('exit', () => gone()));
@@ -60,13 +60,25 @@ export function runTool(
   });
 }
 
+/** Nothing else of the agent's own. */
+export function toolEnvironment(): NodeJS.ProcessEnv {
+  return { PATH: process.env['PATH'] ?? '/usr/sbin:/usr/bin:/sbin:/bin', LC_ALL: 'C' };
+}
+
 function cantRun(program: string, error: NodeJS.ErrnoException): CdpError {
-  const missing = error.code === 'ENOENT';
+  if (error.code === 'ENOENT') return toolMissing(program, error);
   return new CdpError({
-    code: missing ? 'tool-missing' : 'tool-failed',
-    message: `${program} could not be run: ${missing ? 'it is not installed' : error.message}`,
-    ...(missing &&
-      program.startsWith('qemu-') && { hint: 'install qemu-utils (Debian, Ubuntu) or qemu-img (Fedora, RHEL)' }),
+    code: 'tool-failed',
+    message: `${program} could not be run: ${error.message}`,
     cause: error,
+  });
+}
+
+export function toolMissing(program: string, cause?: Error): CdpError {
+  return new CdpError({
+    code: 'tool-missing',
+    message: `${program} could not be run: it is not installed`,
+    ...(program.startsWith('qemu-') && { hint: 'install qemu-utils (Debian, Ubuntu) or qemu-img (Fedora, RHEL)' }),
+    ...(cause !== undefined && { cause }),
   });
 }

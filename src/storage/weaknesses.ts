@@ -21,6 +21,7 @@ async function hangProblem(image: Image, openedBy: OpenedBy): Promise<string | n
   const name = `'${imageName(image)}'`;
   switch (source.kind) {
     case 'iscsi':
+      if (openedBy === 'agent') return null;
       return `QEMU's iSCSI initiator waits without end for a target that is gone: if that of ${name} is, the guest hangs until it is back`;
     case 'rbd':
       if (openedBy === 'agent' || (await hasCephTimeout(source).catch(() => false))) return null;

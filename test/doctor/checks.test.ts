@@ -13,6 +13,7 @@ import { libvirtCheck } from '../../src/doctor/checks/libvirt.ts';
 import { confinementsIn, permissionsCheck } from '../../src/doctor/checks/permissions.ts';
 import { policyFilesCheck } from '../../src/doctor/checks/policy-files.ts';
 import { primariesCheck } from '../../src/doctor/checks/primaries.ts';
+import { relaysCheck } from '../../src/doctor/checks/relays.ts';
 import { spaceCheck } from '../../src/doctor/checks/space.ts';
 import { stopPolicyCheck } from '../../src/doctor/checks/stop-policy.ts';
 import { storeCheck } from '../../src/doctor/checks/store.ts';
@@ -321,6 +322,15 @@ describe('virt-cdp doctor', () => {
           fix,
         ));
     }
+  });
+
+  describe('relays', () => {
+    it('is content with qemu-nbd, and without where nothing needs it', () => {
+      allWell(relaysCheck.examine({ disks: ['web1 vda'], missing: false }));
+      allWell(relaysCheck.examine({ disks: [], missing: true }));
+    });
+    it('finds it missing', () =>
+      finds(relaysCheck.examine({ disks: ['web1 vda'], missing: true }), 'error', /qemu-nbd/, /qemu-utils/));
   });
 
   describe('space', () => {

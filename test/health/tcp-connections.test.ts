@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict';
-import { once } from 'node:events';
+import { spawn } from 'node:child_process';
+import { on, once } from 'node:events';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { connect, createServer, type AddressInfo, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { breakConnections, forgetUnsent } from '../../src/health/tcp-connections.ts';
+import { breakAllConnections, breakConnections, forgetUnsent } from '../../src/health/tcp-connections.ts';
 
 describe("a process's connections to a server", () => {
   for (const host of ['127.0.0.1', '::1'])
@@ -33,6 +34,28 @@ describe("a process's connections to a server", () => {
         server.close();
       }
     });
+
+  it('are all broken, wherever they lead, of the one process', async () => {
+    const server = createServer((peer) => peer.on('error', () => peer.destroy())).listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    const { port } = server.address() as AddressInfo;
+    const mine = connect(port, '127.0.0.1');
+    const client = `const s = require('net').connect(${port}, '127.0.0.1', () => console.log('connected')); s.on('error', ({ code }) => console.log(code))`;
+    const other = spawn(process.execPath, ['-e', client], { stdio: ['ignore', 'pipe', 'inherit'] });
+    try {
+      const accepted = once(server, 'connection');
+      const said = on(other.stdout.setEncoding('utf8'), 'data');
+      await said.next();
+      await accepted;
+      await breakAllConnections(other.pid!);
+      assert.deepEqual((await said.next()).value, ['ECONNABORTED\n']);
+      assert.equal(mine.destroyed, false);
+    } finally {
+      other.kill('SIGKILL');
+      mine.destroy();
+      server.close();
+    }
+  });
 });
 
 describe('a connection that was closed before all was sent', () => {

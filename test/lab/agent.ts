@@ -3,6 +3,7 @@ import { request } from 'node:http';
 import { join } from 'node:path';
 import { stringify, type TomlTable } from 'smol-toml';
 import type { DomainStatus } from '../../src/protection/model.ts';
+import { killRelays, relaysFolder } from '../../src/protection/relays/relay-folder.ts';
 import type { Libvirtd } from './libvirtd.ts';
 import { Daemon, type Finished, run, tail } from './run.ts';
 import { waitFor } from './wait.ts';
@@ -74,6 +75,12 @@ export class Agent {
   async kill(signal: 'SIGKILL' | 'SIGTERM'): Promise<void> {
     await this.#daemon?.end(signal);
     this.#daemon = undefined;
+  }
+
+  /** Ends the agent, and its relays: one that hangs would outlive everybody. */
+  async close(): Promise<void> {
+    await this.kill('SIGKILL');
+    killRelays(relaysFolder(this.socket));
   }
 
   async restart(signal: 'SIGKILL' | 'SIGTERM' = 'SIGTERM'): Promise<void> {

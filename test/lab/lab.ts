@@ -113,7 +113,7 @@ export class Lab {
   async close(): Promise<void> {
     for (const guest of this.#guests) guest.close();
     try {
-      await Promise.all(this.#agents.map((agent) => agent.kill('SIGKILL')));
+      await Promise.all(this.#agents.map((agent) => agent.close()));
       await Promise.all(this.#servers.map((server) => server.close()));
     } finally {
       await this.libvirtd.close();

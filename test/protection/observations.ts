@@ -56,7 +56,7 @@ const plain: DiskGraph = {
   layout: 'primary',
   primary: primaryNodes,
   mirrorOpen: false,
-  mirrorSocket: null,
+  mirrorSockets: [],
   pair: null,
   parkReady: false,
   layers: [],

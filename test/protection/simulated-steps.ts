@@ -84,6 +84,7 @@ const executors: Executors = {
     for (const name of [mirror, mirrorStorage]) qemuOf(domain).delete(name);
     domain.memoryOf(dev).health.mirror = { is: 'unknown' };
   },
+  reviveRelay: () => undefined,
   openPrimary: (domain, { dev, image, names, sealed }) => {
     if (isTouched(domain, dev, 'primary', image, sealed)) return;
     assert.equal(names.length, 2, `${dev} is opened under libvirt's names`);

@@ -70,7 +70,7 @@ export function graphOf(qemu: SimulatedQemu, dev: string, index: number | undefi
     layout,
     primary,
     mirrorOpen: qemu.nodes.has(names.mirror),
-    mirrorSocket: null,
+    mirrorSockets: [],
     pair:
       pair === undefined
         ? null

@@ -208,12 +208,22 @@ export class DomainWatch {
   /** What a yank does, without QEMU's help, for the copies on one server. Not if QEMU has more connections to it than theirs. */
   async #breakOff(copies: HungCopy[]): Promise<boolean> {
     const { name } = this.#protector.record;
+    if (await this.#endRelays(copies)) return true;
     const source = copies[0]?.image.source;
     const pid = qemuPid(name);
     if (pid === null || source?.kind !== 'nbd' || 'socket' in source.server) return false;
     const broken = await breakConnections(pid, source.server, copies.length);
     if (broken) this.#parts.log.info('connections broken', { domain: name, disks: copies.map(({ dev }) => dev) });
     return broken;
+  }
+
+  /** The same for mirrors behind relays; false if one of the copies is not. */
+  async #endRelays(copies: HungCopy[]): Promise<boolean> {
+    const { live } = this.#protector;
+    if (live === null || !copies.every(({ dev, side }) => side === 'mirror' && live.relayPid(dev) !== null)) return false;
+    await Promise.all(copies.map(({ dev }) => live.relays.end(live.ref, dev)));
+    this.#parts.log.info('relays ended', { domain: live.ref.name, disks: copies.map(({ dev }) => dev) });
+    return true;
   }
 
   async #resort(dev: string, side: Side, stuckMs: number): Promise<void> {

@@ -1,7 +1,7 @@
 import { diskNames } from '../../graph/names.ts';
 import type { PrimaryNodes } from '../../graph/view.ts';
 import type { Image } from '../../domain/image.ts';
-import { imageName, sameStorage } from '../../storage/image.ts';
+import { imageName, sameStorage, waitsWithoutEnd } from '../../storage/image.ts';
 import { probe, probeStorage, requireAnswer } from './asking.ts';
 import { damageOf, isCopying } from './damage.ts';
 import type { DiskObservation, Observation } from '../observation.ts';
@@ -430,7 +430,10 @@ function askAgain(disk: PresentDisk, side: Side): DiskPlan {
     return steps({ step: 'cancelSync', dev }, { step: 'suspect', dev, side: target, why });
   }
   if (health[side].is === 'answering') return nothing;
-  return health[side].is === 'unknown' || mayRetry ? steps(probeStorage(disk, side)) : nothing;
+  if (health[side].is !== 'unknown' && !mayRetry) return nothing;
+  const { image } = record.mirror;
+  const viaRelay = side === 'mirror' && graph.mirrorOpen && waitsWithoutEnd(image);
+  return steps(...(viaRelay ? [{ step: 'reviveRelay' as const, dev, image }] : []), probeStorage(disk, side));
 }
 
 /** A primary whose file is gone can't be asked from outside: it is taken to answer QEMU. */

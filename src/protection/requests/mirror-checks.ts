@@ -1,12 +1,13 @@
 import { wouldBeInClear } from '../../domain/encryption.ts';
 import type { Image } from '../../domain/image.ts';
 import { CdpError, RefusedError } from '../../errors.ts';
-import { imageName } from '../../storage/image.ts';
+import { imageName, waitsWithoutEnd } from '../../storage/image.ts';
 import { requireMirrorSize } from '../../storage/mirror-size.ts';
 import type { ImageOpener } from '../../storage/opener.ts';
 import { createImage, measureImage, resolveImage } from '../../storage/tools.ts';
 import type { Host } from '../host.ts';
 import { refuseImageInUse, type DiskOf } from '../image-users.ts';
+import { requireRelays } from '../relays/relays.ts';
 
 /** Looking at a whole image may take longer than a probe. */
 const measureDeadlineMs = 30_000;
@@ -38,6 +39,7 @@ export async function takeMirror<T>(
   const [mirror, primary] = await Promise.all([resolveImage(wanted, deadline), resolveImage(disk.primary, deadline)]);
   const refuseTaken = (): Promise<void> => refuseImageInUse(host, disk, mirror, primary, heirOf);
   await refuseTaken();
+  if (waitsWithoutEnd(mirror)) await requireRelays();
   const { virtualSizeBytes } = await measureImage(primary, deadline);
   const mirrorBytes = create
     ? virtualSizeBytes

@@ -56,7 +56,7 @@ export async function protect(host: Host, ref: DomainRef, request: ProtectReques
 
 /** @throws CdpError `policy-needs-quorum`, as far as that is known: a domain that does not run has no QEMU yet. */
 async function requireQuorum(host: Host, ref: DomainRef): Promise<void> {
-  const running = ref.id >= 0 ? new LiveDomain(host.session, ref, () => undefined) : null;
+  const running = ref.id >= 0 ? new LiveDomain(host.session, ref, host.relays, () => undefined) : null;
   if (host.config().engine !== 'mirror' && (running === null || (await running.hasQuorum()))) return;
   throw new CdpError({
     code: 'policy-needs-quorum',

@@ -3,6 +3,7 @@ import { plan } from '../../../src/protection/planner/plan.ts';
 import type { Step, StepArguments, StepName } from '../../../src/protection/steps.ts';
 import type { DiskGraph } from '../../../src/graph/view.ts';
 import type { DiskRecord, DomainRecord } from '../../../src/protection/record.ts';
+import { parseImageUri } from '../../../src/storage/image.ts';
 import {
   answering,
   failed,
@@ -44,6 +45,7 @@ function table(rows: [sentence: string, disk: DiskParts | DiskParts[], steps: st
 
 const exposed: DiskParts = { record: record.onlyPrimary, graph: graph.exposed };
 const syncing: DiskParts = { record: record.onlyPrimary, graph: { ...graph.exposed, mirrorOpen: true }, health: { primary: unknown, mirror: answering } };
+const onLun = { ...record.onlyMirror, mirror: { ...record.onlyMirror.mirror, image: parseImageUri('iscsi://10.0.0.9/iqn.2026-01.org.example:web1/1') } };
 const onMirror: DiskParts = { record: record.onlyMirror, graph: graph.mirror };
 const pass = (on: 'primary' | 'mirror', dirtyBytes: number) => [
   { name: 'cdp-track-1', on, dirtyBytes },
@@ -300,6 +302,8 @@ describe('plan', () => {
       ['is left alone then', onMirror, ''],
       ['waits for its only copy', { ...onMirror, ioFailed: true, health: { primary: unknown, mirror: failed }, mayRetry: false }, '', ioError],
       ['asks its only copy', { ...onMirror, ioFailed: true }, 'probe', ioError],
+      ['asks one on iSCSI when its relay is there again', { ...onMirror, record: onLun, ioFailed: true }, 'reviveRelay probe', ioError],
+      ['goes on when that answers', { ...onMirror, record: onLun, ioFailed: true, health: { primary: unknown, mirror: answering } }, 'resume', ioError],
       ['goes on when that answers', { ...onMirror, ioFailed: true, health: { primary: unknown, mirror: answering } }, 'resume', ioError],
       ['gets layers for a rebuild', withIntent(onMirror, rebuildToNew), `buildPark ${paused} buildLayers ${resumed} startCopy`],
       ['gets the copy before its guest goes on, if an I/O thread serves it', { ...withIntent(onMirror, rebuildToNew), ioThread: true }, `buildPark ${paused} buildLayers unpark startCopy resume unmarkSurgery removePark`],
