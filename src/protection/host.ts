@@ -9,15 +9,7 @@ import { Backends, type BackendReport } from '../health/backends.ts';
 import { FileWatch } from '../health/file-watch.ts';
 import { Prober } from '../health/prober.ts';
 import { HangWatch } from './hangs/hang-watch.ts';
-import {
-  blockJobStatus,
-  blockJobType,
-  lifecycleEvent,
-  domainRunState,
-  shutoffReason,
-  startedDetail,
-  stoppedDetail,
-} from '../libvirt/constants.ts';
+import { blockJobStatus, blockJobType, lifecycleEvent, startedDetail, stoppedDetail } from '../libvirt/constants.ts';
 import { isLibvirtError, libvirtErrorCode } from '../libvirt/errors.ts';
 import type { LibvirtSession } from '../libvirt/session.ts';
 import type { DomainRef } from '../libvirt/types.ts';
@@ -33,14 +25,15 @@ import type { HookAnswer } from './starts/hook-answer.ts';
 import { StartGuard } from './starts/start-guard.ts';
 import { StartWatch, type FailedStart } from './starts/start-watch.ts';
 import { Arrivals } from './arrivals.ts';
+import { hasMigrated } from './has-migrated.ts';
 import { LiveDomain } from './live-domain.ts';
 import type { EventName, ProtectionEvent, Side } from './model.ts';
-import { Protector, type Shared } from './protector.ts';
+import { Protector } from './protector.ts';
 import { reachLibvirt } from './reach-libvirt.ts';
-import { killRelays, relaysFolder } from './relays/relay-folder.ts';
 import { Relays } from './relays/relays.ts';
 import { settleRestore } from './saved-domain.ts';
 import { sinceStart, type DiskRecord, type DomainRecord, type DomainRecordSchema } from './record.ts';
+import type { Shared } from './shared.ts';
 import type { Step } from './steps.ts';
 import { StorageRemarks } from './storage-remarks.ts';
 import { UnreadableRecords } from './unreadable-records.ts';
@@ -105,7 +98,7 @@ export class Host {
     this.log = log;
     this.definitions = new Definitions(session);
     this.opener = ImageOpener.of(() => session.client, config);
-    this.relays = new Relays(() => relaysFolder(config().socket), this.opener);
+    this.relays = new Relays(() => config().socket, this.opener);
     this.#starts = new StartWatch({
       session,
       log,
@@ -282,7 +275,7 @@ export class Host {
   /** From memory alone: libvirt holds the domain locked while it waits for this. */
   answerHook(operation: string, domainXml: string): HookAnswer {
     const { name, uuid } = parseDomain(domainXml);
-    if (operation === 'prepare') killRelays(relaysFolder(this.config().socket), uuid);
+    if (operation === 'prepare') this.relays.kill(uuid);
     const answer = this.unreadable.answer(uuid, operation, domainXml) ?? this.#guard.answer(operation, domainXml);
     if (answer.refuse === null) this.#starts.passed(operation, uuid);
     else {
@@ -383,18 +376,6 @@ export class Host {
     }
   }
 
-  /** libvirt knows it for as long as it runs itself, of a domain that it still has. */
-  async #hasMigrated(ref: DomainRef | null): Promise<boolean> {
-    if (ref === null) return false;
-    try {
-      const { state, reason } = await this.session.client.state(ref);
-      return state === domainRunState.shutoff && reason === shutoffReason.migrated;
-    } catch (error) {
-      this.log.warn('why a domain stopped is not known', { domain: ref.name, error: errorText(error) });
-      return false;
-    }
-  }
-
   #settleRestore({ uuid, name }: { uuid: string; name: string }): void {
     const protector = this.#protectors.get(uuid);
     if (protector !== undefined) this.#inBackground({ name }, settleRestore(this.session.client, protector));
@@ -404,7 +385,7 @@ export class Host {
     const { record, live } = protector;
     const ref = await this.session.client.findByUuid(record.uuid, heldUpMs);
     if (ref === null || ref.id < 0) {
-      const migrated = await this.#hasMigrated(ref);
+      const migrated = await hasMigrated(this.session.client, ref, this.log);
       // An event may have told of a start or a stop meanwhile.
       if (protector.live === live) protector.detach({ migrated });
     }
@@ -429,9 +410,7 @@ export class Host {
       protector.forgetXml();
       return;
     }
-    const live: LiveDomain = new LiveDomain(this.session, ref, this.relays, () =>
-      protector.monitorSilent(live),
-    );
+    const live: LiveDomain = new LiveDomain(this.session, ref, this.relays, () => protector.monitorSilent(live));
     const looked = protector.attach(live, { start, booted, identical: word ?? [] });
     if (word !== null) await this.arrivals.goOn(ref, live, looked);
     await looked;

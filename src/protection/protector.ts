@@ -1,11 +1,6 @@
 import { errorText } from '../errors.ts';
 import type { Log } from '../log.ts';
 import type { QmpEvent } from '../qmp/monitor.ts';
-import type { Image } from '../domain/image.ts';
-import type { EventLog } from '../store/event-log.ts';
-import type { RecordStore } from '../store/record-store.ts';
-import type { ImageOpener } from '../storage/opener.ts';
-import type { Scratch } from '../storage/scratch.ts';
 import { Announcer } from './announcer.ts';
 import { currentPairs, stoppedReason, withStop } from './at-stop.ts';
 import type { Note } from './definitions/compare.ts';
@@ -15,21 +10,13 @@ import { execute, StepFailed, type Workbench } from './execute.ts';
 import { imagesInUse } from './hangs/copies-in-use.ts';
 import { lookWithoutAsking } from './hangs/hang-state.ts';
 import type { LiveDomain } from './live-domain.ts';
-import type { DiskStatus, DomainStatus, EventName, ProtectionEvent, Side } from './model.ts';
+import type { DiskStatus, DomainStatus, EventName, Side } from './model.ts';
 import type { Observation } from './observation.ts';
-import { isAtWork, observe, type SyncSettings } from './observe.ts';
+import { isAtWork, observe } from './observe.ts';
 import { plan, withDisk } from './planner/plan.ts';
 import { primaryFiles, PrimaryFiles } from './primary-files.ts';
-import type { Relays } from './relays/relays.ts';
 import { RecordKeeper } from './record-keeper.ts';
-import {
-  isFirstStart,
-  movedAway,
-  sinceStart,
-  type DiskRecord,
-  type DomainRecord,
-  type DomainRecordSchema,
-} from './record.ts';
+import { isFirstStart, movedAway, sinceStart, type DiskRecord, type DomainRecord } from './record.ts';
 import {
   diskStatus,
   domainStatus,
@@ -41,31 +28,7 @@ import {
   unseenStatus,
   withRemark,
 } from './status.ts';
-import type { Step } from './steps.ts';
-
-/** What all protectors of a host share. */
-export interface Shared {
-  store: RecordStore<DomainRecordSchema>;
-  events: EventLog<ProtectionEvent>;
-  log: Log;
-  settings: () => SyncSettings;
-  probeDeadlineMs: () => number;
-  scratchOf: (uuid: string) => Scratch;
-  opener: ImageOpener;
-  relays: Relays;
-  /** A domain's record changed, not necessarily in a pause. */
-  recordChanged: () => void;
-  /** A domain's states were looked at and shown. */
-  shown: (protector: Protector) => void;
-  /** These files of a domain are to be watched, instead of those before. */
-  watchFiles: (uuid: string, paths: string[]) => void;
-  /** These images of a domain are open in its QEMU, instead of those before. */
-  watchCopies: (uuid: string, images: Image[]) => void;
-  /** Called after each step; tests end the agent here. */
-  afterStep: (step: Step) => void;
-  /** A disk is no longer protected: puts its former error policies back and takes the declaration away. */
-  undeclare: (uuid: string, dev: string) => Promise<void>;
-}
+import type { Shared } from './shared.ts';
 
 /** What a look at a domain's definition found. */
 export interface Followed {

@@ -25,7 +25,12 @@ export const relaysCheck: Check<Facts> = {
     if (!missing) return [ok(`qemu-nbd is there, as relay for ${disks.length} mirrors on iSCSI`)];
     const why = `without it the mirror of ${disks.join(', ')}, on an iSCSI target, can not be opened`;
     return [
-      trouble('error', 'qemu-nbd is not installed', why, 'install qemu-utils (Debian, Ubuntu) or qemu-img (Fedora, RHEL)'),
+      trouble(
+        'error',
+        'qemu-nbd is not installed',
+        why,
+        'install qemu-utils (Debian, Ubuntu) or qemu-img (Fedora, RHEL)',
+      ),
     ];
   },
 };

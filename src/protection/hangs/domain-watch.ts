@@ -220,7 +220,8 @@ export class DomainWatch {
   /** The same for mirrors behind relays; false if one of the copies is not. */
   async #endRelays(copies: HungCopy[]): Promise<boolean> {
     const { live } = this.#protector;
-    if (live === null || !copies.every(({ dev, side }) => side === 'mirror' && live.relayPid(dev) !== null)) return false;
+    if (live === null || !copies.every(({ dev, side }) => side === 'mirror' && live.relayPid(dev) !== null))
+      return false;
     await Promise.all(copies.map(({ dev }) => live.relays.end(live.ref, dev)));
     this.#parts.log.info('relays ended', { domain: live.ref.name, disks: copies.map(({ dev }) => dev) });
     return true;

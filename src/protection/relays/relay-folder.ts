@@ -69,7 +69,10 @@ function readStat(path: string): Stat | null {
     return null;
   }
   const pid = Number.parseInt(text, 10);
-  const fields = text.slice(text.lastIndexOf(')') + 1).trim().split(' ');
+  const fields = text
+    .slice(text.lastIndexOf(')') + 1)
+    .trim()
+    .split(' ');
   const [state, startTicks] = [fields[0], fields[19]];
   return pid > 0 && state !== undefined && startTicks !== undefined ? { pid, state, startTicks } : null;
 }

@@ -12,7 +12,15 @@ import { imageOptions } from '../../storage/blockdev.ts';
 import { imageName } from '../../storage/image.ts';
 import type { ImageOpener } from '../../storage/opener.ts';
 import { runTool, toolEnvironment, toolMissing } from '../../storage/run-tool.ts';
-import { processFile, relayFolder, relayFoldersIn, relayPid, signal } from './relay-folder.ts';
+import {
+  killRelays,
+  processFile,
+  relayFolder,
+  relayFoldersIn,
+  relayPid,
+  relaysFolder,
+  signal,
+} from './relay-folder.ts';
 
 type Owner = Pick<DomainRef, 'uuid' | 'name'>;
 
@@ -36,17 +44,17 @@ const launch = `umask 077; cat /proc/$$/stat >"$0/${processFile}" && exec qemu-n
  * - It serves one client, QEMU, and ends when that goes. It knows nothing of the agent, and outlives it.
  */
 export class Relays {
-  readonly #folder: () => string;
+  readonly #agentSocket: () => string;
   readonly #opener: ImageOpener;
 
-  constructor(folder: () => string, opener: ImageOpener) {
-    this.#folder = folder;
+  constructor(agentSocket: () => string, opener: ImageOpener) {
+    this.#agentSocket = agentSocket;
     this.#opener = opener;
   }
 
   /** The process of a disk's relay; null if none runs. */
   pidOf({ uuid }: Owner, dev: string): number | null {
-    return relayPid(relayFolder(this.#folder(), uuid, dev));
+    return relayPid(relayFolder(this.#folder, uuid, dev));
   }
 
   /**
@@ -56,7 +64,7 @@ export class Relays {
   async reach(owner: Owner, dev: string, image: Image, deadlineMs: number): Promise<Image> {
     const { source } = image;
     if (source.kind !== 'iscsi') return image;
-    const folder = relayFolder(this.#folder(), owner.uuid, dev);
+    const folder = relayFolder(this.#folder, owner.uuid, dev);
     await this.#end(folder);
     await mkdir(folder, { recursive: true, mode: 0o711 });
     const socket = await this.#start(folder, owner, source, deadlineMs);
@@ -65,18 +73,27 @@ export class Relays {
 
   /** Starts a relay that has ended again, in its place: QEMU makes a new connection to it at its next request. @throws as reach */
   async revive(owner: Owner, dev: string, image: Image, deadlineMs: number): Promise<void> {
-    const wasThere = existsSync(relayFolder(this.#folder(), owner.uuid, dev));
+    const wasThere = existsSync(relayFolder(this.#folder, owner.uuid, dev));
     if (wasThere && this.pidOf(owner, dev) === null) await this.reach(owner, dev, image, deadlineMs);
   }
 
   /** Ends a disk's relay, if there is one. @throws CdpError `relay-failed` if the kernel does not let go of it */
   end({ uuid }: Owner, dev: string): Promise<void> {
-    return this.#end(relayFolder(this.#folder(), uuid, dev));
+    return this.#end(relayFolder(this.#folder, uuid, dev));
   }
 
   /** Ends those of all disks of a domain. @throws as end */
   async endAll({ uuid }: Owner): Promise<void> {
-    await Promise.all(relayFoldersIn(this.#folder(), uuid).map((folder) => this.#end(folder)));
+    await Promise.all(relayFoldersIn(this.#folder, uuid).map((folder) => this.#end(folder)));
+  }
+
+  /** Those of a domain that is about to start: without waiting, since libvirt does. */
+  kill(uuid: string): void {
+    killRelays(this.#folder, uuid);
+  }
+
+  get #folder(): string {
+    return relaysFolder(this.#agentSocket());
   }
 
   /** Answers with its socket when the LUN is open. */

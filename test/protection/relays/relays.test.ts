@@ -45,7 +45,7 @@ describe('relays', function () {
       folder: root,
       certificates: () => Promise.reject(new Error('no TLS here')),
     });
-    relays = new Relays(() => folder, opener);
+    relays = new Relays(() => join(root, 'virt-cdp.sock'), opener);
     process.env['PATH'] = `${root}:${path}`;
   });
 
@@ -114,7 +114,7 @@ describe('relays', function () {
   it('are found by every agent, and ended with all they leave', async () => {
     qemuNbdIs(servesAtOnce);
     await reach();
-    const other = new Relays(() => folder, opener);
+    const other = new Relays(() => join(root, 'virt-cdp.sock'), opener);
     assert.equal(other.pidOf(owner, 'vda'), pid());
     await other.end(owner, 'vda');
     assert.equal(relays.pidOf(owner, 'vda'), null);
@@ -174,7 +174,10 @@ describe('relays', function () {
     qemuNbdIs(`echo "qemu-nbd: Failed to blk_new_open 'json:{\\"a\\":1}': iSCSI: no such LUN" >&2; exit 1`);
     const error = await fails(reach());
     assert.equal(error.code, 'relay-failed');
-    assert.match(error.message, /iqn.2026-01.org.virt-cdp:relay\/1' could not be opened for QEMU: .*: Failed to blk_new_open iSCSI: no such LUN$/);
+    assert.match(
+      error.message,
+      /iqn.2026-01.org.virt-cdp:relay\/1' could not be opened for QEMU: .*: Failed to blk_new_open iSCSI: no such LUN$/,
+    );
   });
 
   it('that are not ready in time are ended', async () => {
