@@ -4,8 +4,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import winston from 'winston';
 import type { ProtectionEvent } from '../../src/protection/model.ts';
-import { Protector, type Shared } from '../../src/protection/protector.ts';
+import { Protector } from '../../src/protection/protector.ts';
 import { domainRecordSchema, type AtStop, type DomainRecord } from '../../src/protection/record.ts';
+import type { Shared } from '../../src/protection/shared.ts';
 import { ImageOpener } from '../../src/storage/opener.ts';
 import { scratchOf } from '../../src/storage/scratch.ts';
 import { EventLog } from '../../src/store/event-log.ts';
@@ -63,6 +64,7 @@ describe('a run of which the agent hears', () => {
         folder,
         certificates: () => Promise.resolve(folder),
       }),
+      relays: domain.live.relays,
       recordChanged: nothing,
       shown: nothing,
       watchFiles: nothing,

@@ -5,6 +5,8 @@ import { LiveDomain } from '../../src/protection/live-domain.ts';
 import { FakeDaemon } from '../libvirt/fake-daemon.ts';
 import { FakeQemu, type Answers } from '../qmp/fake-qemu.ts';
 import { look } from './observations.ts';
+import { Relays } from '../../src/protection/relays/relays.ts';
+import { withoutSecrets } from '../storage/images.ts';
 
 const { name, uuid } = look().record;
 
@@ -32,7 +34,7 @@ export class WiredDomain {
     this.#session = session;
     this.qemu = qemu;
     const ref: DomainRef = { name, uuid, id: 7 };
-    this.live = new OwnProcess(session, ref, () => undefined);
+    this.live = new OwnProcess(session, ref, new Relays(() => daemon.socketPath, withoutSecrets), () => undefined);
   }
 
   /** `answers` are QEMU's; what they lack is answered with nothing. */

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Image, IscsiSource, NbdSource } from '../../domain/image.ts';
 import { CdpError } from '../../errors.ts';
-import { breakAllConnections } from '../../health/tcp-connections.ts';
+import { breakAllConnections, forgetUnsent } from '../../health/tcp-connections.ts';
 import { qemuPid } from '../../libvirt/pid-file.ts';
 import type { DomainRef } from '../../libvirt/types.ts';
 import { imageOptions } from '../../storage/blockdev.ts';
@@ -59,13 +59,14 @@ export class Relays {
 
   /**
    * The mirror as QEMU is to open it: itself, or what a relay that has just been started for it serves.
-   * @throws CdpError `relay-failed`, `tool-missing`, and as ImageOpener.prepare
+   * @throws CdpError `relay-failed`, `tool-missing`, and as ImageOpener.prepare and forgetUnsent
    */
   async reach(owner: Owner, dev: string, image: Image, deadlineMs: number): Promise<Image> {
     const { source } = image;
     if (source.kind !== 'iscsi') return image;
     const folder = relayFolder(this.#folder, owner.uuid, dev);
     await this.#end(folder);
+    await forgetUnsent(source);
     await mkdir(folder, { recursive: true, mode: 0o711 });
     const socket = await this.#start(folder, owner, source, deadlineMs);
     return { ...image, source: { kind: 'nbd', server: { socket }, exportName: '' } satisfies NbdSource };

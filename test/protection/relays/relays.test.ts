@@ -190,7 +190,7 @@ describe('relays', function () {
   it('are missed, with what to install', async () => {
     const bin = join(root, 'bin');
     mkdirSync(bin);
-    for (const program of ['sh', 'cat', 'dirname']) {
+    for (const program of ['sh', 'cat', 'ss']) {
       writeFileSync(join(bin, program), `#!/bin/sh\nexec /bin/${program} "$@"\n`);
       chmodSync(join(bin, program), 0o755);
     }
