@@ -116,6 +116,7 @@ describe('the metrics', () => {
       'virt_cdp_policy_files_broken 2',
     ]);
     assert.equal((await lines(metrics, /^nodejs_eventloop_lag_seconds /)).length, 1);
+    assert.deepEqual(await lines(metrics, /^nodejs_eventloop_lag_.*_seconds /), [], 'what is measured all the time');
   });
 
   it('keep names apart, whatever domains are called', async () => {
