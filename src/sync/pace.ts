@@ -29,7 +29,7 @@ export const unpaced: Pace = { bytesPerS: 0, calmNs: null, mark: null, careful: 
 const mebibyte = 1024 * 1024;
 
 /** A sync begins so fast: faster than most storage is, because a guest that is idle is known to be so only after seconds. */
-const firstBytesPerS = 1024 * mebibyte;
+const firstBytesPerS = 4096 * mebibyte;
 
 /** No guest makes a sync slower: it must end. A TiB takes 36 hours at this. */
 const leastBytesPerS = 8 * mebibyte;
