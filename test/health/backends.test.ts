@@ -1,7 +1,6 @@
 import assert from 'node:assert/strict';
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync } from 'node:fs';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -11,6 +10,7 @@ import { Prober } from '../../src/health/prober.ts';
 import { imageName, kindOf, parseImageUri, type Image } from '../../src/storage/image.ts';
 import { mountPointOf } from '../../src/storage/mounts.ts';
 import { withoutSecrets } from '../storage/images.ts';
+import { isListening } from '../lab/listening.ts';
 import { waitFor } from '../lab/wait.ts';
 
 const patienceMs = 20_000;
@@ -33,7 +33,7 @@ describe('what copies lie on', function () {
     folder = await mkdtemp(join(tmpdir(), 'virt-cdp-backends-'));
     const socket = join(folder, 'nbd');
     server = spawn('nbdkit', ['-f', '-U', socket, 'memory', '1M'], { stdio: 'ignore' });
-    while (!existsSync(socket)) await sleep(10);
+    while (!(await isListening({ path: socket }))) await sleep(10);
     served = parseImageUri(`nbd+unix:///?socket=${socket}`);
   });
 

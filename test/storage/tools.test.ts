@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { CdpError } from '../../src/errors.ts';
 import { parseImageUri, sameStorage } from '../../src/storage/image.ts';
+import { isListening } from '../lab/listening.ts';
 import { withoutSecrets } from './images.ts';
 import { createImage, measureImage, probeImage, resolveImage } from '../../src/storage/tools.ts';
 
@@ -37,7 +38,7 @@ describe('tools on storage', () => {
     const socket = at(name);
     const server = spawn('nbdkit', ['-f', '-U', socket, ...plugin], { stdio: 'ignore' });
     servers.push(server);
-    while (!existsSync(socket)) await sleep(10);
+    while (!(await isListening({ path: socket }))) await sleep(10);
     return { uri: `nbd+unix:///?socket=${socket}`, server };
   }
 

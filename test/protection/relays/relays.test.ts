@@ -80,7 +80,7 @@ describe('relays', function () {
   }
 
   it('serve a LUN as a raw export that has the format of the mirror, and know no password that anybody could read', async () => {
-    qemuNbdIs(servesAtOnce.replace('exec', 'echo "$@" >"$(dirname "$0")/arguments"; exec'));
+    qemuNbdIs(`echo "$@" >"$(dirname "$0")/arguments"\n${servesAtOnce}`);
     const { source, format } = await reach();
     const socket = join(relayFolder(folder, owner.uuid, 'vda'), 'socket');
     assert.deepEqual([source, format], [{ kind: 'nbd', server: { socket }, exportName: '' }, 'qcow2']);
