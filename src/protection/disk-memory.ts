@@ -7,6 +7,9 @@ import type { Verification } from './verification.ts';
 const firstRetryMs = 500;
 const lastRetryMs = 30_000;
 
+/** QEMU holds an event back for a second; a busy host may take longer to hand it on. */
+const longestHeldMs = 10_000;
+
 /** What is known of a disk that neither the graph nor the record holds. Losing it, in a crash, costs time but no data. */
 export class DiskMemory {
   health: Record<Side, Health> = { primary: { is: 'unknown' }, mirror: { is: 'unknown' } };
@@ -42,8 +45,8 @@ export class DiskMemory {
   readonly epochFlushes = new Map<string, number>();
   #failures = 0;
   #retryAtMs = 0;
-  /** When the disk was last put on other nodes; ms since 1970. */
-  #movedAtMs = 0;
+  /** When the disk was last put on other nodes, as performance.now() has it. */
+  #movedAtMs = -Infinity;
 
   /** Waits longer after each failure. */
   failed(why: string): void {
@@ -77,10 +80,12 @@ export class DiskMemory {
 
   /**
    * What happened then happened to nodes that the disk has left. QEMU holds events back to tell one a second of each node
-   * (monitor/monitor.c: monitor_qapi_event_conf), with the time of the event itself.
+   * (monitor/monitor.c: monitor_qapi_event_conf), with the time of the event itself. Ages are compared, because the host's clock may be
+   * set between the two; what seems older than anything that is held back was told by another clock.
    */
   isPast(timeMs: number): boolean {
-    return timeMs < this.#movedAtMs;
+    const ageMs = Date.now() - timeMs;
+    return ageMs < longestHeldMs && ageMs > performance.now() - this.#movedAtMs;
   }
 
   /** A copy is in use again, and what was wrong with it before is no more. */
@@ -118,7 +123,7 @@ export class DiskMemory {
     };
   }
 
-  /** The disk is on other nodes now: what was known of the former ones, and that their I/O stopped the guest, is past. */
+  /** The disk is on other nodes since then (performance.now()): what was known of the former ones, and that their I/O stopped the guest, is past. */
   movedOn(atMs: number): void {
     this.health = { primary: { is: 'unknown' }, mirror: { is: 'unknown' } };
     this.ioErrorIsPast = true;

@@ -111,7 +111,7 @@ const executors: Executors = {
   },
   park: ({ live }, { dev, qdev, root }) => setRoot(live.monitor, qdev, root, diskNames(dev).park),
   unpark: async ({ live, memoryOf }, { dev, qdev, node }) => {
-    const atMs = Date.now();
+    const atMs = performance.now();
     await setRoot(live.monitor, qdev, diskNames(dev).park, node);
     memoryOf(dev).movedOn(atMs);
   },
@@ -176,13 +176,13 @@ const executors: Executors = {
   },
   compose: ({ live }, { dev, primaryTop, engine }) => compose(live.monitor, dev, primaryTop, engine),
   composeCopying: async ({ live, memoryOf }, { dev, primaryTop }) => {
-    const atMs = Date.now();
+    const atMs = performance.now();
     await composeCopying(live.monitor, dev, primaryTop, memoryOf(dev).pace.bytesPerS);
     memoryOf(dev).movedOn(atMs);
   },
   dropPair: ({ live }, { dev }) => dissolve(live.monitor, dev),
   promote: async ({ live, memoryOf }, { dev }) => {
-    const atMs = Date.now();
+    const atMs = performance.now();
     await promote(live.monitor, dev);
     memoryOf(dev).movedOn(atMs);
   },
