@@ -14,6 +14,8 @@ const nbd = {
   exportName: 1,
   read: 0,
   disconnect: 2,
+  /** Also what a server says that wants larger blocks, which QEMU asks for. */
+  invalid: 22,
 } as const;
 
 /** The greeting ends with the server's flags; then come the export's size and flags, and zeroes unless both sides leave them out. */
@@ -32,34 +34,35 @@ export async function nbdAnswer(
   { server, exportName }: NbdSource,
   { deadlineMs, signal }: { deadlineMs: number; signal: AbortSignal },
 ): Promise<NbdAnswer> {
-  const address = 'socket' in server ? { path: server.socket } : await tcpAddress(server, deadlineMs);
-  if (address === null || signal.aborted) return null;
-  const socket = createConnection(address);
-  const abort = (): void => void socket.destroy();
-  signal.addEventListener('abort', abort);
-  try {
-    return readAnswer(await converse(socket, exportName));
-  } catch (error) {
-    return { ok: false, reason: errorText(error) };
-  } finally {
-    signal.removeEventListener('abort', abort);
-    socket.destroy();
+  const addresses = 'socket' in server ? [{ path: server.socket }] : await tcpAddresses(server, deadlineMs);
+  let answer: NbdAnswer = null;
+  for (const address of addresses) {
+    const socket = createConnection(address);
+    try {
+      await once(socket, 'connect', { signal });
+      return readAnswer(await converse(socket, exportName, signal));
+    } catch (error) {
+      answer = signal.aborted ? null : { ok: false, reason: errorText(error) };
+    } finally {
+      socket.destroy();
+    }
   }
+  return answer;
 }
 
 /** Names are looked up by another process: in this one a name server that hangs would take node's threads. */
-async function tcpAddress(
+async function tcpAddresses(
   { host, port }: { host: string; port: number },
   deadlineMs: number,
-): Promise<{ host: string; port: number } | null> {
-  if (isIP(host) !== 0) return { host, port };
+): Promise<{ host: string; port: number }[]> {
+  if (isIP(host) !== 0) return [{ host, port }];
   const { stdout } = await runTool('getent', ['ahosts', host], { deadlineMs });
-  const found = stdout.split(/\s/)[0] ?? '';
-  return found === '' ? null : { host: found, port };
+  const found = stdout.split('\n').flatMap((line) => line.split(/\s/)[0] || []);
+  return [...new Set(found)].map((each) => ({ host: each, port }));
 }
 
-/** What the server has said when it ends. */
-async function converse(socket: Socket, exportName: string): Promise<Buffer> {
+/** What the server has said when it ends, in whatever way: it may break the connection off because it was told too much. */
+async function converse(socket: Socket, exportName: string, signal: AbortSignal): Promise<Buffer> {
   const name = Buffer.from(exportName);
   const option = Buffer.alloc(4 + 8 + 4 + 4);
   option.writeUInt32BE(nbd.clientFlags, 0);
@@ -72,7 +75,10 @@ async function converse(socket: Socket, exportName: string): Promise<Buffer> {
     heard = Buffer.concat([heard, chunk]);
     if (heard.length >= prefaceBytes(heard) + replyBytes && socket.writable) socket.end(request(nbd.disconnect, 0));
   });
-  await once(socket, 'close');
+  const abort = (): void => void socket.destroy();
+  signal.addEventListener('abort', abort);
+  await new Promise<void>((closed) => socket.on('error', () => undefined).on('close', () => closed()));
+  signal.removeEventListener('abort', abort);
   return heard;
 }
 
@@ -91,6 +97,7 @@ function readAnswer(heard: Buffer): NbdAnswer {
   if (reply.length < replyBytes || reply.readUInt32BE(0) !== nbd.replyMagic) return null;
   const errno = reply.readUInt32BE(4);
   if (errno === 0) return { ok: true };
+  if (errno === nbd.invalid) return null;
   const [, text = `error ${errno}`] = getSystemErrorMap().get(-errno) ?? [];
   return { ok: false, reason: `read failed: ${text}` };
 }
