@@ -52,10 +52,13 @@ const closing = ['fin-wait-1', 'closing', 'last-ack'].flatMap((state) => ['state
 export async function forgetUnsent(address: { host: string; port: number }): Promise<void> {
   const server = serverText(address);
   const options = [...closing, 'dst', server];
+  // Others are closed all the time, by anybody; nothing of ours is under way now.
+  const before = await locals(['-HtnO', ...options]);
+  if (before.length === 0) return;
   const forgotten = await locals(['-K', '-HtnO', ...options]);
   const left = await locals(['-HtnO', ...options]);
   // A kernel may show one without anything to send for ever (Linux before 6.11, net/ipv4/tcp.c: tcp_abort).
-  if (left.every((local) => forgotten.includes(local))) return;
+  if (left.every((local) => forgotten.includes(local) || !before.includes(local))) return;
   throw new CdpError({
     code: 'old-connection',
     message: `a connection to ${server} that was closed still has something to send, which would be written late`,

@@ -99,17 +99,31 @@ describe('a connection that was closed before all was sent', () => {
     }
   });
 
-  it('is told if the kernel can not be made to forget it', async () => {
+  /** An `ss` that runs this. */
+  async function withSs(script: string, meanwhile: () => Promise<void>): Promise<void> {
     const folder = await mkdtemp(join(tmpdir(), 'virt-cdp-'));
     const path = process.env['PATH'];
-    const shown = 'FIN-WAIT-1 0 4096 192.0.2.1:40000 192.0.2.2:10809';
-    await writeFile(join(folder, 'ss'), `#!/bin/sh\n[ "$1" = -K ] || echo '${shown}'\n`, { mode: 0o755 });
+    await writeFile(join(folder, 'ss'), `#!/bin/sh\n${script}\n`, { mode: 0o755 });
     process.env['PATH'] = `${folder}:${path}`;
     try {
-      await assert.rejects(forgetUnsent({ host: '192.0.2.2', port: 10809 }), { code: 'old-connection' });
+      await meanwhile();
     } finally {
       process.env['PATH'] = path;
       await rm(folder, { recursive: true });
     }
-  });
+  }
+
+  const closing = (port: number): string => `FIN-WAIT-1 0 4096 192.0.2.1:${port} 192.0.2.2:10809`;
+  const server = { host: '192.0.2.2', port: 10809 };
+
+  it('is told if the kernel can not be made to forget it', () =>
+    withSs(`[ "$1" = -K ] || echo '${closing(40000)}'`, () =>
+      assert.rejects(forgetUnsent(server), { code: 'old-connection' }),
+    ));
+
+  it('is not confused with one that another program closes meanwhile', () =>
+    withSs(
+      `if [ "$1" = -K ]; then touch "$0.asked"; elif [ -e "$0.asked" ]; then echo '${closing(40001)}'; exit; fi; echo '${closing(40000)}'`,
+      () => forgetUnsent(server),
+    ));
 });
