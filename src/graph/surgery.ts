@@ -97,9 +97,19 @@ export async function openNodes(monitor: Monitor, nodes: BlockdevOptions[]): Pro
     await addNodes(monitor, nodes);
   } catch (error) {
     if (!(error instanceof QmpError && isDuplicateNode(error))) throw error;
-    await closeNodes(monitor, nodes.map((node) => node['node-name']).reverse());
+    await closeNodes(monitor, [...nodes].reverse().flatMap(namesIn));
     await addNodes(monitor, nodes);
   }
+}
+
+/** A node and those that are opened along with it: as nodes of their own they would outlast it. */
+function namesIn(node: BlockdevOptions): string[] {
+  const children = Object.values(node).filter(isNode);
+  return [node['node-name'], ...children.flatMap(namesIn)];
+}
+
+function isNode(value: unknown): value is BlockdevOptions {
+  return typeof value === 'object' && value !== null && 'node-name' in value;
 }
 
 async function addNodes(monitor: Monitor, nodes: BlockdevOptions[]): Promise<void> {

@@ -94,6 +94,22 @@ describe('surgery on the graph', () => {
     assert.ok(added.filter(({ driver }) => driver === 'null-co').every(({ size }) => size === 4096));
   });
 
+  it('parks on a park of its own where a former one has left the node below it', async () => {
+    const names = new Set(['cdp-vda-park-null']);
+    const add = (options: Record<string, unknown>): void => {
+      if (typeof options['image'] === 'object') add(options['image'] as Record<string, unknown>);
+      const name = String(options['node-name']);
+      if (names.has(name)) throw new Refusal(`Duplicate nodes with node-name='${name}'`);
+      names.add(name);
+    };
+    const remove = (args: Record<string, unknown>): void => {
+      const name = String(args['node-name']);
+      if (!names.delete(name)) throw new Refusal(`Failed to find node with node-name='${name}'`);
+    };
+    await buildPark(new FakeQemu({ 'blockdev-add': add, 'blockdev-del': remove }).monitor, 'vda', 4096);
+    assert.ok(names.has('cdp-vda-park'));
+  });
+
   it('composes a quorum that acknowledges what every copy has', async () => {
     await compose(new FakeQemu(recorder).monitor, 'vda', 'libvirt-1-format', 'quorum');
     assert.deepEqual(added, [
