@@ -112,6 +112,21 @@ describe('a mirror on an iSCSI target, behind a relay', function () {
     assert.equal((await events(agent, 'mail', 'mirror-lost')).length, lost);
   });
 
+  it('is brought up to date when its target restarted while no agent was there, and no request has failed', async () => {
+    const { agent } = scene;
+    const former = relay();
+    const { length } = await events(agent, 'mail', 'mirror-lost');
+    await agent.kill('SIGKILL');
+    await target.restart();
+    await goesOn(guest);
+    assert.equal(relay(), former);
+    await agent.start();
+    await waitForLibvirt(agent);
+    await protectedByOther(former);
+    const [told] = (await events(agent, 'mail', 'mirror-lost')).slice(length);
+    assert.match(String(told?.detail['why']), /its server was away/);
+  });
+
   it('counts as failed when its relay is killed, and is brought up to date through another', async () => {
     const former = relay();
     process.kill(former, 'SIGKILL');
