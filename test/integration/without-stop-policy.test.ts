@@ -86,6 +86,17 @@ describe('a guest that is told of I/O errors', function () {
     }
   });
 
+  it('waits for a primary that hangs, and is told nothing', async () => {
+    const { agent } = scene;
+    primary.hang();
+    const hung = await waitState(agent, 'old1', 'waiting');
+    assert.match(hung.reason ?? '', /the primary has not answered since/);
+    primary.unhang();
+    await goesOn(guest);
+    await waitState(agent, 'old1', 'protected');
+    await assertNothingLost(guest, [mirror.file]);
+  });
+
   it('is found again by the next agent, while everything is copied and while it is protected', async () => {
     const { agent } = scene;
     await agent.mustCdp('resync', 'old1', '--full', '--no-wait');

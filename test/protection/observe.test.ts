@@ -6,6 +6,7 @@ import { socketsTo } from '../../src/health/sockets.ts';
 import { DomainMemory } from '../../src/protection/domain-memory.ts';
 import type { Observation } from '../../src/protection/observation.ts';
 import { observe } from '../../src/protection/observe.ts';
+import type { DomainRecord } from '../../src/protection/record.ts';
 import type { QmpEvent } from '../../src/qmp/monitor.ts';
 import { parseImageUri } from '../../src/storage/image.ts';
 import { answersOf, captured } from '../graph/captured.ts';
@@ -137,3 +138,48 @@ function pairOver(socket: string): Answers {
   });
   return { ...answers, 'query-blockstats': () => [] };
 }
+
+describe("a look at a disk's error policy", () => {
+  async function lookAt(
+    errorPolicy: string,
+    parts: Parameters<typeof look>[1] & { restoreOwed?: DomainRecord['restoreOwed'] } = {},
+  ): Promise<Observation> {
+    const domain = await WiredDomain.run(
+      { ...answersOf(captured('plain')), 'query-blockstats': () => [] },
+      { errorPolicy },
+    );
+    const { restoreOwed = null } = parts;
+    try {
+      const domainRecord = { ...look({ record: record.onlyPrimary }, parts).record, restoreOwed };
+      const settings = { engine: 'auto', maxBytesPerS: 0 } as const;
+      return await observe(domain.live, domainRecord, new DomainMemory(), settings, () => undefined);
+    } finally {
+      await domain.close();
+    }
+  }
+
+  it('finds one that pauses the guest, for the quorum', async () => {
+    const [disk] = (await lookAt('stop')).disks;
+    assert.deepEqual([disk?.engine, disk?.withoutStopPolicy, disk?.obstacle], ['quorum', null, null]);
+  });
+
+  it('finds one that tells the guest, for a mirror job, and what that lacks', async () => {
+    const [disk] = (await lookAt('report')).disks;
+    assert.deepEqual([disk?.engine, disk?.obstacle], ['mirror', null]);
+    assert.match(
+      disk?.withoutStopPolicy ?? '',
+      /is told to the guest.*virt-cdp protect web1 --disk vda --stop-policy-by/,
+    );
+  });
+
+  it('lets nothing be armed that tells the guest of what failed as done, nor one with policy strict', async () => {
+    for (const { disks } of [await lookAt('ignore'), await lookAt('report', { policy: 'strict' })])
+      assert.match(disks[0]?.obstacle ?? '', /runs without error_policy='stop'/);
+  });
+
+  it('keeps block jobs away from a save that is ours, until that has failed', async () => {
+    const restoreOwed = { failed: null, suspended: false, disks: [] };
+    assert.equal((await lookAt('report', { restoreOwed })).migrating, true);
+    assert.equal((await lookAt('report', { restoreOwed: { ...restoreOwed, failed: 'no space' } })).migrating, false);
+  });
+});

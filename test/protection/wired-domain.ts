@@ -10,8 +10,10 @@ import { withoutSecrets } from '../storage/images.ts';
 
 const { name, uuid } = look().record;
 
-const xml = `<domain type='kvm' id='7'><name>${name}</name><uuid>${uuid}</uuid><devices>
-<disk type='file' device='disk'><driver name='qemu' type='raw' error_policy='stop'/><source file='/primary/vda' index='1'/>
+const xmlWith = (
+  errorPolicy: string,
+): string => `<domain type='kvm' id='7'><name>${name}</name><uuid>${uuid}</uuid><devices>
+<disk type='file' device='disk'><driver name='qemu' type='raw' error_policy='${errorPolicy}'/><source file='/primary/vda' index='1'/>
 <target dev='vda' bus='virtio'/><alias name='virtio-disk0'/></disk>
 </devices></domain>`;
 
@@ -38,14 +40,14 @@ export class WiredDomain {
   }
 
   /** `answers` are QEMU's; what they lack is answered with nothing. */
-  static async run(answers: Answers): Promise<WiredDomain> {
+  static async run(answers: Answers, { errorPolicy = 'stop' } = {}): Promise<WiredDomain> {
     const daemon = await FakeDaemon.start();
     const qemu = new FakeQemu(answers);
     daemon.on(procedures.monitorCommand, (call) => {
       const { command } = call.args(procedures.monitorCommand);
       void qemu.send(command).then((answer) => call.answer(procedures.monitorCommand, answer));
     });
-    daemon.on(procedures.xml, (call) => call.answer(procedures.xml, xml));
+    daemon.on(procedures.xml, (call) => call.answer(procedures.xml, xmlWith(errorPolicy)));
     daemon.on(procedures.isPersistent, (call) => call.answer(procedures.isPersistent, true));
     daemon.on(procedures.state, (call) => call.answer(procedures.state, { state: 1, reason: 1 }));
     daemon.on(procedures.setMetadata, (call) => call.answer(procedures.setMetadata, undefined));
