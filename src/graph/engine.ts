@@ -63,7 +63,7 @@ async function begins(monitor: Monitor, job: string): Promise<boolean> {
   const deadline = Date.now() + beginDeadlineMs;
   for (;;) {
     const found = await findJob(monitor, job);
-    if (found === undefined) throw new Error(`the job ${job} ended at once`);
+    if (found === undefined) throw new Error(`the job ${job} ended at once: a copy can not be read or written`);
     if (found.len > 0 || found.ready) return true;
     if (Date.now() > deadline) return false;
     await sleep(10);
