@@ -13,6 +13,7 @@ import { Monitor, type QmpEvent } from '../qmp/monitor.ts';
 import type { Recipient } from '../storage/descriptors.ts';
 import type { DiskStatus } from './model.ts';
 import { MonitorGate } from './monitor-gate.ts';
+import type { RunView } from './observation.ts';
 import type { Relays } from './relays/relays.ts';
 
 const bootId = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
@@ -32,7 +33,7 @@ export class LiveDomain {
   readonly #client: LibvirtClient;
   readonly #gate: MonitorGate;
   readonly #listeners = new Set<(event: QmpEvent) => void>();
-  /** Since when the guest has stood still, by QEMU's events; Infinity while it runs. */
+  /** Since when the guest has stood still and not because somebody wants it to, in ms; Infinity while it runs. */
   #stillSinceMs = Infinity;
   #statusShown = false;
   #hasQuorum: Promise<boolean> | null = null;
@@ -74,6 +75,12 @@ export class LiveDomain {
   /** The process through which QEMU reaches a disk's mirror; null if it does so by itself. */
   relayPid(dev: string): number | null {
     return this.relays.pidOf(this.ref, dev);
+  }
+
+  /** What a look found: nobody waits for a guest that somebody suspended, and events may not have been heard. */
+  seen(run: RunView): void {
+    const waits = run === 'surgery' || run === 'io-error';
+    this.#stillSinceMs = waits ? Math.min(this.#stillSinceMs, Date.now()) : Infinity;
   }
 
   /** Asked once: a QEMU does not change. */

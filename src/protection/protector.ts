@@ -365,6 +365,7 @@ export class Protector {
 
   async #observe(live: LiveDomain): Promise<Observation> {
     const observation = await observe(live, this.record, this.#memory, this.#shared.settings(), this.#lost('mirror'));
+    live.seen(observation.run);
     this.#shared.watchFiles(this.record.uuid, observation.disks.flatMap(primaryFiles));
     this.#shared.watchCopies(this.record.uuid, observation.disks.flatMap(imagesInUse));
     if (this.#files.dueInMs > 0 || observation.run !== 'running') return observation;
