@@ -88,6 +88,14 @@ export class DiskMemory {
     return ageMs < longestHeldMs && ageMs > performance.now() - this.#movedAtMs;
   }
 
+  /** The guest waits for copies that don't answer, or waits no more: null. */
+  hangs(hang: Hang | null): void {
+    const side = (hang ?? this.hang)?.side;
+    for (const copy of ['primary', 'mirror'] as const)
+      if (side === copy || side === 'both') this.reachable[copy] = hang === null;
+    this.hang = hang;
+  }
+
   /** A copy is in use again, and what was wrong with it before is no more. */
   opened(side: Side): void {
     this.learn(side, { is: 'answering' });

@@ -120,7 +120,7 @@ export class DomainWatch {
     const { dev } = disk.record;
     const memory = this.#protector.memoryOf(dev);
     if (this.#stuckMs(disk) === 0 && memory.hang !== null) {
-      memory.hang = null;
+      memory.hangs(null);
       this.#protector.wake();
     }
     if (this.#stuckMs(disk) === 0) return this.#leaveSilent(monitor, disk);
@@ -171,7 +171,7 @@ export class DomainWatch {
     const stuckMs = this.#stuckMs(disk);
     const since = new Date(Date.now() - stuckMs).toISOString();
     if (memory.hang === null) this.#protector.note('hang', dev, { side, since });
-    if (memory.hang?.side !== side) memory.hang = { side, since };
+    if (memory.hang?.side !== side) memory.hangs({ side, since });
     if (leave !== null && (await this.#leave(monitor, disk, leave))) return;
     this.#protector.wake();
     if (side !== null && leave === side) await this.#resort(dev, side, stuckMs);
