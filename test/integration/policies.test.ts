@@ -162,7 +162,7 @@ describe('policy files', function () {
     writeFileSync(path, xml.replaceAll(/ r?error_policy='stop'/g, ''));
     await lab.virsh('create', path);
     await waitDisk(agent, 't1', 'told what its definition lacks', ({ state, reason }) => {
-      return state === 'waiting' && /error_policy='stop'.*It is transient/.test(reason ?? '');
+      return state === 'protected' && /error_policy='stop'.*It is transient/.test(reason ?? '');
     });
     await lab.virsh('destroy', 't1');
   });
