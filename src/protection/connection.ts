@@ -36,7 +36,7 @@ export async function withConnectionNoted(
   const before = socketsOf(live, []) ?? [];
   await open();
   for (const hop of hopsTo(live, dev, image)) {
-    const [socket, ...others] = connectionsOf(hop).filter((one) => !before.includes(one));
+    const [socket, ...others] = socketsTo(hop.pid, hop.peer).filter((one) => !before.includes(one));
     if (socket === undefined || others.length > 0) continue;
     const name = `${connectionPrefix(dev)}${socket}`;
     // A writable node of its own would have to take part in internal snapshots (block/snapshot.c), and can't.
@@ -66,8 +66,8 @@ export function seesReconnected(
 ): boolean {
   if (open === null || mirrorSockets.every((socket) => open.includes(socket))) return false;
   const isWithoutRelay = mirrorSockets.some((socket) => open.includes(socket)) && live.relayPid(dev) === null;
-  const [last] = hopsTo(live, dev, image).slice(-1);
-  return !running || isWithoutRelay || (last !== undefined && connectionsOf(last).length > 0);
+  const last = hopsTo(live, dev, image).at(-1);
+  return !running || isWithoutRelay || (last !== undefined && socketsTo(last.pid, last.peer).length > 0);
 }
 
 export async function forgetConnection(live: LiveDomain, dev: string): Promise<void> {
@@ -90,10 +90,6 @@ function hopsTo(live: LiveDomain, dev: string, image: Image): Hop[] {
         { pid, peer: 'unix' },
         { pid: relay, peer },
       ];
-}
-
-function connectionsOf({ pid, peer }: Hop): string[] {
-  return socketsTo(pid, peer);
 }
 
 /**

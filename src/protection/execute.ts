@@ -110,11 +110,8 @@ const executors: Executors = {
     await closeNodes(live.monitor, [park, nothing]);
   },
   park: ({ live }, { dev, qdev, root }) => setRoot(live.monitor, qdev, root, diskNames(dev).park),
-  unpark: async ({ live, memoryOf }, { dev, qdev, node }) => {
-    const atMs = performance.now();
-    await setRoot(live.monitor, qdev, diskNames(dev).park, node);
-    memoryOf(dev).movedOn(atMs);
-  },
+  unpark: (bench, { dev, qdev, node }) =>
+    moveOn(bench, dev, ({ monitor }) => setRoot(monitor, qdev, diskNames(dev).park, node)),
   openMirror: async (bench, { dev, image, sizeBytes, sealed }) => {
     const { mirror, mirrorStorage } = diskNames(dev);
     await requireToAnswer(bench, image);
@@ -175,17 +172,10 @@ const executors: Executors = {
     if (found?.text !== expected) throw new Error(`'${imageName(image)}' was changed while the domain was stopped`);
   },
   compose: ({ live }, { dev, primaryTop, engine }) => compose(live.monitor, dev, primaryTop, engine),
-  composeCopying: async ({ live, memoryOf }, { dev, primaryTop }) => {
-    const atMs = performance.now();
-    await composeCopying(live.monitor, dev, primaryTop, memoryOf(dev).pace.bytesPerS);
-    memoryOf(dev).movedOn(atMs);
-  },
+  composeCopying: (bench, { dev, primaryTop }) =>
+    moveOn(bench, dev, ({ monitor }) => composeCopying(monitor, dev, primaryTop, bench.memoryOf(dev).pace.bytesPerS)),
   dropPair: ({ live }, { dev }) => dissolve(live.monitor, dev),
-  promote: async ({ live, memoryOf }, { dev }) => {
-    const atMs = performance.now();
-    await promote(live.monitor, dev);
-    memoryOf(dev).movedOn(atMs);
-  },
+  promote: (bench, { dev }) => moveOn(bench, dev, ({ monitor }) => promote(monitor, dev)),
   requireInSync: async ({ live }, { dev }) => {
     const { pairJob } = diskNames(dev);
     const job = (await live.monitor.execute('query-block-jobs', {})).find(({ device }) => device === pairJob);
@@ -310,6 +300,17 @@ export async function execute(step: Step, bench: Workbench): Promise<void> {
   } catch (error) {
     throw new StepFailed(step, error);
   }
+}
+
+/** Puts the device on other nodes. What happened before that began is past, though QEMU may tell of it later. */
+async function moveOn(
+  { live, memoryOf }: Workbench,
+  dev: string,
+  move: (live: LiveDomain) => Promise<void>,
+): Promise<void> {
+  const atMs = performance.now();
+  await move(live);
+  memoryOf(dev).movedOn(atMs);
 }
 
 /** Why a copy does not answer; null if it does. */

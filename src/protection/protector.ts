@@ -157,10 +157,11 @@ export class Protector {
     this.#shared.watchFiles(this.record.uuid, []);
     this.#shared.watchCopies(this.record.uuid, []);
     clearTimeout(this.#timer);
-    const relaysEnd = this.#shared.relays.endAll(this.record);
-    relaysEnd.catch((error: unknown) => void this.#log.error('a relay is left', { error: errorText(error) }));
+    const relaysEnd = this.#shared.relays
+      .endAll(this.record)
+      .catch((error: unknown) => void this.#log.error('a relay is left', { error: errorText(error) }));
     void this.#enqueue(async () => {
-      await relaysEnd.catch(() => undefined);
+      await relaysEnd;
       const stoppedAt = new Date(stoppedAtMs).toISOString();
       if (migrated) await this.#leave(stoppedAt, stop.pairs);
       else {
@@ -471,7 +472,7 @@ export class Protector {
   /** What QEMU reports of the copies is remembered before the loop looks. */
   #heard(event: QmpEvent): void {
     this.#announcer.heard(event);
-    this.#memory.learn(event, this.#last?.disks ?? [], (dev, side, why) => this.note(`${side}-lost`, dev, { why }));
+    this.#memory.learn(event, this.#last?.disks ?? [], (dev, side, why) => this.#lost(side)(dev, why));
     if (event.event === 'DEVICE_DELETED') this.#live?.forgetDisks();
     if (event.event === 'JOB_STATUS_CHANGE' && String(event.data['id']).startsWith('create-libvirt-'))
       this.#looksSoon = looksAfterSnapshot;

@@ -65,6 +65,20 @@ export function toolEnvironment(): NodeJS.ProcessEnv {
   return { PATH: process.env['PATH'] ?? '/usr/sbin:/usr/bin:/sbin:/bin', LC_ALL: 'C' };
 }
 
+/** What a tool said, on one line, without its name and the json: filename. */
+export function toolWords(output: string): string {
+  return output
+    .replaceAll(/(Could not open )?'?json:\{.*\}'?: /g, '')
+    .split('\n')
+    .map((line) => line.replace(/^(qemu-img|qemu-io|qemu-nbd|sh|realpath): /, '').trim())
+    .filter((line) => line !== '')
+    .join('; ')
+    .slice(0, 500);
+}
+
+/** The package that has the programs whose names begin with qemu-. */
+export const qemuToolsHint = 'install qemu-utils (Debian, Ubuntu) or qemu-img (Fedora, RHEL)';
+
 function cantRun(program: string, error: NodeJS.ErrnoException): CdpError {
   if (error.code === 'ENOENT') return toolMissing(program, error);
   return new CdpError({
@@ -78,7 +92,7 @@ export function toolMissing(program: string, cause?: Error): CdpError {
   return new CdpError({
     code: 'tool-missing',
     message: `${program} could not be run: it is not installed`,
-    ...(program.startsWith('qemu-') && { hint: 'install qemu-utils (Debian, Ubuntu) or qemu-img (Fedora, RHEL)' }),
+    ...(program.startsWith('qemu-') && { hint: qemuToolsHint }),
     ...(cause !== undefined && { cause }),
   });
 }

@@ -7,7 +7,7 @@ import { secretId, type Access } from './kind.ts';
 import { nbdAnswer } from './nbd-answer.ts';
 import type { ImageOpener } from './opener.ts';
 import { isSecretProblem } from './secrets.ts';
-import { runTool, type ToolOutcome } from './run-tool.ts';
+import { runTool, toolWords, type ToolOutcome } from './run-tool.ts';
 
 export interface Deadline {
   /** How long all of it may take, in milliseconds. */
@@ -163,7 +163,7 @@ export async function probeImage(image: Image, { deadlineMs, opener }: LookOptio
   return { ok: false, reason: reasonOf(outcome, deadlineMs), late: outcome.deadlinePassed };
 }
 
-/** To derive the key of a LUKS image takes a processor for seconds, and tells nothing of its storage. */
+/** A probe reads by its format, but for LUKS: to derive the key takes a processor for seconds, and tells nothing of the storage. */
 function isInFormat({ format, encryption }: Image): boolean {
   return format !== 'raw' && encryption === undefined;
 }
@@ -305,15 +305,10 @@ function isMissing({ source }: Image, { stderr }: ToolOutcome): boolean {
   return source.kind === 'rbd' && stderr.includes(`error reading header from ${source.image}: No such file`);
 }
 
-/** What the tool said, without its name and the json: filename; qemu-io tells of failed reads on stdout. */
-function reasonOf(outcome: ToolOutcome, deadlineMs: number): string {
-  if (outcome.deadlinePassed) return `it did not answer within ${deadlineMs} ms`;
-  const said = `${outcome.stderr}\n${outcome.stdout}`
-    .replaceAll(/(Could not open )?'?json:\{.*\}'?: /g, '')
-    .split('\n')
-    .map((line) => line.replace(/^(qemu-img|qemu-io|sh|realpath): /, '').trim())
-    .filter((line) => line !== '');
-  return said.length > 0 ? said.join('; ').slice(0, 500) : `the tool ended with status ${String(outcome.status)}`;
+/** qemu-io tells of failed reads on stdout. */
+function reasonOf({ status, stdout, stderr, deadlinePassed }: ToolOutcome, deadlineMs: number): string {
+  if (deadlinePassed) return `it did not answer within ${deadlineMs} ms`;
+  return toolWords(`${stderr}\n${stdout}`) || `the tool ended with status ${String(status)}`;
 }
 
 /** The milliseconds that are left of a deadline. */

@@ -115,37 +115,20 @@ const executors: Executors = {
       throw new Failed('the primary was changed while the domain was stopped');
   },
   compose: (domain, { dev, primaryTop, engine }) => {
-    const { pair, pairJob, mirror } = diskNames(dev);
+    const { pair, mirror } = diskNames(dev);
     const qemu = qemuOf(domain);
     if (engine === 'quorum') {
       qemu.add(pair, 'quorum', { below: [primaryTop, mirror] });
       return;
     }
     if (!qemu.flush(mirror)) throw new Failed('the flush of the mirror');
-    const job = {
-      id: pairJob,
-      type: 'mirror' as const,
-      device: primaryTop,
-      to: mirror,
-      bitmap: null,
-      todo: new Set<number>(),
-    };
-    qemu.startJob(job, pair, { blocking: true });
+    startPairJob(qemu, dev, primaryTop, new Set());
   },
   composeCopying: (domain, { dev, primaryTop }) => {
-    const { pair, pairJob, mirror } = diskNames(dev);
     const qemu = qemuOf(domain);
     if (qemu.running) throw new Failed('somebody has resumed the guest');
     assertCurrentSource(domain, dev, primaryTop);
-    const job = {
-      id: pairJob,
-      type: 'mirror' as const,
-      device: primaryTop,
-      to: mirror,
-      bitmap: null,
-      todo: allBlocks(),
-    };
-    qemu.startJob(job, pair, { blocking: true });
+    startPairJob(qemu, dev, primaryTop, allBlocks());
     domain.memoryOf(dev).health = { primary: { is: 'unknown' }, mirror: { is: 'unknown' } };
   },
   promote: (domain, { dev }) => {
@@ -341,6 +324,11 @@ function jobOf(qemu: SimulatedQemu, id: string): Job {
   const job = qemu.jobs.get(id);
   if (job === undefined) throw new Refused(`there is no job ${id}`);
   return job;
+}
+
+function startPairJob(qemu: SimulatedQemu, dev: string, primaryTop: string, todo: Set<number>): void {
+  const { pair, pairJob: id, mirror: to } = diskNames(dev);
+  qemu.startJob({ id, type: 'mirror', device: primaryTop, to, bitmap: null, todo }, pair, { blocking: true });
 }
 
 /** A filter goes with its job. */

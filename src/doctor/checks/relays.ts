@@ -1,6 +1,7 @@
 import { CdpError } from '../../errors.ts';
 import { requireRelays } from '../../protection/relays/relays.ts';
 import { waitsWithoutEnd } from '../../storage/image.ts';
+import { qemuToolsHint } from '../../storage/run-tool.ts';
 import type { Check } from '../check.ts';
 import { ok, trouble } from '../finding.ts';
 import { disksOf } from '../host-view.ts';
@@ -24,14 +25,7 @@ export const relaysCheck: Check<Facts> = {
     if (disks.length === 0) return [ok('no mirror is reached through a relay')];
     if (!missing) return [ok(`qemu-nbd is there, as relay for ${disks.length} mirrors on iSCSI`)];
     const why = `without it the mirror of ${disks.join(', ')}, on an iSCSI target, can not be opened`;
-    return [
-      trouble(
-        'error',
-        'qemu-nbd is not installed',
-        why,
-        'install qemu-utils (Debian, Ubuntu) or qemu-img (Fedora, RHEL)',
-      ),
-    ];
+    return [trouble('error', 'qemu-nbd is not installed', why, qemuToolsHint)];
   },
 };
 

@@ -11,7 +11,7 @@ import type { DomainRef } from '../../libvirt/types.ts';
 import { imageOptions } from '../../storage/blockdev.ts';
 import { imageName } from '../../storage/image.ts';
 import type { ImageOpener } from '../../storage/opener.ts';
-import { runTool, toolEnvironment, toolMissing } from '../../storage/run-tool.ts';
+import { runTool, toolEnvironment, toolMissing, toolWords } from '../../storage/run-tool.ts';
 import {
   killRelays,
   processFile,
@@ -172,10 +172,8 @@ async function problemOf(relay: ChildProcess, ready: string, deadlineMs: number)
 }
 
 async function said(logPath: string): Promise<string> {
-  const text = (await readFile(logPath, 'utf8').catch(() => '')).replaceAll(/'?json:\{.*\}'?: /g, '');
-  const lines = text.split('\n').map((line) => line.replace(/^qemu-nbd: /, '').trim());
-  const some = lines.filter((line) => line !== '').join('; ');
-  return some === '' ? '' : `: ${some.slice(0, 500)}`;
+  const words = toolWords(await readFile(logPath, 'utf8').catch(() => ''));
+  return words === '' ? '' : `: ${words}`;
 }
 
 function ownerOf(pid: number): [uid: number, gid: number] {
