@@ -5,7 +5,7 @@ set -eu
 
 packages='qemu-system-x86 qemu-utils qemu-block-extra libvirt-daemon-system libvirt-clients iproute2 nbdkit libnbd-bin busybox-static
 cpio kmod xz-utils gcc libc6-dev util-linux openssl tgt ceph-mon ceph-osd ceph-common debootstrap systemd-container dpkg-dev debhelper
-lintian rpm'
+lintian rpm apparmor'
 
 fail() {
   echo "install.sh: $*" >&2

@@ -11,7 +11,7 @@ export type Suite = (typeof suites)[number];
 
 /** What virt-cdp's package depends on, an init, what a guest needs, and rpm; nothing of virt-cdp. */
 const packages =
-  'systemd systemd-sysv dbus nodejs libvirt-daemon-system libvirt-clients qemu-system-x86 qemu-utils iproute2 rpm'.split(
+  'systemd systemd-sysv dbus nodejs libvirt-daemon-system libvirt-clients qemu-system-x86 qemu-utils iproute2 rpm apparmor'.split(
     ' ',
   );
 

@@ -41,7 +41,7 @@ export const permissionsCheck: Check<Facts> = {
         const what = `QEMU is confined by ${model}, which may keep it from the mirror of ${domain} ${dev}, '${name}'`;
         const fix =
           model === 'apparmor'
-            ? 'name its folder in packaging/apparmor/virt-cdp, and put that into /etc/apparmor.d/abstractions/libvirt-qemu.d/'
+            ? `name its folder in /etc/apparmor.d/abstractions/libvirt-qemu.d/virt-cdp; that counts from the domain's next start`
             : `allow QEMU's domain to read and write it: ausearch -m avc -c qemu-kvm, or use a mirror on the network`;
         remarks.push(trouble('warning', what, why, fix));
       }

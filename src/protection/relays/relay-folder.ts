@@ -13,6 +13,11 @@ export function relayFolder(folder: string, uuid: string, dev: string): string {
   return join(folder, `${uuid}-${dev}`);
 }
 
+/** In a relay's folder: where it serves the mirror. */
+export function relaySocket(folder: string): string {
+  return join(folder, 'socket');
+}
+
 /** The folders of all relays, running or not, of a domain if it is given. */
 export function relayFoldersIn(folder: string, uuid?: string): string[] {
   const prefix = uuid === undefined ? '' : `${uuid}-`;

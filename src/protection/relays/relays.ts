@@ -18,6 +18,7 @@ import {
   relayFolder,
   relayFoldersIn,
   relayPid,
+  relaySocket,
   relaysFolder,
   signal,
 } from './relay-folder.ts';
@@ -102,7 +103,7 @@ export class Relays {
     const lun: Image = { source: { ...source, initiator: source.initiator ?? initiatorOf(owner) }, format: 'raw' };
     const { access, secrets } = await this.#opener.prepare(lun, 'virt-cdp');
     const key = this.#opener.toolSecrets(secrets);
-    const socket = join(folder, 'socket');
+    const socket = relaySocket(folder);
     const ready = join(folder, 'ready');
     const logPath = join(folder, 'log');
     const args = [
