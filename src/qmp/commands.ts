@@ -28,6 +28,7 @@ export interface QmpCommands {
     target: string;
     sync: 'full' | 'none';
     'copy-mode': 'background' | 'write-blocking';
+    'buf-size'?: number;
     'filter-node-name': string;
     /** The default is to end the job. */
     'on-source-error'?: 'stop';

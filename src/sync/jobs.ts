@@ -15,6 +15,12 @@ export interface SyncPath {
 const jobEndDeadlineMs = 30_000;
 
 /**
+ * What a full sync reads at once. A guest's request waits behind it; with QEMU's own 10 MiB (block/mirror.c: DEFAULT_MIRROR_BUF_SIZE) twice as
+ * long, and the sync is no faster (docs/benchmark.md).
+ */
+const inFlightBytes = 4 * 1024 * 1024;
+
+/**
  * Starts a copy of everything. It is a mirror job in background mode, so that a slow, hanging or failing target never slows
  * or fails the guest's writes; what the guest writes meanwhile is recorded by a tracking bitmap besides.
  */
@@ -25,6 +31,7 @@ export async function startFullSync(monitor: Monitor, { job, from, to, maxBytesP
     target: to,
     sync: 'full',
     'copy-mode': 'background',
+    'buf-size': inFlightBytes,
     'filter-node-name': job,
     speed: maxBytesPerS,
   });

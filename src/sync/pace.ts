@@ -14,7 +14,7 @@ export interface WriteCount {
 }
 
 export interface Pace {
-  /** Of the sync; 0 is unlimited. */
+  /** Of the sync that runs, or of the next. */
   bytesPerS: number;
   /** What a write took on average when no sync ran; null: not known. */
   calmNs: number | null;
@@ -24,12 +24,15 @@ export interface Pace {
   careful: boolean;
 }
 
-export const unpaced: Pace = { bytesPerS: 0, calmNs: null, mark: null, careful: false };
-
 const mebibyte = 1024 * 1024;
 
-/** A sync begins so fast: faster than most storage is, because a guest that is idle is known to be so only after seconds. */
-const firstBytesPerS = 4096 * mebibyte;
+/** Beside a guest that writes, or may, a sync begins so fast, and is twice as fast each second until the guest is slowed. */
+const firstBytesPerS = 64 * mebibyte;
+
+/** Beside one that is known to write next to nothing: faster than most storage is. */
+const idleBytesPerS = 4096 * mebibyte;
+
+export const unpaced: Pace = { bytesPerS: firstBytesPerS, calmNs: null, mark: null, careful: false };
 
 /** No guest makes a sync slower: it must end. A TiB takes 36 hours at this. */
 const leastBytesPerS = 8 * mebibyte;
@@ -48,33 +51,35 @@ const unharmed = 1.3;
 
 /** `maxBytesPerS` is the administrator's limit; 0 is unlimited. */
 export function nextPace(pace: Pace, seen: WriteCount, maxBytesPerS: number): Pace {
-  const limited = (bytesPerS: number): number =>
-    maxBytesPerS === 0 ? bytesPerS : bytesPerS === 0 ? maxBytesPerS : Math.min(bytesPerS, maxBytesPerS);
+  const limited = (bytesPerS: number): number => (maxBytesPerS === 0 ? bytesPerS : Math.min(bytesPerS, maxBytesPerS));
   const { mark } = pace;
-  if (seen.syncedBytes === null)
-    return { ...withoutSync(pace, seen), bytesPerS: limited(firstBytesPerS), careful: false };
-  const kept = { ...pace, bytesPerS: limited(pace.bytesPerS || firstBytesPerS) };
-  if (mark?.syncedBytes == null || seen.syncedBytes < mark.syncedBytes) return { ...kept, mark: seen };
+  const kept = { ...pace, bytesPerS: limited(pace.bytesPerS) };
+  const next = { ...kept, mark: seen };
+  if (mark === null) return { ...next, calmNs: seen.writes < fewWrites ? null : seen.waitedNs / seen.writes };
+  if (!isOfOneSync(mark, seen)) return next;
   const ms = seen.atMs - mark.atMs;
   const writes = seen.writes - mark.writes;
   if (ms < judgedMs || (writes < fewWrites && ms < idleMs)) return kept;
-  const ratio = pace.calmNs === null || writes < fewWrites ? 0 : (seen.waitedNs - mark.waitedNs) / writes / pace.calmNs;
+  const writeNs = writes < fewWrites ? null : (seen.waitedNs - mark.waitedNs) / writes;
+  if (seen.syncedBytes === null || mark.syncedBytes === null) {
+    const bytesPerS = limited(writeNs === null ? idleBytesPerS : firstBytesPerS);
+    return { ...next, calmNs: writeNs ?? pace.calmNs, bytesPerS, careful: false };
+  }
+  // Where nothing better is known, it is what a write takes beside a slow sync.
+  const calmNs = pace.calmNs ?? writeNs;
+  const ratio = writeNs === null || calmNs === null ? 0 : writeNs / calmNs;
   const actual = ((seen.syncedBytes - mark.syncedBytes) / ms) * 1000;
-  const next = { ...kept, mark: seen };
   if (ratio > slowed) {
     const lower = Math.max(leastBytesPerS, Math.round(Math.min(kept.bytesPerS, actual) / ratio));
-    return { ...next, bytesPerS: Math.min(kept.bytesPerS, lower), careful: true };
+    return { ...next, calmNs, bytesPerS: Math.min(kept.bytesPerS, lower), careful: true };
   }
   // What is not reached limits nothing: there is no use in raising it.
-  if (ratio > unharmed || actual < kept.bytesPerS / 2) return next;
-  return { ...next, bytesPerS: limited(Math.round(kept.bytesPerS * (pace.careful ? 1.1 : 2))) };
+  if (ratio > unharmed || actual < kept.bytesPerS / 2) return { ...next, calmNs };
+  return { ...next, calmNs, bytesPerS: limited(Math.round(kept.bytesPerS * (pace.careful ? 1.1 : 2))) };
 }
 
-/** The first time it is the average since the domain began; just after a sync, what it was before it. */
-function withoutSync(pace: Pace, seen: WriteCount): Pace {
-  if (pace.mark !== null && pace.mark.syncedBytes !== null) return { ...pace, mark: seen };
-  const mark = pace.mark ?? { ...seen, writes: 0, waitedNs: 0 };
-  const writes = seen.writes - mark.writes;
-  if (writes < fewWrites) return { ...pace, mark };
-  return { ...pace, calmNs: (seen.waitedNs - mark.waitedNs) / writes, mark: seen };
+/** No sync ran at both, or one and the same. */
+function isOfOneSync(mark: WriteCount, seen: WriteCount): boolean {
+  if (mark.syncedBytes === null || seen.syncedBytes === null) return mark.syncedBytes === seen.syncedBytes;
+  return seen.syncedBytes >= mark.syncedBytes;
 }

@@ -2,6 +2,7 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { agent } from './cases/agent.ts';
+import { besideSync } from './cases/beside-sync.ts';
 import { delta } from './cases/delta.ts';
 import { fullSync } from './cases/full-sync.ts';
 import { hook } from './cases/hook.ts';
@@ -11,7 +12,7 @@ import { writes } from './cases/writes.ts';
 import { conditions } from './conditions.ts';
 import { table, type Row } from './figures.ts';
 
-const benches = [writes, pauses, fullSync, delta, start, hook, agent];
+const benches = [writes, pauses, fullSync, besideSync, delta, start, hook, agent];
 
 const usage = `usage: npm run bench [-- --only NAME] [--quick]
 

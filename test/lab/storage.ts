@@ -36,6 +36,8 @@ export interface NbdOptions {
   logFile?: string;
   /** Writes reach the file only by a flush, or with FUA: a server that is killed loses the others, though they were acknowledged. */
   volatileCache?: boolean;
+  /** Does not tell where the image has holes. */
+  noExtents?: boolean;
 }
 
 /** An NBD server that can be broken on command: a file that fails, hangs, loses its connection or comes back. */
@@ -108,7 +110,15 @@ export class NbdServer {
   }
 
   #behaviour(): string[] {
-    const { writeDelayMs, readDelayMs, volatileCache = false, writeError = 'EIO', logFile, folder } = this.#options;
+    const {
+      writeDelayMs,
+      readDelayMs,
+      volatileCache = false,
+      noExtents = volatileCache,
+      writeError = 'EIO',
+      logFile,
+      folder,
+    } = this.#options;
     const broken = (operation: string, trigger: string, error = 'EIO'): string[] => [
       `error-${operation}=${error}`,
       `error-${operation}-rate=100%`,
@@ -119,7 +129,8 @@ export class NbdServer {
       '--filter=error',
       ...(writeDelayMs === undefined && readDelayMs === undefined ? [] : ['--filter=delay']),
       // Of what is only in the cache nbdkit 1.32 says that it is a hole, and whoever copies the image leaves it out.
-      ...(volatileCache ? ['--filter=noextents', '--filter=cache'] : []),
+      ...(noExtents ? ['--filter=noextents'] : []),
+      ...(volatileCache ? ['--filter=cache'] : []),
       'file',
       folder === undefined ? this.file : `dir=${folder}`,
       ...(volatileCache ? ['cache=writeback', 'cache-min-block-size=4096'] : []),

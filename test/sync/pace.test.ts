@@ -28,7 +28,7 @@ class Beside {
       this.#look();
     }
     for (let second = 0; second < seconds; second++) {
-      const speed = syncing ? Math.min(this.pace.bytesPerS || Infinity, 2000 * mebibyte) : 0;
+      const speed = syncing ? Math.min(this.pace.bytesPerS, 2000 * mebibyte) : 0;
       const latencyNs = this.#latencyNs(speed);
       ratios.push(latencyNs / calmNs);
       this.#atMs += 1000;
@@ -54,16 +54,40 @@ describe('the pace of a sync', () => {
   it('keeps the latency of the guest below twice what it was', () => {
     const beside = new Beside(shared);
     beside.pass(5, { syncing: false });
-    const [, , , ...later] = beside.pass(120, { syncing: true });
-    const over = later.filter((ratio) => ratio > 2);
-    assert.deepEqual(over, []);
+    const ratios = beside.pass(120, { syncing: true });
+    assert.ok(ratios.filter((ratio) => ratio > 2).length <= 1, ratios.join(' '));
     assert.ok(beside.pace.bytesPerS > 20 * mebibyte, `it crawls at ${beside.pace.bytesPerS} bytes a second`);
+  });
+
+  it('goes on from one sync to the next as it was', () => {
+    const beside = new Beside(shared);
+    beside.pass(5, { syncing: false });
+    beside.pass(30, { syncing: true });
+    beside.pass(0, { syncing: false });
+    const ratios = beside.pass(30, { syncing: true });
+    assert.deepEqual(
+      ratios.filter((ratio) => ratio > 2),
+      [],
+    );
+  });
+
+  it('begins fast beside a guest that writes next to nothing, as far as the administrator allows', () => {
+    const beside = new Beside(apart, { mostBytesPerS: 2000 * mebibyte });
+    beside.pass(5, { syncing: false, writesPerS: 0 });
+    assert.equal(beside.pace.bytesPerS, 2000 * mebibyte);
+  });
+
+  it('begins carefully beside a guest that nothing is known of, and takes what it sees then for calm', () => {
+    const beside = new Beside(shared);
+    const ratios = beside.pass(60, { syncing: true });
+    assert.ok(Math.max(...ratios) < 4, ratios.join(' '));
+    assert.ok(beside.pace.bytesPerS < 200 * mebibyte, `${beside.pace.bytesPerS}`);
   });
 
   it('grows where it slows nobody', () => {
     const beside = new Beside(apart);
     beside.pass(5, { syncing: false });
-    beside.pass(4, { syncing: true });
+    beside.pass(6, { syncing: true });
     assert.ok(beside.pace.bytesPerS > 1000 * mebibyte);
   });
 

@@ -6,10 +6,10 @@ const pacedPasses = 2;
 
 /** The step that gives a running sync the speed that it may have now; none if it has it. */
 export function speedStep({ record, graph, pace, deltaPasses }: PresentDisk, job: BlockJob): DiskStep[] {
-  // Bytes that are copied again count again: a guest that writes faster than a limited mirror copies, and it would never be ready.
-  const overtaken = job.type === 'mirror' && job.offset > graph.sizeBytes;
+  // Bytes that are copied again count again: the guest writes more than half of what the mirror job copies, which may never be ready.
+  const overtaken = job.type === 'mirror' && job.offset > 2 * graph.sizeBytes;
   const starving = job.type === 'backup' && deltaPasses >= pacedPasses;
-  const bytesPerS = overtaken ? 0 : starving ? pace.mostBytesPerS : pace.bytesPerS;
+  const bytesPerS = overtaken || starving ? pace.mostBytesPerS : pace.bytesPerS;
   if (job.ready || job.status === 'concluded' || job.speed === bytesPerS) return [];
   return [{ step: 'setSpeed', dev: record.dev, job: job.device, bytesPerS }];
 }

@@ -1,9 +1,7 @@
-import { randomFillSync } from 'node:crypto';
-import { closeSync, openSync, writeSync } from 'node:fs';
 import { must } from '../../lab/run.ts';
 import type { Bench } from '../bench.ts';
 import { row } from '../figures.ts';
-import { Stage } from '../stage.ts';
+import { fillAtRandom, Stage } from '../stage.ts';
 
 /** A full sync of a running, idle guest's disk, against qemu-img convert of the same image onto another such server. */
 export const fullSync: Bench = {
@@ -11,7 +9,7 @@ export const fullSync: Bench = {
   run: ({ quick }) =>
     Stage.with(async (stage) => {
       const sizeMiB = quick ? 64 : 1024;
-      const sizeBytes = sizeMiB << 20;
+      const sizeBytes = sizeMiB * (1 << 20);
       const primary = await stage.nbd({ name: 'primary', sizeBytes });
       const mirror = await stage.nbd({ name: 'mirror', sizeBytes });
       const other = await stage.nbd({ name: 'other', sizeBytes });
@@ -65,11 +63,4 @@ async function timed(deed: () => Promise<unknown>): Promise<number> {
   const beganMs = performance.now();
   await deed();
   return (performance.now() - beganMs) / 1000;
-}
-
-function fillAtRandom(path: string, sizeMiB: number): void {
-  const chunk = Buffer.alloc(1 << 20);
-  const file = openSync(path, 'r+');
-  for (let index = 0; index < sizeMiB; index++) writeSync(file, randomFillSync(chunk), 0, chunk.length, index << 20);
-  closeSync(file);
 }

@@ -18,9 +18,10 @@ describe('the speed of a sync that runs', () => {
     assert.equal(speedOf({ speed: 100 }), null);
   });
 
-  it('is not limited any more when a mirror is overtaken by the guest: it would never be ready', () => {
-    assert.equal(speedOf({ speed: 100, offset: sizeBytes + 1 }), 0);
-    assert.equal(speedOf({ speed: 0, offset: sizeBytes + 1 }), null);
+  it("is the administrator's alone when a mirror has copied as much again: the guest overtakes it, and it might never be ready", () => {
+    assert.equal(speedOf({ speed: 100, offset: 2 * sizeBytes }), null);
+    assert.equal(speedOf({ speed: 100, offset: 2 * sizeBytes + 1 }), 500);
+    assert.equal(speedOf({ speed: 500, offset: 2 * sizeBytes + 1 }), null);
   });
 
   it("is the administrator's alone from the third delta pass on: what they leave is copied in a pause", () => {

@@ -1,0 +1,94 @@
+import { readFileSync } from 'node:fs';
+import { setTimeout as passed } from 'node:timers/promises';
+import type { Guest } from '../../lab/guest.ts';
+import type { Bench } from '../bench.ts';
+import { figure, row, type Figure } from '../figures.ts';
+import { fillAtRandom, Stage } from '../stage.ts';
+
+const writesPerS = 200;
+const delayMs = 1;
+
+/** What a guest that writes and flushes notices of a sync that its agent paces, against its own latency before each. */
+export const besideSync: Bench = {
+  name: 'beside-sync',
+  run: ({ quick }) =>
+    Stage.with(async (stage) => {
+      const sizeMiB = quick ? 256 : 2048;
+      const options = { sizeBytes: sizeMiB * (1 << 20), writeDelayMs: delayMs };
+      const primary = await stage.nbd({ name: 'primary', ...options });
+      const mirror = await stage.nbd({ name: 'mirror', ...options });
+      fillAtRandom(primary.file, sizeMiB);
+      const guest = await stage.lab.domain({
+        name: 'web1',
+        cmdline: `witness.rate=${writesPerS}`,
+        disks: [{ dev: 'vda', bus: 'virtio', image: { format: 'raw', nbd: primary.address } }],
+      });
+      await stage.protect('web1', 'vda', mirror.uri);
+      const syncs = {
+        [`a full sync of ${sizeMiB} MiB`]: () => stage.client.act('web1', 'resync', { full: true }),
+        'the delta of an outage': () => stage.client.act('web1', 'release', {}),
+      };
+      const rows = [];
+      for (const [what, begin] of Object.entries(syncs)) {
+        const [calm, beside] = [[], []] as [Latencies[], Latencies[]];
+        for (let round = 0; round < (quick ? 1 : 5); round++) {
+          calm.push(await latencies(guest, () => passed(quick ? 2_000 : 6_000)));
+          if (what.includes('delta')) await outage(stage, quick ? 2_000 : 6_000);
+          const since = await stage.lastEvent();
+          beside.push(
+            await latencies(guest, async () => {
+              await begin();
+              await stage.eventAfter(since, 'web1', 'protected');
+            }),
+          );
+        }
+        const where = `of ${writesPerS} writes and flushes a second, beside ${what}`;
+        const compare = (name: string, of: (one: Latencies) => number) => ({
+          what: `${name} ${where}`,
+          unit: 'ms',
+          values: beside.map(of),
+          against: 'before it',
+          bases: calm.map(of),
+        });
+        rows.push(
+          row('beside-sync', {
+            ...compare('mean latency', ({ mean }) => mean),
+            aim: { text: '< 2', met: ({ ratio }) => ratio.median < 2 },
+          }),
+          row(
+            'beside-sync',
+            compare('median latency', ({ median }) => median),
+          ),
+          row(
+            'beside-sync',
+            compare('95 % of the latencies', ({ high }) => high),
+          ),
+        );
+      }
+      return rows;
+    }),
+};
+
+interface Latencies extends Figure {
+  mean: number;
+}
+
+/** Of what the guest acknowledged while something was done, in milliseconds. */
+async function latencies(guest: Guest, meanwhile: () => Promise<unknown>): Promise<Latencies> {
+  const said = (): string => readFileSync(guest.serialPath, 'latin1');
+  const from = said().length;
+  await meanwhile();
+  const values = [
+    ...said()
+      .slice(from)
+      .matchAll(/^ACK \w+ \d+ \d+ (\d+)\r?$/gm),
+  ].map(([, us]) => Number(us) / 1000);
+  return { ...figure(values), mean: values.reduce((sum, one) => sum + one, 0) / values.length };
+}
+
+async function outage(stage: Stage, ms: number): Promise<void> {
+  const since = await stage.lastEvent();
+  await stage.client.act('web1', 'hold', {});
+  await stage.eventAfter(since, 'web1', 'held');
+  await passed(ms);
+}
