@@ -4,23 +4,32 @@ import { join } from 'node:path';
 import type { RbdSource } from '../domain/image.ts';
 import { CdpError, errorText } from '../errors.ts';
 
+/** What tells which settings an image's client has. */
+type CephClient = Pick<RbdSource, 'config' | 'login'>;
+
 /** Where librbd looks if nothing is said. */
 const defaultConfig = '/etc/ceph/ceph.conf';
 
 /** Ceph's options by which a cluster that is gone becomes an I/O error; by default its clients wait, 5 minutes or for ever. */
-const timeouts = ['rados_osd_op_timeout', 'rados_mon_op_timeout', 'client_mount_timeout'] as const;
+const timeouts = ['rados_osd_op_timeout', 'rados_mon_op_timeout', 'client_mount_timeout'];
+
+/** Passwords of whatever kind, and all that is the object gateway's alone; a `keyring` and a `keyfile` are paths. */
+const secretOption = /^rgw_|(?:^|_)(?:key|secret|password|token)s?(?:_|$)/;
 
 /**
- * The client's configuration of an image, with time-outs where it has none, as a file in `folder` that any process can read: it
- * holds what the administrator's own file holds, and no key. Files are named by their content, and never change.
- * @throws CdpError `ceph-config-unreadable` for a file that the image's `<config>` names.
+ * The client's configuration of an image as a file in `folder` that any process can read: what the administrator's own file says to this
+ * client, without passwords, and with the agent's time-outs in place of those that are there. Files are named by their content, and never
+ * change.
+ * @throws CdpError `ceph-config-unreadable` for a file that the image's `<config>` names; `ceph-key-in-config` where the image would be opened
+ *   by a key that is in the file.
  */
-export async function writeCephConfig(
-  folder: string,
-  { config }: Pick<RbdSource, 'config'>,
-  timeoutMs: number,
-): Promise<string> {
-  const text = withTimeouts(await readConfig(config), timeoutMs);
+export async function writeCephConfig(folder: string, client: CephClient, timeoutMs: number): Promise<string> {
+  const options = clientOptions(await readConfig(client), client);
+  if (client.login === null && options.has('key')) throw keyInConfig(client);
+  const seconds = Math.max(1, Math.round(timeoutMs / 1000));
+  for (const option of timeouts) options.set(option, String(seconds));
+  const lines = [...options].flatMap(([option, value]) => (secretOption.test(option) ? [] : `${option} = ${value}\n`));
+  const text = `[global]\n${lines.join('')}`;
   const path = join(folder, `ceph-${createHash('sha256').update(text).digest('hex').slice(0, 16)}.conf`);
   await mkdir(folder, { recursive: true, mode: 0o755 });
   const draft = `${path}.${process.pid}`;
@@ -29,23 +38,42 @@ export async function writeCephConfig(
   return path;
 }
 
-/** Whether a client that goes by the image's own configuration fails in the end when the cluster is gone. */
-export async function hasCephTimeout({ config }: Pick<RbdSource, 'config'>): Promise<boolean> {
-  return names(await readConfig(config), 'rados_osd_op_timeout');
+/** Whether a client that goes by the image's own configuration, as libvirt's does, fails in the end when the cluster is gone. */
+export async function hasCephTimeout(client: CephClient): Promise<boolean> {
+  const text = await readConfig(client).catch(() => '');
+  return isDuration(clientOptions(text, client).get('rados_osd_op_timeout'));
 }
 
-function withTimeouts(text: string, timeoutMs: number): string {
-  const seconds = Math.max(1, Math.round(timeoutMs / 1000));
-  const missing = timeouts.filter((option) => !names(text, option));
-  return `${text}\n[client]\n${missing.map((option) => `${option} = ${seconds}\n`).join('')}`;
+/**
+ * What a configuration says to this client, as it is written there. That of its own section goes before what is in `[client]`, and that
+ * before `[global]`; of a repeated option the last. Spaces in names are underscores, dashes are not (tried with ceph-conf of Ceph 16; its
+ * common/ConfUtils.cc).
+ */
+function clientOptions(text: string, { login }: CephClient): Map<string, string> {
+  const sections = new Map<string, [string, string][]>();
+  let section = 'global';
+  for (const line of text.replaceAll(/\\\r?\n/g, '').split('\n')) {
+    const heading = /^\s*\[([^\]]*)\]/.exec(line);
+    const setting = /^\s*([^=[#;]+)=((?:\\.|[^#;\\])*)/.exec(line);
+    if (heading !== null) section = heading[1] ?? '';
+    else if (setting !== null) {
+      const [, name = '', value = ''] = setting;
+      const lines = sections.get(section) ?? [];
+      sections.set(section, [...lines, [name.trim().replaceAll(/\s+/g, '_'), value.trim()]]);
+    }
+  }
+  const own = `client.${login?.username ?? 'admin'}`;
+  return new Map(['global', 'client', own].flatMap((each) => sections.get(each) ?? []));
 }
 
-/** Ceph takes spaces, dashes and underscores in an option's name for the same. */
-function names(text: string, option: string): boolean {
-  return new RegExp(`^\\s*${option.replaceAll('_', '[ _-]')}\\s*=`, 'm').test(text);
+/** More than none, as Ceph's parse_timespan (common/ceph_time.cc) takes it; what that does not take counts as none. */
+function isDuration(value = ''): boolean {
+  const unit = 's|sec|seconds?|m|min|minutes?|hr?|hours?|d|days?';
+  const text = value.replace(/^(["'])(.*)\1$/, '$2');
+  return new RegExp(`^(?:\\d+|(?:\\d+\\s*(?:${unit})\\s*)+)$`).test(text) && /[1-9]/.test(text);
 }
 
-async function readConfig(config: string | null): Promise<string> {
+async function readConfig({ config }: CephClient): Promise<string> {
   try {
     return await readFile(config ?? defaultConfig, 'utf8');
   } catch (cause) {
@@ -57,4 +85,12 @@ async function readConfig(config: string | null): Promise<string> {
       cause,
     });
   }
+}
+
+function keyInConfig({ config }: CephClient): CdpError {
+  return new CdpError({
+    code: 'ceph-key-in-config',
+    message: `the image is to be opened by a key that is in ${config ?? defaultConfig}, which the agent hands on to nobody`,
+    hint: "make it a libvirt secret of type ceph, and name the user and the secret by <auth> of the disk's XML (--mirror-xml)",
+  });
 }

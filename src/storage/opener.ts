@@ -72,7 +72,7 @@ export class ImageOpener {
 
   /**
    * Reads the image's secrets, the IDs of whose objects begin with `objects`, and writes what else its driver reads.
-   * @throws CdpError `secret-private`, `secret-missing`, `ceph-config-unreadable`.
+   * @throws CdpError `secret-private`, `secret-missing`, `ceph-config-unreadable`, `ceph-key-in-config`.
    */
   async prepare(image: Image, objects: string): Promise<Prepared> {
     const { source } = image;

@@ -24,7 +24,7 @@ async function hangProblem(image: Image, openedBy: OpenedBy): Promise<string | n
       if (openedBy === 'agent') return null;
       return `QEMU's iSCSI initiator waits without end for a target that is gone: if that of ${name} is, the guest hangs until it is back`;
     case 'rbd':
-      if (openedBy === 'agent' || (await hasCephTimeout(source).catch(() => false))) return null;
+      if (openedBy === 'agent' || (await hasCephTimeout(source))) return null;
       return (
         `Ceph's client of ${name} has no time-out: if the cluster is gone, the guest hangs and is not moved; set rados_osd_op_timeout ` +
         `under [client] in ${source.config ?? '/etc/ceph/ceph.conf'}, for the domain's next start`

@@ -87,7 +87,7 @@ interface Opened {
 /** As the code itself makes them. */
 async function pathsOf(scratch: string): Promise<Opened[]> {
   const runtime = dirname(defaults.socket);
-  const cephConfig = basename(await writeCephConfig(join(scratch, 'run'), { config: null }, 1000));
+  const cephConfig = basename(await writeCephConfig(join(scratch, 'run'), { config: null, login: null }, 1000));
   const relay = relayFolder(relaysFolder(defaults.socket), uuid, 'vda');
   const certificates = (own: boolean): Promise<string> => nbdCertificates({ exists: () => own });
   return [

@@ -15,23 +15,79 @@ describe("Ceph's client configuration", () => {
   before(async () => (folder = await mkdtemp(join(tmpdir(), 'virt-cdp-ceph-'))));
   after(() => rm(folder, { recursive: true }));
 
-  it("is the administrator's with the time-outs that it has not", async () => {
-    await writeFile(own(), '[global]\nfsid = 1\n[client.cdp]\nrados osd op timeout = 30\n');
-    const path = await writeCephConfig(join(folder, 'run'), { config: own() }, 5_000);
-    const text = await readFile(path, 'utf8');
-    assert.match(text, /^\[global\]\nfsid = 1\n/);
-    assert.match(text, /\[client\]\nrados_mon_op_timeout = 5\nclient_mount_timeout = 5\n$/);
-    assert.doesNotMatch(text, /rados_osd_op_timeout/);
+  /** The settings of an image's client that are written down, by name. */
+  async function written(text: string, username = 'cdp'): Promise<Record<string, string>> {
+    await writeFile(own(), text);
+    const login = { username, secret: { usage: 'x' } };
+    const path = await writeCephConfig(join(folder, 'run'), { config: own(), login }, 5_000);
     assert.equal((await stat(path)).mode & 0o777, 0o644);
+    const [heading, ...lines] = (await readFile(path, 'utf8')).trimEnd().split('\n');
+    assert.equal(heading, '[global]');
+    return Object.fromEntries(lines.map((line) => line.split(' = ') as [string, string]));
+  }
+
+  const timeouts = { rados_osd_op_timeout: '5', rados_mon_op_timeout: '5', client_mount_timeout: '5' };
+
+  it("is what the administrator's says to this client, the most special section first", async () => {
+    const mixed = `[client]
+      log file = /b ; why
+[global]
+      fsid=1 # the cluster
+      mon  host = 10.0.0.1,\\
+10.0.0.2
+      log_file = "/a"
+      debug ms = 0
+[client.cdp]
+      log file = '/c \\# d'
+[client.other]
+      log file = /other
+      debug ms = 9
+[osd]
+      debug ms = 7
+[global]
+      debug_ms = 1`;
+    const all = { ...timeouts, fsid: '1', mon_host: '10.0.0.1,10.0.0.2', debug_ms: '1' };
+    assert.deepEqual(await written(mixed), { ...all, log_file: String.raw`'/c \# d'` });
+    assert.deepEqual(await written(mixed, 'admin'), { ...all, log_file: '/b' });
+  });
+
+  it("has the agent's time-outs, wherever and whatever others there are", async () => {
+    for (const section of ['global', 'client', 'client.cdp', 'client.other', 'osd'])
+      for (const value of ['0', '300', '2 h'])
+        assert.deepEqual(await written(`[${section}]\nrados osd op timeout = ${value}\n`), timeouts);
+  });
+
+  it('has no password of whatever kind, which everybody could read', async () => {
+    const secrets = `[global]
+key = AQBsecret==
+rgw keystone admin password = hidden
+rgw_crypt_default_encryption_key = hidden
+[client]
+ key  = "AQBother=="
+ some_token=hidden ; a key = hidden
+ keyring = /etc/ceph/$name.keyring
+[client.cdp]
+key=AQBown==
+`;
+    assert.deepEqual(await written(secrets), { ...timeouts, keyring: '/etc/ceph/$name.keyring' });
+  });
+
+  it('is refused where the image would be opened by a key that is in it', async () => {
+    await writeFile(own(), '[client.admin]\nkey = AQBsecret==\n');
+    const path = (config: string): Promise<string> =>
+      writeCephConfig(join(folder, 'run'), { config, login: null }, 5_000);
+    await assert.rejects(path(own()), { code: 'ceph-key-in-config', hint: /libvirt secret/ });
+    await writeFile(own(), '[client.other]\nkey = AQBsecret==\n');
+    await path(own());
   });
 
   it('is one file for one content, and another for another', async () => {
     const run = join(folder, 'again');
     await writeFile(own(), '[global]\n');
     const paths = [
-      await writeCephConfig(run, { config: own() }, 5_000),
-      await writeCephConfig(run, { config: own() }, 5_000),
-      await writeCephConfig(run, { config: own() }, 9_000),
+      await writeCephConfig(run, { config: own(), login: null }, 5_000),
+      await writeCephConfig(run, { config: own(), login: null }, 5_000),
+      await writeCephConfig(run, { config: own(), login: null }, 9_000),
     ];
     assert.equal(paths[0], paths[1]);
     assert.notEqual(paths[0], paths[2]);
@@ -39,15 +95,37 @@ describe("Ceph's client configuration", () => {
   });
 
   it('that is named must be there', async () => {
-    await assert.rejects(writeCephConfig(folder, { config: '/none.conf' }, 1), { code: 'ceph-config-unreadable' });
+    await assert.rejects(writeCephConfig(folder, { config: '/none.conf', login: null }, 1), {
+      code: 'ceph-config-unreadable',
+    });
   });
 
-  it('tells whether a client would wait for ever', async () => {
-    await writeFile(own(), '[client]\n; rados_osd_op_timeout = 5\n');
-    assert.equal(await hasCephTimeout({ config: own() }), false);
-    await writeFile(own(), '[client]\nrados_osd_op_timeout = 5\n');
-    assert.equal(await hasCephTimeout({ config: own() }), true);
-  });
+  const ends: Record<string, boolean> = {
+    '[client]\n; rados_osd_op_timeout = 5': false,
+    '[client]\nrados_osd_op_timeout = 5': true,
+    '[global]\n rados  osd op\ttimeout= 5s ; seconds': true,
+    '[client.cdp]\nrados_osd_op_timeout = "1m 30 sec"': true,
+    '[global]\nrados-osd-op-timeout = 5': false,
+    '[client.other]\nrados_osd_op_timeout = 5': false,
+    '[osd]\nrados_osd_op_timeout = 5': false,
+    '[ client ]\nrados_osd_op_timeout = 5': false,
+    '[client]\nrados_osd_op_timeout = 0': false,
+    '[client]\nrados_osd_op_timeout =': false,
+    '[client]\nrados_osd_op_timeout = 0.5': false,
+    '[client]\nrados_osd_op_timeout = 500ms': false,
+    '[client]\nrados_osd_op_timeout = never': false,
+    '[client.cdp]\nrados osd op timeout = 0\n[client]\nrados_osd_op_timeout = 5': false,
+    '[client.cdp]\nrados_osd_op_timeout = 5\n[global]\nrados_osd_op_timeout = 0': true,
+    '[client]\nrados_osd_op_timeout = 5\nrados osd op timeout = 0': false,
+  };
+  for (const [text, doesEnd] of Object.entries(ends)) {
+    it(`tells whether a client would wait for ever: ${JSON.stringify(text)}`, async () => {
+      await writeFile(own(), `${text}\n`);
+      const login = { username: 'cdp', secret: { usage: 'x' } };
+      assert.equal(await hasCephTimeout({ config: own(), login }), doesEnd);
+      assert.equal(await hasCephTimeout({ config: '/none.conf', login }), false);
+    });
+  }
 
   it('is what is weak about a primary without a time-out, and of no mirror', async () => {
     await writeFile(own(), '[client]\n');

@@ -1,10 +1,9 @@
-import { readFile } from 'node:fs/promises';
-import { attributeOf, childOf, childrenOf, readXml, type XmlElement } from '../../domain/xml.ts';
-import type { LibvirtClient } from '../../libvirt/client.ts';
+import type { Source } from '../../domain/image.ts';
+import { hasCephTimeout } from '../../storage/ceph-config.ts';
 import { runTool } from '../../storage/run-tool.ts';
 import type { Check } from '../check.ts';
 import { ok, trouble, type Remark } from '../finding.ts';
-import { disksOf, libvirtDeadlineMs, libvirtOf } from '../host-view.ts';
+import { disksOf, libvirtOf } from '../host-view.ts';
 
 interface Primary {
   domain: string;
@@ -31,9 +30,12 @@ const fixes: Record<Primary['by'], string> = {
 export const primariesCheck: Check<Primary[]> = {
   name: 'primaries',
   async gather(host) {
-    const libvirt = libvirtOf(host);
-    const found = await Promise.all(disksOf(host).map(({ domain, record }) => primaryOf(libvirt, domain, record.dev)));
-    return found.flatMap((one) => one ?? []);
+    libvirtOf(host);
+    const found = disksOf(host).map(async ({ domain, record: { dev }, live, defined }) => {
+      const image = (live ?? defined)?.image ?? null;
+      return image === null ? [] : [{ domain, dev, ...(await waitOf(image.source)) }];
+    });
+    return (await Promise.all(found)).flat();
   },
   examine: (primaries) => {
     const endless = primaries.filter(({ endsByItself }) => !endsByItself);
@@ -45,26 +47,22 @@ export const primariesCheck: Check<Primary[]> = {
   },
 };
 
-async function primaryOf(libvirt: LibvirtClient, domain: string, dev: string): Promise<Primary | null> {
-  const ref = await libvirt.lookupByName(domain, libvirtDeadlineMs).catch(() => null);
-  if (ref === null) return null;
-  const devices = childOf(readXml(await libvirt.domainXml(ref, {}, libvirtDeadlineMs)), 'devices');
-  const disk = devices && childrenOf(devices, 'disk').find((one) => attributeOf(childOf(one, 'target'), 'dev') === dev);
-  const source = disk ? childOf(disk, 'source') : null;
-  return source === null ? null : { domain, dev, ...(await waitOf(source)) };
+async function waitOf(source: Source): Promise<Pick<Primary, 'by' | 'endsByItself'>> {
+  switch (source.kind) {
+    case 'iscsi':
+      return { by: 'iscsi', endsByItself: false };
+    case 'rbd':
+      return { by: 'rbd', endsByItself: await hasCephTimeout(source) };
+    case 'file':
+      return ofFile(source.path);
+    case 'block':
+    case 'nbd':
+      return { by: 'other', endsByItself: true };
+  }
 }
 
-async function waitOf(source: XmlElement): Promise<Pick<Primary, 'by' | 'endsByItself'>> {
-  const protocol = attributeOf(source, 'protocol');
-  if (protocol === 'iscsi') return { by: protocol, endsByItself: false };
-  if (protocol === 'rbd') {
-    const path = attributeOf(childOf(source, 'config'), 'file') ?? '/etc/ceph/ceph.conf';
-    const text = await readFile(path, 'utf8').catch(() => '');
-    return { by: 'rbd', endsByItself: /^\s*rados[ _]osd[ _]op[ _]timeout\s*=\s*[1-9]/m.test(text) };
-  }
-  const file = attributeOf(source, 'file');
-  if (file === null) return { by: 'other', endsByItself: true };
-  const { stdout } = await runTool('findmnt', ['--noheadings', '--output=FSTYPE,OPTIONS', '--target', file], {
+async function ofFile(path: string): Promise<Pick<Primary, 'by' | 'endsByItself'>> {
+  const { stdout } = await runTool('findmnt', ['--noheadings', '--output=FSTYPE,OPTIONS', '--target', path], {
     deadlineMs,
   });
   const [type = '', options = ''] = stdout.trim().split(/\s+/);
