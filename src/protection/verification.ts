@@ -30,6 +30,9 @@ export interface VerifyOrder {
  */
 const maxInstants = 8;
 
+/** Copies that differ in more blocks are not mended block by block. */
+const maxBlocks = 1_000;
+
 const spaceLookMs = 1_000;
 
 /** The copies of one disk are being compared. */
@@ -109,6 +112,7 @@ export class Verification {
       const written = instant.written === null ? [] : await dirtyExtents(instant, instant.written, this.#stop.signal);
       const found = await compareExports(instant, candidates, {
         maxBytesPerS: this.#order.maxBytesPerS,
+        maxBlocks,
         progress: (bytes) => (this.progress.done += first ? bytes : 0),
         signal: this.#stop.signal,
       });

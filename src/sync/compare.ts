@@ -16,6 +16,8 @@ export interface ExportPair {
 export interface CompareOptions {
   /** Each copy is read no faster; 0 is unlimited. */
   maxBytesPerS: number;
+  /** No more blocks that differ are looked for. */
+  maxBlocks: number;
   /** Bytes that were compared since the last call. */
   progress: (bytes: number) => void;
   signal: AbortSignal;
@@ -23,9 +25,6 @@ export interface CompareOptions {
 
 /** What differs is told in blocks of this size, which is also that of our bitmaps' bits. */
 export const comparedBlockBytes = 65536;
-
-/** More blocks than these are not looked for: copies that differ so much are not mended block by block. */
-const maxBlocks = 1000;
 
 /** One process compares so much, and then there is progress to be told. */
 const maxWindowBytes = 256 * 1024 * 1024;
@@ -53,7 +52,7 @@ export async function compareExports(
         append(differing, { offset, length });
         at = offset + length;
         blocks += 1;
-        if (blocks === maxBlocks) return { differing, complete: false };
+        if (blocks === options.maxBlocks) return { differing, complete: false };
       }
       options.progress(at - window.offset);
     }

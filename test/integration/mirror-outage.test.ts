@@ -1,9 +1,11 @@
 import assert from 'node:assert/strict';
 import { readFileSync, writeFileSync } from 'node:fs';
+import { epochName, epochPrefix, epochStart } from '../../src/graph/names.ts';
 import type { JobStatus } from '../../src/protection/model.ts';
 import type { Guest } from '../lab/guest.ts';
 import { recordSize } from '../lab/record.ts';
 import type { NbdServer } from '../lab/storage.ts';
+import { waitFor } from '../lab/wait.ts';
 import { assertNothingLost, endWell, goesOn, Mark, writeBlock } from './copies-hold.ts';
 import {
   events,
@@ -87,6 +89,39 @@ describe('an outage of the mirror', function () {
     await endWell(guest, [primary, mirror.file]);
   });
 
+  /** Makes the pair's epoch as old as one that is to end, and waits until it has: what it recorded both copies have flushed. */
+  async function endEpoch(guest: Guest): Promise<void> {
+    const [present, ...others] = await epochs(guest);
+    assert.ok(present !== undefined && others.length === 0);
+    const old = epochName(epochStart(present) - 15 * 60_000);
+    const at = { node: 'cdp-vda' };
+    await guest.qmp('block-dirty-bitmap-add', { ...at, name: old, granularity });
+    await guest.qmp('block-dirty-bitmap-merge', { ...at, target: old, bitmaps: [present] });
+    await guest.qmp('block-dirty-bitmap-remove', { ...at, name: present });
+    await waitFor(
+      'another epoch in the place of the old one',
+      async () => {
+        // The agent looks when something happens.
+        await guest.suspend();
+        await guest.resume();
+        await goesOn(guest, 2);
+        const now = await epochs(guest);
+        return now.length === 1 && now[0] !== old;
+      },
+      patienceMs,
+      async () => (await epochs(guest)).join(),
+    );
+  }
+
+  async function epochs(guest: Guest): Promise<string[]> {
+    const nodes = (await guest.qmp('query-named-block-nodes', { flat: true })) as {
+      'node-name': string;
+      'dirty-bitmaps'?: { name: string }[];
+    }[];
+    const pair = nodes.find((node) => node['node-name'] === 'cdp-vda');
+    return (pair?.['dirty-bitmaps'] ?? []).map(({ name }) => name).filter((name) => name.startsWith(epochPrefix));
+  }
+
   it('sends its mirror what was changed and little more, also when the agent is killed in the middle of the delta', async () => {
     const { agent, lab } = scene;
     const image = await lab.image('web6.raw');
@@ -99,7 +134,6 @@ describe('an outage of the mirror', function () {
     const disks = [{ dev: 'vda', bus: 'virtio' as const, image }];
     // 6 MiB of 64, so that a delta lasts, and few writes during it.
     const guest = await scene.guest({ name: 'web6', disks, cmdline: 'witness.blocks=1536 witness.rate=20' });
-    // The epochs have recorded since the mirror was armed; before that everything was copied.
     const changed = new Set<number>();
     let writes = 0;
     const unsubscribe = guest.witness.onAck(({ block }) => {
@@ -107,6 +141,10 @@ describe('an outage of the mirror', function () {
       changed.add(Math.floor((block * recordSize) / granularity));
     });
     await agent.mustCdp('protect', 'web6', '--disk', 'vda', '--mirror', mirror.uri);
+    // Without the epoch's end these 16 MiB would be sent again.
+    await guest.qmp('human-monitor-command', { 'command-line': 'qemu-io cdp-vda "write -P 5 32M 16M"' });
+    changed.clear();
+    await endEpoch(guest);
 
     for (const agentDies of [false, true]) {
       mirror.failAll();
@@ -115,6 +153,8 @@ describe('an outage of the mirror', function () {
       const before = sentBytes();
       const [changedBytes, writesBefore] = [changed.size * granularity, writes];
       if (agentDies) limitResync(2 << 20);
+      // The next epoch begins when the mirror is armed again.
+      changed.clear();
       mirror.heal();
       if (agentDies) {
         await waitDisk(agent, 'web6', 'in a delta', ({ job }) => job?.kind === 'delta-sync');

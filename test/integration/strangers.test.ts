@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { LibvirtClient } from '../../src/libvirt/client.ts';
+import { compareCopies } from '../lab/copies.ts';
 import type { Guest } from '../lab/guest.ts';
 import { must } from '../lab/run.ts';
 import type { NbdServer } from '../lab/storage.ts';
@@ -154,13 +155,25 @@ describe('strangers', function () {
     await endWell(guest, [primary.file, mirror.file]);
   });
 
-  it('who reset the domain leave it protected, with equal copies', async () => {
-    const { agent } = scene;
+  it('who reset the domain leave it protected, with equal copies, also when that drops a write that one copy has', async () => {
+    const { agent, lab } = scene;
     const { guest, primary, mirror } = await protectedGuest('web7');
     await guest.reset();
     await goesOn(guest, 20);
     await waitState(agent, 'web7', 'protected');
     assert.deepEqual(await roots(guest), ['cdp-vda']);
+
+    // While nobody looks a write reaches the primary alone, and the reset drops it.
+    await agent.kill('SIGKILL');
+    mirror.failWrites();
+    await guest.waitState('paused', patienceMs);
+    await lab.virsh('reset', 'web7');
+    mirror.heal();
+    assert.equal((await compareCopies(primary.file, mirror.file)).identical, false, 'no write was half done');
+    await agent.start();
+    await guest.witness.waitReady(patienceMs, 3);
+    await goesOn(guest, 5);
+    await waitState(agent, 'web7', 'protected');
     await endWell(guest, [primary.file, mirror.file]);
   });
 
@@ -175,7 +188,9 @@ describe('strangers', function () {
     await waitState(agent, 'web8', 'failed-over');
     await guest.witness.waitReady(patienceMs, 2);
     await goesOn(guest, 20);
-    await endWell(guest, [mirror.file]);
+    primary.heal();
+    await agent.mustCdp('rebuild', 'web8', '--to', 'original');
+    await endWell(guest, [primary.file, mirror.file]);
   });
 
   it('who reset the domain while it waits because both copies fail have it boot when a current copy answers', async () => {

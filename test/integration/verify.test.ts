@@ -1,5 +1,7 @@
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import type { ActionResult } from '../../src/control/api.ts';
+import { LibvirtClient } from '../../src/libvirt/client.ts';
 import type { DiskVerdict } from '../../src/protection/model.ts';
 import { assertNothingLost, endWell, goesOn, Mark } from './copies-hold.ts';
 import type { Guest } from '../lab/guest.ts';
@@ -15,8 +17,8 @@ const guestBlocks = 8_192;
 const markBlock = 10_003;
 const block = 65_536;
 
-/** A verify of the whole disk takes a minute, so that something can happen meanwhile. */
-const slow = ['--max-bytes-per-s', String(1 << 20)];
+/** With it a verify of the whole disk takes a minute, so that something can happen meanwhile. */
+const slowBytesPerS = 1 << 20;
 
 describe('a verify', function () {
   this.timeout(180_000);
@@ -44,21 +46,51 @@ describe('a verify', function () {
     return must(...scene.lab.libvirtd.namespace.command(program, ...args));
   }
 
-  async function verify(...options: string[]): Promise<{ code: number; verdict: DiskVerdict }> {
-    const { code, stdout, stderr } = await scene.agent.cdp('verify', 'web1', '--json', ...options);
+  async function verifyAll(name: string, ...options: string[]): Promise<{ code: number; verdicts: DiskVerdict[] }> {
+    const { code, stdout, stderr } = await scene.agent.cdp('verify', name, '--json', ...options);
     const { verdicts } = JSON.parse(stdout) as ActionResult;
-    const [verdict] = verdicts ?? [];
-    assert.ok(verdict !== undefined, `${stdout}${stderr}`);
-    return { code, verdict };
+    assert.ok(verdicts !== undefined, `${stdout}${stderr}`);
+    return { code, verdicts };
+  }
+
+  async function verify(...options: string[]): Promise<{ code: number; verdict: DiskVerdict }> {
+    const { code, verdicts } = await verifyAll('web1', ...options);
+    assert.equal(verdicts.length, 1);
+    return { code, verdict: verdicts[0]! };
+  }
+
+  /** How often the guest was paused while something was done. */
+  async function pausesDuring(action: () => Promise<unknown>): Promise<number> {
+    const client = await LibvirtClient.connect({ socketPath: scene.lab.libvirtd.socket });
+    const pausesAtMs: number[] = [];
+    try {
+      await client.events.onQemuMonitorEvent(({ domain, seconds, micros }) => {
+        if (domain.name === guest.name) pausesAtMs.push(seconds * 1000 + micros / 1000);
+      }, 'STOP');
+      await action();
+      // When this one has been told, all before it have.
+      const ownAtMs = Date.now();
+      await guest.suspend();
+      await guest.resume();
+      await waitFor('its own pause to be told', () => (pausesAtMs.at(-1) ?? 0) >= ownAtMs, patienceMs);
+      return pausesAtMs.length - 1;
+    } finally {
+      await client.close();
+    }
   }
 
   /** Begins a verify that goes on for a minute, and returns when an instant is being compared. */
   async function beginSlowVerify(): Promise<{ finished: Promise<Finished> }> {
-    const finished = scene.agent.cdp('verify', 'web1', ...slow);
+    const finished = scene.agent.cdp('verify', 'web1', '--max-bytes-per-s', String(slowBytesPerS));
     await waitFor('an instant to be compared', async () => (await parts()).length > 4, patienceMs);
     const { job } = await waitDisk(scene.agent, 'web1', 'verified', (disk) => disk.job !== null);
     assert.equal(job?.kind, 'verify');
     return { finished };
+  }
+
+  /** The arguments of the comparison that the agent has running now. */
+  async function comparison(): Promise<string[]> {
+    return waitFor('a comparison', () => childrenOf(scene.agent.pid).find((args) => args[1] === 'compare'), patienceMs);
   }
 
   /** All that a verify leaves in QEMU and in the scratch folder while it runs. */
@@ -85,9 +117,12 @@ describe('a verify', function () {
   }
 
   it('finds no difference where there is none, while the guest writes', async () => {
-    const { code, verdict } = await verify();
-    assert.deepEqual([code, verdict.differences, verdict.complete], [0, [], true]);
-    assert.equal(verdict.comparedBytes, sizeBytes);
+    const pauses = await pausesDuring(async () => {
+      const { code, verdict } = await verify();
+      assert.deepEqual([code, verdict.differences, verdict.complete], [0, [], true]);
+      assert.equal(verdict.comparedBytes, sizeBytes);
+    });
+    assert.equal(pauses, 0, 'the guest was paused');
     assert.deepEqual(await parts(), []);
     assert.equal((await status(scene.agent, 'web1')).state, 'protected');
   });
@@ -96,12 +131,58 @@ describe('a verify', function () {
     const mark = new Mark(mirror.file, markBlock);
     await mark.set();
     const offset = Math.floor((markBlock * recordSize) / block) * block;
-    const { code, verdict } = await verify('--repair');
-    assert.deepEqual([code, verdict.differences, verdict.repairing], [1, [{ offset, length: block }], true]);
-    await waitState(scene.agent, 'web1', 'protected');
+    const pauses = await pausesDuring(async () => {
+      const { code, verdict } = await verify('--repair');
+      assert.deepEqual([code, verdict.differences, verdict.repairing], [1, [{ offset, length: block }], true]);
+      await waitState(scene.agent, 'web1', 'protected');
+    });
+    assert.equal(pauses, 2, 'the mirror is left, and armed again');
     assert.equal(await mark.isThere(), false, 'the mirror has the difference still');
     assert.equal(await new Mark(primary.file, markBlock).isThere(), false, 'the primary was overwritten');
     assert.equal((await verify()).code, 0);
+  });
+
+  it('finds it where the guest writes, too, and repairs it there', async () => {
+    const offset = 100 * block;
+    const records = block / recordSize;
+    const marks = Array.from({ length: records }, (_, n) => new Mark(mirror.file, offset / recordSize + n));
+    for (const mark of marks) await mark.set();
+    const { code, verdict } = await verify('--repair');
+    assert.deepEqual([code, verdict.differences, verdict.repairing], [1, [{ offset, length: block }], true]);
+    await waitState(scene.agent, 'web1', 'protected');
+    for (const mark of marks) assert.equal(await mark.isThere(), false, 'the mirror has the difference still');
+    assert.equal((await verify()).code, 0);
+  });
+
+  it('accuses nothing under the heaviest writes, of no disk, and compares the disk alone that it is told to', async () => {
+    const { lab, agent } = scene;
+    const devs = ['vda', 'vdb'];
+    const images = await Promise.all(devs.map((dev) => lab.image(`busy-${dev}.raw`, 'raw', 16 << 20)));
+    const mirrors = devs.map((dev) => lab.path(`busy-${dev}-mirror.raw`));
+    const busy = await scene.guest({
+      name: 'busy',
+      cmdline: 'witness.rate=0 witness.depth=4 witness.blocks=3072',
+      disks: devs.map((dev, n) => ({ dev, bus: 'virtio', image: images[n]! })),
+    });
+    for (const [n, dev] of devs.entries())
+      await agent.mustCdp('protect', 'busy', '--disk', dev, '--mirror', mirrors[n]!, '--create');
+    for (const dev of devs) await goesOn(busy, 100, dev);
+    const clean = await verifyAll('busy');
+    assert.deepEqual(
+      clean.verdicts.map(({ dev, differences, complete }) => ({ dev, differences, complete })),
+      devs.map((dev) => ({ dev, differences: [], complete: true })),
+    );
+    assert.equal(clean.code, 0);
+
+    await new Mark(mirrors[1]!, 4000).set();
+    const one = await verifyAll('busy', '--disk', 'vda');
+    assert.deepEqual([one.code, one.verdicts.map(({ dev }) => dev)], [0, ['vda']]);
+    const both = await verifyAll('busy');
+    assert.deepEqual([both.code, both.verdicts.map(({ differingBytes }) => differingBytes)], [1, [0, block]]);
+    assert.deepEqual(
+      (await events(agent, 'busy', 'verified')).map(({ disk }) => disk),
+      ['vda', 'vdb', 'vda', 'vda', 'vdb'],
+    );
   });
 
   it('is refused while somebody else has the NBD server of QEMU, which is left alone', async () => {
@@ -126,6 +207,11 @@ describe('a verify', function () {
   it('is swept away by the next agent when the agent is killed', async () => {
     const { agent } = scene;
     const { finished } = await beginSlowVerify();
+    const args = (await comparison()).join(' ');
+    const limits = [...args.matchAll(/"qom-type":"throttle-group","id":"([^"]+)","limits":{"bps-read":(\d+)}/g)];
+    const limited = [...args.matchAll(/"driver":"throttle","throttle-group":"([^"]+)"/g)].map(([, id]) => id);
+    assert.deepEqual(new Set(limits.map(([, , bytesPerS]) => Number(bytesPerS))), new Set([slowBytesPerS]), args);
+    assert.deepEqual([limited.length, limited], [2, limits.map(([, id]) => id)], 'each copy is read no faster');
     await agent.restart('SIGKILL');
     assert.equal((await finished).code, 3);
     await waitNothingLeft();
@@ -184,3 +270,15 @@ describe('a verify', function () {
     return all.filter(({ event }) => ['primary-lost', 'mirror-lost', 'failed-over', 'broken'].includes(event)).length;
   }
 });
+
+/** The arguments of a process's children, as they are now. */
+function childrenOf(pid: number): string[][] {
+  const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ');
+  return children.flatMap((child) => {
+    try {
+      return [readFileSync(`/proc/${child}/cmdline`, 'utf8').split('\0')];
+    } catch {
+      return [];
+    }
+  });
+}

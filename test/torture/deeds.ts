@@ -6,6 +6,7 @@ import { statusInTime } from './checks.ts';
 import { mend, rebuild, start, told, type Outcome } from './remedies.ts';
 import type { Deed, DeedArguments, DeedName } from './schedule.ts';
 import { settle } from './settle.ts';
+import { verify } from './verify.ts';
 import {
   beginBackup,
   blockCommit,
@@ -29,7 +30,10 @@ const deeds: Deeds = {
     if (world.faults.has(server)) return 'skipped: broken already';
     if (fault === 'errors' || fault === 'read-errors') server.failReads();
     if (fault === 'errors' || fault === 'write-errors') server.failWrites();
-    if (fault === 'dead') await server.kill();
+    if (fault === 'dead') {
+      world.crashed.add(server);
+      await server.kill();
+    }
     if (fault === 'hung') server.hang();
     const { witness } = world.domain(which.domain).guest;
     witness.promised(which.dev);
@@ -48,6 +52,7 @@ const deeds: Deeds = {
     const disk = (await statusInTime(world, which.domain))?.disks.find(({ dev }) => dev === which.dev);
     if (disk?.[which.side].current === true && !disk[which.side === 'primary' ? 'mirror' : 'primary'].current)
       return 'skipped: the only current copy';
+    world.crashed.add(server);
     await server.restart();
     await mend(world, server);
     return 'done';
@@ -140,6 +145,7 @@ const deeds: Deeds = {
   failOver: async (world, { domain, dev }) => told(world.client.act(domain, 'failover', { disk: dev })),
   rebuild: (world, { domain, dev, to }) => rebuild(world, domain, dev, to),
   resync: async (world, { domain, full }) => told(world.client.act(domain, 'resync', { full })),
+  verify,
   reprotect: async (world, { domain, dev }) => {
     const outcome = await told(world.client.act(domain, 'unprotect', { disk: dev }));
     if (outcome !== 'done') return outcome;

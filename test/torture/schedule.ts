@@ -52,6 +52,8 @@ export interface DeedArguments {
   failOver: OfDisk;
   rebuild: OfDisk & { to: 'new' | 'original' };
   resync: OfDomain & { full: boolean };
+  /** 0 is unlimited. */
+  verify: OfDomain & { maxBytesPerS: number };
   reprotect: OfDisk;
   /** Mends everything that is in force, waits until all disks are protected, and compares their copies. */
   settle: { rebuildTo: 'new' | 'original' };
@@ -216,6 +218,7 @@ function nextDeed(random: Random, beliefs: Beliefs, shape: DomainShape): Deed {
       [failedOver ? 1 : 5, { deed: 'failOver', domain, dev }],
       [failedOver ? 14 : 1, { deed: 'rebuild', domain, dev, to: random.pick(['new', 'original']) }],
       [failedOver ? 1 : 3, { deed: 'resync', domain, full: random.chance(0.5) }],
+      [failedOver ? 1 : 5, { deed: 'verify', domain, maxBytesPerS: random.pick([0, 4 << 20]) }],
     );
   }
   choices.push([2, { deed: 'reprotect', domain, dev }], [off ? 6 : 2, { deed: 'defineOldXml', domain }]);

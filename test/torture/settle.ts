@@ -27,6 +27,7 @@ export async function settle(world: World, { rebuildTo }: { rebuildTo: 'new' | '
   // What a crash did to a copy that nobody used since shows late.
   for (const domain of world.domains)
     while (!(await compareAll(world, domain))) await untilProtected(world, domain, rebuildTo, done);
+  world.crashed.clear();
   await world.retireServers();
   return ['done', ...done].join('; ');
 }

@@ -4,7 +4,7 @@ import { schedule, type Step } from './schedule.ts';
 import { domainShapes } from './shape.ts';
 
 /** Three rounds of a schedule that meets many kinds of deeds; `npm run torture` has all the others. */
-const seed = 519;
+const seed = 2720;
 const rounds = 3;
 
 describe('torture', function () {

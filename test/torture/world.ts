@@ -1,4 +1,4 @@
-import { writeFileSync } from 'node:fs';
+import { mkdirSync, writeFileSync } from 'node:fs';
 import { truncate } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -66,6 +66,8 @@ export class World {
   readonly client: AgentClient;
   readonly domains: DomainInForce[] = [];
   readonly faults = new Map<NbdServer, FaultInForce>();
+  /** Servers that have lost what they had not flushed, since the copies were last found identical. */
+  readonly crashed = new Set<NbdServer>();
   /** A deed restarts the agent. */
   agentIsDown = false;
   /** A deed restarts libvirtd. */
@@ -83,8 +85,10 @@ export class World {
   static async create(shapes: readonly DomainShape[]): Promise<World> {
     const lab = await Lab.start();
     try {
+      const scratch = lab.path('scratch');
+      mkdirSync(scratch);
       const agent = await lab.agent({
-        config: { resync: { max_bytes_per_s: 16 << 20 }, mirror: { timeout_ms: 2000 } },
+        config: { resync: { max_bytes_per_s: 16 << 20 }, mirror: { timeout_ms: 2000 }, verify: { scratch } },
       });
       await agent.installHook();
       lab.libvirtd.reload();
