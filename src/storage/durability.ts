@@ -5,14 +5,21 @@ import { CdpError, errorText } from '../errors.ts';
 import { hasWriteCache } from '../iscsi/client.ts';
 import { imageName } from './image.ts';
 import { secretId } from './kind.ts';
-import { runTool } from './run-tool.ts';
+import { nbdOffersFlush } from './nbd-answer.ts';
+import { runTool, toolWords } from './run-tool.ts';
 import type { LookOptions } from './tools.ts';
 
+/** Of storage, as a sentence. `known`: it is so; otherwise it could not be found out whether it is, though that can be asked. */
+export interface Doubt {
+  what: string;
+  known: boolean;
+}
+
 /**
- * Why storage may lose what it has acknowledged, or what was flushed, as a sentence; null if nothing speaks against it, or nobody can
- * tell: a server that ignores flushes and a disk that lies about its cache are not found out.
+ * Why storage may lose what it has acknowledged, or what was flushed; null if nothing speaks against it, or nobody can tell: a server that
+ * ignores flushes and a disk that lies about its cache are not found out.
  */
-export async function durabilityProblem(image: Image, options: LookOptions): Promise<string | null> {
+export async function durabilityDoubt(image: Image, options: LookOptions): Promise<Doubt | null> {
   const { source } = image;
   switch (source.kind) {
     case 'nbd':
@@ -27,23 +34,37 @@ export async function durabilityProblem(image: Image, options: LookOptions): Pro
   }
 }
 
-const serverInfo = z.object({ exports: z.array(z.object({ can_flush: z.boolean().optional() })).min(1) });
+const known = (what: string): Doubt => ({ what, known: true });
 
-/** By NBD_FLAG_SEND_FLUSH, without which QEMU's client takes every flush for done (block/nbd.c: nbd_client_co_flush). */
-async function ofServer(image: Image & { source: NbdSource }, options: LookOptions): Promise<string | null> {
+const unknown = (what: string): Doubt => ({ what, known: false });
+
+async function ofServer(image: Image & { source: NbdSource }, options: LookOptions): Promise<Doubt | null> {
+  const { source } = image;
+  const answer =
+    'tls' in source.server ? await byTls(image, options) : await nbdOffersFlush(source, options.deadlineMs);
+  if (answer === true) return null;
+  const server = `the NBD server of '${imageName(image)}'`;
+  if (answer === false)
+    return known(`${server} offers no flush: what it has not written yet is lost if it loses power`);
+  return unknown(`whether ${server} offers flushes could not be found out: ${answer ?? 'it did not say'}`);
+}
+
+const serverInfo = z.object({ exports: z.array(z.object({ can_flush: z.boolean() })).min(1) });
+
+/** By nbdinfo, since TLS is not spoken here; why it is not known. */
+async function byTls(image: Image & { source: NbdSource }, options: LookOptions): Promise<boolean | string> {
   const { certificates } = await options.opener.prepare(image, 'virt-cdp');
   const tls = certificates === null ? '' : `?tls-certificates=${encodeURI(certificates.dir)}`;
-  const uri = `${imageName(image)}${tls}`;
-  let stdout: string;
   try {
-    ({ stdout } = await runTool('nbdinfo', ['--no-content', '--json', uri], options));
+    const uri = `${imageName(image)}${tls}`;
+    const { stdout, stderr, deadlinePassed } = await runTool('nbdinfo', ['--no-content', '--json', uri], options);
+    if (deadlinePassed) return 'it did not answer in time';
+    const info = serverInfo.safeParse(parsed(stdout));
+    return info.data?.exports[0]?.can_flush ?? (toolWords(stderr) || 'nbdinfo did not say');
   } catch (error) {
-    if (error instanceof CdpError && error.code === 'tool-missing') return null;
-    throw error;
+    if (!(error instanceof CdpError && error.code === 'tool-missing')) throw error;
+    return 'by TLS that takes nbdinfo, which is not installed (libnbd-bin on Debian and Ubuntu, libnbd on Fedora and RHEL)';
   }
-  const info = serverInfo.safeParse(parsed(stdout));
-  if (info.data?.exports[0]?.can_flush !== false) return null;
-  return `the NBD server of '${imageName(image)}' offers no flush: what it has not written yet is lost if it loses power`;
 }
 
 function parsed(text: string): unknown {
@@ -54,22 +75,23 @@ function parsed(text: string): unknown {
   }
 }
 
-async function ofFileSystem(image: Image & { source: FileSource }, options: LookOptions): Promise<string | null> {
+async function ofFileSystem(image: Image & { source: FileSource }, options: LookOptions): Promise<Doubt | null> {
   const args = ['--noheadings', '--output', 'FSTYPE,OPTIONS', '--target', dirname(image.source.path)];
   const { stdout } = await runTool('findmnt', args, options);
   const [type = '', mountOptions = ''] = stdout.trim().split(/\s+/);
   if (type === 'tmpfs' || type === 'ramfs')
-    return `'${imageName(image)}' lies in memory (${type}): it is lost with its host`;
+    return known(`'${imageName(image)}' lies in memory (${type}): it is lost with its host`);
   const without = mountOptions.split(',').find((option) => option === 'nobarrier' || option === 'barrier=0');
   if (without === undefined) return null;
-  return `'${imageName(image)}' lies on a file system that is mounted with ${without}: what was flushed may be lost if its host loses power`;
+  const where = `'${imageName(image)}' lies on a file system that is mounted with ${without}`;
+  return known(`${where}: what was flushed may be lost if its host loses power`);
 }
 
 /** Under which QEMU's tools present themselves (block/iscsi.c: get_initiator_name). */
 const toolInitiator = 'iqn.2008-11.org.linux-kvm';
 
 /** By WCE in its caching mode page; only a session of one's own shows it. */
-async function ofLun(image: Image & { source: IscsiSource }, options: LookOptions): Promise<string | null> {
+async function ofLun(image: Image & { source: IscsiSource }, options: LookOptions): Promise<Doubt | null> {
   const name = `'${imageName(image)}'`;
   try {
     const { access, secrets } = await options.opener.prepare(image, 'virt-cdp');
@@ -82,12 +104,14 @@ async function ofLun(image: Image & { source: IscsiSource }, options: LookOption
       },
       options.deadlineMs,
     );
-    if (volatile !== true) return null;
-    return (
+    if (volatile === null)
+      return unknown(`whether the LUN ${name} has a write cache can't be known: it has no caching mode page`);
+    if (!volatile) return null;
+    return known(
       `the LUN ${name} has a write cache (WCE): if its server loses power, acknowledged writes are lost, and QEMU's initiator, which ` +
-      `reconnects by itself, tells nobody; turn the cache off at the target`
+        `reconnects by itself, tells nobody; turn the cache off at the target`,
     );
   } catch (error) {
-    return `whether the LUN ${name} has a write cache could not be read: ${errorText(error)}`;
+    return unknown(`whether the LUN ${name} has a write cache could not be read: ${errorText(error)}`);
   }
 }

@@ -19,35 +19,59 @@ const nbd = {
 } as const;
 
 /** The greeting ends with the server's flags; then come the export's size and flags, and zeroes unless both sides leave them out. */
+const greeting = 'NBDMAGICIHAVEOPT';
 const greetingBytes = 18;
 const exportBytes = 10;
+const sendFlush = 4;
 const zeroes = 124;
 
 /** Whether the first bytes of an export could be read; null if something else was said, or nothing by the deadline. */
 export type NbdAnswer = { ok: true } | { ok: false; reason: string } | null;
 
+interface Limit {
+  deadlineMs: number;
+  signal: AbortSignal;
+}
+
 /**
  * Reads the first 4096 bytes of an export over a connection of its own, which takes the server less than a millisecond. Returns when the
  * server has said anything, also that it refuses: only silence is a hang. Never waits on a thread.
  */
-export async function nbdAnswer(
+export async function nbdAnswer(source: NbdSource, limit: Limit): Promise<NbdAnswer> {
+  const found = await hear(source, limit);
+  return Buffer.isBuffer(found) ? readAnswer(found) : found;
+}
+
+/**
+ * Whether the server takes flushes (NBD_FLAG_SEND_FLUSH): without, QEMU's client takes each for done (block/nbd.c: nbd_client_co_flush).
+ * Null if it does not say; a server that wants TLS does not.
+ */
+export async function nbdOffersFlush(source: NbdSource, deadlineMs: number): Promise<boolean | null> {
+  const found = await hear(source, { deadlineMs, signal: AbortSignal.timeout(deadlineMs) });
+  const said = Buffer.isBuffer(found) ? found : Buffer.alloc(0);
+  if (!said.toString('latin1').startsWith(greeting) || said.length < greetingBytes + exportBytes) return null;
+  return (said.readUInt16BE(greetingBytes + exportBytes - 2) & sendFlush) !== 0;
+}
+
+/** What the server says; why it can't be reached; null if nobody is heard by the deadline. */
+async function hear(
   { server, exportName }: NbdSource,
-  { deadlineMs, signal }: { deadlineMs: number; signal: AbortSignal },
-): Promise<NbdAnswer> {
+  { deadlineMs, signal }: Limit,
+): Promise<Buffer | { ok: false; reason: string } | null> {
   const addresses = 'socket' in server ? [{ path: server.socket }] : await tcpAddresses(server, deadlineMs);
-  let answer: NbdAnswer = null;
+  let failure: { ok: false; reason: string } | null = null;
   for (const address of addresses) {
     const socket = createConnection(address);
     try {
       await once(socket, 'connect', { signal });
-      return readAnswer(await converse(socket, exportName, signal));
+      return await converse(socket, exportName, signal);
     } catch (error) {
-      answer = signal.aborted ? null : { ok: false, reason: errorText(error) };
+      failure = signal.aborted ? null : { ok: false, reason: errorText(error) };
     } finally {
       socket.destroy();
     }
   }
-  return answer;
+  return failure;
 }
 
 /** Names are looked up by another process: in this one a name server that hangs would take node's threads. */

@@ -1,6 +1,6 @@
 import type { Image } from '../domain/image.ts';
 import { hasCephTimeout } from './ceph-config.ts';
-import { durabilityProblem } from './durability.ts';
+import { durabilityDoubt, type Doubt } from './durability.ts';
 import { imageName } from './image.ts';
 import type { LookOptions } from './tools.ts';
 
@@ -11,9 +11,10 @@ export type OpenedBy = 'libvirt' | 'agent';
  * What is weak about the storage of an image, a sentence each: what can hang a guest for good, or lose what was acknowledged without
  * anybody being told.
  */
-export async function weaknesses(image: Image, openedBy: OpenedBy, options: LookOptions): Promise<string[]> {
-  const found = [await hangProblem(image, openedBy), await durabilityProblem(image, options)];
-  return found.filter((problem) => problem !== null);
+export async function weaknesses(image: Image, openedBy: OpenedBy, options: LookOptions): Promise<Doubt[]> {
+  const hang = await hangProblem(image, openedBy);
+  const durability = await durabilityDoubt(image, options);
+  return [...(hang === null ? [] : [{ what: hang, known: true }]), ...(durability === null ? [] : [durability])];
 }
 
 async function hangProblem(image: Image, openedBy: OpenedBy): Promise<string | null> {

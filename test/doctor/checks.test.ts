@@ -236,14 +236,26 @@ describe('virt-cdp doctor', () => {
   });
 
   describe('durability', () => {
-    const copy = { domain: 'web1', dev: 'vda', side: 'mirror', kind: 'iscsi', problem: null };
+    const copy = { domain: 'web1', dev: 'vda', side: 'mirror', kind: 'iscsi', doubt: null };
     it('is content', () => allWell(durabilityCheck.examine([copy] as never)));
     it('finds a copy whose storage may lose what it has acknowledged', () =>
       finds(
-        durabilityCheck.examine([copy, { ...copy, problem: 'the LUN has a write cache' }] as never),
+        durabilityCheck.examine([
+          copy,
+          { ...copy, doubt: { what: 'the LUN has a write cache', known: true } },
+        ] as never),
         'warning',
         /mirror of web1 vda: the LUN has a write cache/,
         /off at its target/,
+      ));
+    it('does not know', () =>
+      finds(
+        durabilityCheck.examine([
+          { ...copy, doubt: { what: 'whether the LUN has a write cache', known: false } },
+        ] as never),
+        'unknown',
+        /mirror of web1 vda: whether the LUN has a write cache/,
+        /ask the doctor again/,
       ));
   });
 

@@ -1,6 +1,6 @@
 import type { Image } from '../../domain/image.ts';
 import type { Side } from '../../protection/model.ts';
-import { durabilityProblem } from '../../storage/durability.ts';
+import { durabilityDoubt, type Doubt } from '../../storage/durability.ts';
 import type { Check } from '../check.ts';
 import { ok, trouble } from '../finding.ts';
 import { disksOf } from '../host-view.ts';
@@ -10,8 +10,8 @@ interface Copy {
   dev: string;
   side: Side;
   kind: Image['source']['kind'];
-  /** As a sentence; null if nothing speaks against it. */
-  problem: string | null;
+  /** Null if nothing speaks against it. */
+  doubt: Doubt | null;
 }
 
 const fixes: Record<Copy['kind'], string> = {
@@ -31,20 +31,20 @@ export const durabilityCheck: Check<Copy[]> = {
         (['primary', 'mirror'] as const).map(async (side) => {
           const { image } = record[side];
           const options = { deadlineMs: host.config.mirror.timeoutMs, opener: host.opener };
-          const problem = await durabilityProblem(image, options);
-          return { domain, dev: record.dev, side, kind: image.source.kind, problem };
+          const doubt = await durabilityDoubt(image, options);
+          return { domain, dev: record.dev, side, kind: image.source.kind, doubt };
         }),
       ),
     ),
   examine: (copies) => {
-    const remarks = copies.flatMap(({ domain, dev, side, kind, problem }) =>
-      problem === null
+    const remarks = copies.flatMap(({ domain, dev, side, kind, doubt }) =>
+      doubt === null
         ? []
         : trouble(
-            'warning',
-            `the ${side} of ${domain} ${dev}: ${problem}`,
+            doubt.known ? 'warning' : 'unknown',
+            `the ${side} of ${domain} ${dev}: ${doubt.what}`,
             'what the guest was told is safe may be lost, and nobody is told',
-            fixes[kind],
+            doubt.known ? fixes[kind] : 'see to what keeps it from being found out; then ask the doctor again',
           ),
     );
     return remarks.length > 0 ? remarks : [ok(`nothing speaks against the storage of ${copies.length} copies`)];

@@ -12,7 +12,7 @@ import type { Host } from '../host.ts';
 import type { Protector } from '../protector.ts';
 import { LiveDomain } from '../live-domain.ts';
 import { newDiskRecord, type DiskRecord } from '../record.ts';
-import { storageRemarks } from '../storage-remarks.ts';
+import { storageDoubts } from '../storage-remarks.ts';
 import { strictNeedsQuorum, wayToStopPolicy } from '../stop-policy.ts';
 import { takeMirror } from './mirror-checks.ts';
 import { announcePause, saveAndRestore } from './save-restore.ts';
@@ -118,8 +118,8 @@ async function declareNew(
     throw error;
   }
   const options = { deadlineMs: host.config().mirror.timeoutMs, opener: host.opener };
-  const remarks = await storageRemarks({ primary: { image: primary }, mirror: { image: declared.mirror } }, options);
-  return { protector, warnings: [...warnings, ...remarks], pauses };
+  const doubts = await storageDoubts({ primary: { image: primary }, mirror: { image: declared.mirror } }, options);
+  return { protector, warnings: [...warnings, ...doubts.map(({ what }) => what)], pauses };
 }
 
 /**
