@@ -4,7 +4,7 @@ import { wouldBeInClear } from '../domain/encryption.ts';
 import type { Image } from '../domain/image.ts';
 import type { Config } from '../config/config.ts';
 import type { Engine } from '../graph/engine.ts';
-import { epochStart } from '../graph/names.ts';
+import { diskNames, epochStart } from '../graph/names.ts';
 import { viewGraph, type DiskGraph, type GraphView, type Pair } from '../graph/view.ts';
 import { pausedReason } from '../libvirt/constants.ts';
 import type { BlockStats } from '../qmp/commands.ts';
@@ -110,7 +110,7 @@ export async function observe(
         copyFailed: memory.copyFailed,
         mayRetry: memory.retryInMs === 0,
         deltaPasses: memory.deltaPasses,
-        pace: pace(memory, graph, stats, settings.maxBytesPerS),
+        pace: pace(dev, memory, graph, stats, settings.maxBytesPerS),
         verify: memory.verification?.view ?? { is: 'none' },
         epochs: graph?.pair
           ? await viewEpochs(live.monitor, graph, graph.pair, memory)
@@ -145,6 +145,7 @@ function withPath(graph: DiskGraph | null, image: Image): DiskGraph | null {
 
 /** Of the sync that runs or may be begun; a guest that stands still is slowed by nothing. */
 function pace(
+  dev: string,
   memory: DiskMemory,
   graph: DiskGraph | null,
   stats: BlockStats[] | null,
@@ -162,6 +163,8 @@ function pace(
             writes: counted.wr_operations,
             waitedNs: counted.wr_total_time_ns,
             syncedBytes: job?.offset ?? null,
+            // A full sync alone lets the guest's writes be (startFullSync).
+            waitForTarget: job !== null && !(job.type === 'mirror' && job.device === diskNames(dev).syncJob),
           },
           mostBytesPerS,
         );

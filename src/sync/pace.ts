@@ -11,12 +11,14 @@ export interface WriteCount {
   waitedNs: number;
   /** Bytes that the sync has done; null without one. */
   syncedBytes: number | null;
+  /** Writes wait for the sync's target too, however slow the sync is. */
+  waitForTarget: boolean;
 }
 
 export interface Pace {
   /** Of the sync that runs, or of the next. */
   bytesPerS: number;
-  /** What a write took on average when no sync ran; null: not known. */
+  /** What a write took on average when no sync ran, or at a sync's first speed where that would say nothing; null: not known. */
   calmNs: number | null;
   /** From where the next judgement counts. */
   mark: WriteCount | null;
@@ -56,7 +58,7 @@ export function nextPace(pace: Pace, seen: WriteCount, maxBytesPerS: number): Pa
   const kept = { ...pace, bytesPerS: limited(pace.bytesPerS) };
   const next = { ...kept, mark: seen };
   if (mark === null) return { ...next, calmNs: seen.writes < fewWrites ? null : seen.waitedNs / seen.writes };
-  if (!isOfOneSync(mark, seen)) return next;
+  if (!isOfOneSync(mark, seen)) return { ...next, calmNs: seen.waitForTarget ? null : pace.calmNs };
   const ms = seen.atMs - mark.atMs;
   const writes = seen.writes - mark.writes;
   if (ms < judgedMs || (writes < fewWrites && ms < idleMs)) return kept;
@@ -65,7 +67,8 @@ export function nextPace(pace: Pace, seen: WriteCount, maxBytesPerS: number): Pa
     const bytesPerS = limited(writeNs === null ? idleBytesPerS : firstBytesPerS);
     return { ...next, calmNs: writeNs ?? pace.calmNs, bytesPerS, careful: false };
   }
-  // Where nothing better is known, it is what a write takes beside a slow sync.
+  if (pace.calmNs === null && writeNs !== null && kept.bytesPerS > firstBytesPerS)
+    return { ...next, bytesPerS: limited(firstBytesPerS) };
   const calmNs = pace.calmNs ?? writeNs;
   const ratio = writeNs === null || calmNs === null ? 0 : writeNs / calmNs;
   const actual = ((seen.syncedBytes - mark.syncedBytes) / ms) * 1000;

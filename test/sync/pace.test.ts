@@ -3,6 +3,7 @@ import { nextPace, unpaced, type Pace } from '../../src/sync/pace.ts';
 
 const mebibyte = 1024 * 1024;
 const calmNs = 2_000_000;
+const firstBytesPerS = 64 * mebibyte;
 
 /** A guest that writes 100 times a second, on storage where each write takes `latencyNs(bytesPerS of the sync)`. */
 class Beside {
@@ -11,6 +12,7 @@ class Beside {
   #writes = 0;
   #waitedNs = 0;
   #syncedBytes: number | null = null;
+  #waitForTarget = false;
   readonly #latencyNs: (bytesPerS: number) => number;
   readonly #mostBytesPerS: number;
 
@@ -20,7 +22,15 @@ class Beside {
   }
 
   /** Seconds go by, a look each; answers how long a write took in each, in the multiple of a calm one. */
-  pass(seconds: number, { syncing, writesPerS = 100 }: { syncing: boolean; writesPerS?: number }): number[] {
+  pass(
+    seconds: number,
+    {
+      syncing,
+      writesPerS = 100,
+      waitForTarget = false,
+    }: { syncing: boolean; writesPerS?: number; waitForTarget?: boolean },
+  ): number[] {
+    this.#waitForTarget = waitForTarget;
     const ratios: number[] = [];
     if (!syncing) this.#syncedBytes = null;
     else if (this.#syncedBytes === null) {
@@ -42,7 +52,8 @@ class Beside {
 
   #look(): void {
     const [atMs, writes, waitedNs, syncedBytes] = [this.#atMs, this.#writes, this.#waitedNs, this.#syncedBytes];
-    this.pace = nextPace(this.pace, { atMs, writes, waitedNs, syncedBytes }, this.#mostBytesPerS);
+    const seen = { atMs, writes, waitedNs, syncedBytes, waitForTarget: this.#waitForTarget };
+    this.pace = nextPace(this.pace, seen, this.#mostBytesPerS);
   }
 }
 
@@ -82,6 +93,21 @@ describe('the pace of a sync', () => {
     const ratios = beside.pass(60, { syncing: true });
     assert.ok(Math.max(...ratios) < 4, ratios.join(' '));
     assert.ok(beside.pace.bytesPerS < 200 * mebibyte, `${beside.pace.bytesPerS}`);
+  });
+
+  it('does not crawl because each write waits for the target too, which is not its own doing, but for what it does besides', () => {
+    const beside = new Beside((bytesPerS) => (bytesPerS > 0 ? 2 * calmNs + shared(bytesPerS) : calmNs));
+    beside.pass(5, { syncing: false });
+    const ratios = beside.pass(120, { syncing: true, waitForTarget: true });
+    assert.ok(beside.pace.bytesPerS > firstBytesPerS, `${beside.pace.bytesPerS}`);
+    assert.ok(ratios.filter((ratio) => ratio > 7).length <= 1, ratios.join(' '));
+  });
+
+  it('slows down for a moment to see what a write takes beside such a sync, where it began fast', () => {
+    const beside = new Beside((bytesPerS) => (bytesPerS > 0 ? 2 * calmNs + shared(bytesPerS) : calmNs));
+    beside.pass(5, { syncing: false, writesPerS: 0 });
+    beside.pass(1, { syncing: true, waitForTarget: true });
+    assert.equal(beside.pace.bytesPerS, firstBytesPerS);
   });
 
   it('grows where it slows nobody', () => {
@@ -124,7 +150,7 @@ describe('the pace of a sync', () => {
     beside.pass(10, { syncing: true });
     assert.equal(beside.pace.bytesPerS, mebibyte);
     const { pace } = beside;
-    const seen = { atMs: 0, writes: 0, waitedNs: 0, syncedBytes: 0 };
+    const seen = { atMs: 0, writes: 0, waitedNs: 0, syncedBytes: 0, waitForTarget: false };
     assert.equal(nextPace({ ...pace, bytesPerS: 64 * mebibyte }, seen, 2 * mebibyte).bytesPerS, 2 * mebibyte);
   });
 

@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { setTimeout as passed } from 'node:timers/promises';
 import type { Guest } from '../../lab/guest.ts';
+import type { NbdServer } from '../../lab/storage.ts';
 import type { Bench } from '../bench.ts';
 import { figure, row, type Figure } from '../figures.ts';
 import { fillAtRandom, Stage } from '../stage.ts';
@@ -13,7 +14,7 @@ export const besideSync: Bench = {
   name: 'beside-sync',
   run: ({ quick }) =>
     Stage.with(async (stage) => {
-      const sizeMiB = quick ? 256 : 2048;
+      const [sizeMiB, calmMs] = quick ? [256, 2_000] : [2048, 6_000];
       const options = { sizeBytes: sizeMiB * (1 << 20), writeDelayMs: delayMs };
       const primary = await stage.nbd({ name: 'primary', ...options });
       const mirror = await stage.nbd({ name: 'mirror', ...options });
@@ -24,20 +25,34 @@ export const besideSync: Bench = {
         disks: [{ dev: 'vda', bus: 'virtio', image: { format: 'raw', nbd: primary.address } }],
       });
       await stage.protect('web1', 'vda', mirror.uri);
-      const syncs = {
-        [`a full sync of ${sizeMiB} MiB`]: () => stage.client.act('web1', 'resync', { full: true }),
-        'the delta of an outage': () => stage.client.act('web1', 'release', {}),
-      };
+      // Whichever of the two is not in use is what the next rebuild makes.
+      const disks = [primary, await stage.nbd({ name: 'other', ...options })] as const;
+      const kinds: Kind[] = [
+        {
+          what: `a full sync of ${sizeMiB} MiB`,
+          begin: () => stage.client.act('web1', 'resync', { full: true }),
+        },
+        {
+          what: 'the delta of an outage',
+          before: () => outage(stage, calmMs),
+          begin: () => stage.client.act('web1', 'release', {}),
+        },
+        {
+          what: `a rebuild of ${sizeMiB} MiB`,
+          before: (round) => loss(stage, disks[round % 2]!),
+          begin: (round) => stage.client.act('web1', 'rebuild', { to: disks[(round + 1) % 2]!.uri }),
+        },
+      ];
       const rows = [];
-      for (const [what, begin] of Object.entries(syncs)) {
+      for (const { what, before, begin } of kinds) {
         const [calm, beside] = [[], []] as [Latencies[], Latencies[]];
         for (let round = 0; round < (quick ? 1 : 5); round++) {
-          calm.push(await latencies(guest, () => passed(quick ? 2_000 : 6_000)));
-          if (what.includes('delta')) await outage(stage, quick ? 2_000 : 6_000);
+          calm.push(await latencies(guest, () => passed(calmMs)));
+          await before?.(round);
           const since = await stage.lastEvent();
           beside.push(
             await latencies(guest, async () => {
-              await begin();
+              await begin(round);
               await stage.eventAfter(since, 'web1', 'protected');
             }),
           );
@@ -69,6 +84,13 @@ export const besideSync: Bench = {
     }),
 };
 
+interface Kind {
+  what: string;
+  /** Done first, and not measured. */
+  before?: (round: number) => Promise<void>;
+  begin: (round: number) => Promise<unknown>;
+}
+
 interface Latencies extends Figure {
   mean: number;
 }
@@ -91,4 +113,12 @@ async function outage(stage: Stage, ms: number): Promise<void> {
   await stage.client.act('web1', 'hold', {});
   await stage.eventAfter(since, 'web1', 'held');
   await passed(ms);
+}
+
+/** The guest goes on with its mirror alone. */
+async function loss(stage: Stage, primary: NbdServer): Promise<void> {
+  const since = await stage.lastEvent();
+  primary.failAll();
+  await stage.eventAfter(since, 'web1', 'failed-over');
+  primary.heal();
 }
