@@ -1,8 +1,12 @@
 import assert from 'node:assert/strict';
+import { writeFileSync } from 'node:fs';
+import { relayFolder, relayPid, relaysFolder } from '../../src/protection/relays/relay-folder.ts';
 import { Agent } from '../lab/agent.ts';
 import type { Guest } from '../lab/guest.ts';
+import { IscsiTarget } from '../lab/iscsi.ts';
 import { Libvirtd } from '../lab/libvirtd.ts';
-import type { Finished } from '../lab/run.ts';
+import { type Finished, must } from '../lab/run.ts';
+import { defineSecret } from '../lab/secret.ts';
 import type { NbdServer } from '../lab/storage.ts';
 import { waitFor } from '../lab/wait.ts';
 import { assertNothingLost, endWell, goesOn, Mark } from './copies-hold.ts';
@@ -88,7 +92,7 @@ describe('a live migration by plain virsh', function () {
     await assertNothingLost(guest, [mirror]);
   });
 
-  it('of a protected raw file is refused by its lock, and the guest stays protected; held it can go', async () => {
+  it('of a protected raw file is refused by its lock, and the guest stays protected; held, or by virt-cdp migrate --unprotected, it can go', async () => {
     const { agent, lab } = scene;
     const { guest, primary, mirror } = await protectedGuest('m2', 'raw');
     const { code, stderr } = await migrate('m2', lab.libvirtd, other);
@@ -106,12 +110,21 @@ describe('a live migration by plain virsh', function () {
     await waitState(agent, 'm2', 'held');
     await agent.mustCdp('release', 'm2');
     await waitState(agent, 'm2', 'protected');
+
+    const virsh = '--unsafe --migrateuri tcp://127.0.0.1 --listen-address 127.0.0.1';
+    const told = await agent.mustCdp('migrate', 'm2', other.uri, '--unprotected', '--virsh', virsh);
+    assert.match(told, /unprotected/);
+    await goesOn(guest, 20);
+    const gone = await waitState(agent, 'm2', 'stopped');
+    assert.deepEqual([gone.primary.current, gone.mirror.current], [true, false]);
+    await mustMigrate('m2', other, lab.libvirtd);
+    await waitState(agent, 'm2', 'protected');
     await goesOn(guest, 20);
     await endWell(guest, [primary, mirror]);
   });
 });
 
-/** As administrators have it who want most: policy strict, the hook on both hosts, QEMU as a user of its own. */
+/** As administrators have it who want most: policy strict, the hook on both hosts, QEMU as a user of its own; and two disks, one with its mirror on iSCSI. */
 describe('virt-cdp migrate', function () {
   this.timeout(120_000);
   const scene = setScene({}, { qemuAs: 'neighbour' });
@@ -120,7 +133,11 @@ describe('virt-cdp migrate', function () {
   let guest: Guest;
   let primary: NbdServer;
   let mirror: NbdServer;
-  let mark: Mark;
+  let secondPrimary: NbdServer;
+  let target: IscsiTarget;
+  let uuid: string;
+  /** One on each mirror. */
+  let marks: Mark[];
 
   before(async () => {
     const { lab, agent } = scene;
@@ -137,24 +154,60 @@ describe('virt-cdp migrate', function () {
     }
     primary = await lab.nbd({ name: 'm3', listen: { port: 0 } });
     mirror = await lab.nbd({ name: 'm3-mirror', listen: { port: 0 } });
+    await beginSecondDisk();
     guest = await scene.residentGuest({
       name: 'm3',
       cmdline: 'witness.blocks=2000 witness.rate=50',
-      disks: [{ dev: 'vda', bus: 'virtio', image: { format: 'raw', nbd: primary.address } }],
+      disks: [primary, secondPrimary].map(({ address }, n) => ({
+        dev: `vd${'ab'.charAt(n)}`,
+        bus: 'virtio',
+        image: { format: 'raw', nbd: address },
+      })),
     });
+    uuid = (await lab.virsh('domuuid', 'm3')).trim();
     await agent.mustCdp('protect', 'm3', '--disk', 'vda', '--mirror', mirror.uri, '--policy', 'strict');
-    await waitState(agent, 'm3', 'protected');
-    mark = new Mark(mirror.file, 3000);
-    await mark.set();
+    const lun = lab.path('lun.xml');
+    const driver = "<driver name='qemu' type='raw'/>";
+    writeFileSync(lun, `<disk type='network' device='disk'>${driver}${target.sourceXml('lun')}</disk>`);
+    await agent.mustCdp('protect', 'm3', '--disk', 'vdb', '--mirror-xml', lun, '--policy', 'strict');
+    for (const dev of ['vda', 'vdb']) await waitState(agent, 'm3', 'protected', dev);
+    marks = [new Mark(mirror.file, 3000), new Mark(target.file, 2020)];
+    for (const mark of marks) await mark.set();
   });
+
+  async function beginSecondDisk(): Promise<void> {
+    const { lab } = scene;
+    const sizeBytes = 8 << 20;
+    secondPrimary = await lab.nbd({ name: 'm3-vdb', sizeBytes, listen: { port: 0 } });
+    // tgtd writes zeros 512 bytes at a time.
+    await must('dd', 'if=/dev/urandom', `of=${secondPrimary.file}`, 'bs=1M', 'count=8', 'conv=notrunc', 'status=none');
+    const { file } = await lab.image('lun.img', 'raw', sizeBytes);
+    const password = 'sesame-open-47';
+    const login = { username: 'cdp', password };
+    target = await IscsiTarget.start({ scratch: lab.root, namespace: lab.libvirtd.namespace, file, login });
+    const secret = { type: 'iscsi' as const, usage: 'lun', base64: Buffer.from(password).toString('base64') };
+    await defineSecret(lab, secret);
+    const path = (fileName: string): string => lab.path(`there-${fileName}`);
+    await defineSecret({ path, virsh: (...args) => other.mustVirsh(...args) }, secret);
+  }
 
   after(async function () {
     this.timeout(60_000);
-    await there.kill('SIGKILL');
+    await there.close();
     await other.close();
+    await target.close();
   });
 
   const uri = (agent: Agent): string => (agent === there ? other.uri : scene.lab.libvirtd.uri);
+
+  /** The process by which a host reaches the LUN. */
+  function relay({ socket }: Agent): number | null {
+    return relayPid(relayFolder(relaysFolder(socket), uuid, 'vdb'));
+  }
+
+  async function marksThere(): Promise<boolean[]> {
+    return Promise.all(marks.map((mark) => mark.isThere()));
+  }
 
   async function migrate(from: Agent, to: Agent, virsh = '--migrateuri tcp://127.0.0.1'): Promise<Finished> {
     const options = `--unsafe --listen-address 127.0.0.1 ${virsh}`;
@@ -177,11 +230,13 @@ describe('virt-cdp migrate', function () {
         [true, false],
         'the mirror is not its own any more',
       );
-      await goesOn(guest, 20);
-      if (!(await mark.isThere())) assert.fail(`the mirror was copied: ${JSON.stringify(await events(to, 'm3'))}`);
+      await waitFor('the relay here to have ended', () => relay(from) === null, patienceMs);
+      assert.notEqual(relay(to), null, 'the relay there');
+      for (const dev of ['vda', 'vdb']) await goesOn(guest, 20, dev);
+      assert.deepEqual(await marksThere(), [true, true], `copied: ${JSON.stringify(await events(to, 'm3'))}`);
     }
     const armed = (await events(there, 'm3', 'armed')).map(({ detail }) => detail);
-    assert.deepEqual(armed, [{ copied: 0 }]);
+    assert.deepEqual(armed, [{ copied: 0 }, { copied: 0 }]);
   });
 
   it('that is refused, or fails on the way, leaves the guest as it was', async () => {
@@ -192,7 +247,7 @@ describe('virt-cdp migrate', function () {
     assert.match(stderr, /it runs here as before/);
     await waitState(agent, 'm3', 'protected');
     await goesOn(guest, 20);
-    assert.ok(await mark.isThere());
+    assert.deepEqual(await marksThere(), [true, true]);
   });
 
   it('goes on there when nobody hands it over, with its mirror stale until it is copied', async () => {
@@ -203,11 +258,12 @@ describe('virt-cdp migrate', function () {
     assert.notEqual((await cli).code, 0);
     await waitState(there, 'm3', 'protected');
     await goesOn(guest, 20);
-    assert.ok(!(await mark.isThere()), 'the mirror was copied');
+    assert.deepEqual(await marksThere(), [false, false], 'a mirror was not copied');
     await agent.start();
     const left = await waitState(agent, 'm3', 'stopped');
     assert.deepEqual([left.primary.current, left.mirror.current], [true, false]);
     await other.mustVirsh('destroy', 'm3');
     await assertNothingLost(guest, [primary.file, mirror.file]);
+    await assertNothingLost(guest, [secondPrimary.file, target.file], 'vdb');
   });
 });

@@ -1,10 +1,14 @@
 import assert from 'node:assert/strict';
+import { existsSync } from 'node:fs';
 import type { Guest } from '../lab/guest.ts';
 import { recordSize } from '../lab/record.ts';
 import type { NbdServer } from '../lab/storage.ts';
-import { assertNothingLost, endWell, goesOn, writeBlock } from './copies-hold.ts';
+import { waitFor } from '../lab/wait.ts';
+import { assertIdentical, assertNothingLost, endWell, goesOn, Mark, writeBlock } from './copies-hold.ts';
 import { goThroughFiveSteps, titleOf, type FiveSteps } from './five-steps.ts';
-import { events, setScene, status, waitState } from './scene.ts';
+import { events, patienceMs, roots, setScene, status, waitForLibvirt, waitState } from './scene.ts';
+
+const config = { engine: 'mirror', mirror: { timeout_ms: 2000 } };
 
 const cases: FiveSteps[] = [
   {
@@ -20,7 +24,7 @@ const cases: FiveSteps[] = [
 
 describe('a mirror job in the place of the quorum', function () {
   this.timeout(150_000);
-  const scene = setScene({ config: { engine: 'mirror' } });
+  const scene = setScene({ config });
   let guest: Guest;
   let primary: string;
   let mirror: NbdServer;
@@ -113,5 +117,90 @@ describe('a mirror job in the place of the quorum', function () {
     await waitState(agent, 'bank1', 'protected');
     await goesOn(guest);
     await endWell(guest, [primary, mirror.file]);
+  });
+
+  describe('of a domain with two disks', () => {
+    const devs = ['vda', 'vdb'] as const;
+    const sizeBytes = 32 << 20;
+    /** The guest does not write there. */
+    const markBlock = 8000;
+    let two: Guest;
+    const servers = new Map<string, NbdServer>();
+    const server = (dev: string, side: 'primary' | 'mirror'): NbdServer => servers.get(`${dev}-${side}`)!;
+
+    before(async () => {
+      const { lab, agent } = scene;
+      for (const name of devs.flatMap((dev) => [`${dev}-primary`, `${dev}-mirror`]))
+        servers.set(name, await lab.nbd({ name, sizeBytes }));
+      two = await scene.residentGuest({
+        name: 'db1',
+        cmdline: 'witness.rate=50 witness.blocks=7000',
+        disks: devs.map((dev) => ({
+          dev,
+          bus: 'virtio',
+          image: { format: 'raw', nbd: server(dev, 'primary').address },
+        })),
+      });
+      for (const dev of devs)
+        await agent.mustCdp('protect', 'db1', '--disk', dev, '--mirror', server(dev, 'mirror').uri);
+      await assertProtected();
+    });
+
+    async function assertProtected(): Promise<void> {
+      for (const dev of devs) await waitState(scene.agent, 'db1', 'protected', dev);
+      assert.equal((await status(scene.agent, 'db1')).engine, 'mirror');
+      for (const dev of devs) await goesOn(two, 10, dev);
+    }
+
+    it('is held for both, and released by a delta of what was written meanwhile', async () => {
+      const { agent } = scene;
+      const mark = new Mark(server('vda', 'mirror').file, markBlock);
+      await agent.mustCdp('hold', 'db1');
+      for (const dev of devs) await waitState(agent, 'db1', 'held', dev);
+      assert.match((await roots(two)).join(), /^libvirt-.*,libvirt-/);
+      await mark.slipIn();
+      await goesOn(two);
+      await agent.mustCdp('release', 'db1');
+      await assertProtected();
+      assert.equal(await mark.isThere(), true, 'the whole mirror was written');
+      await mark.clear();
+    });
+
+    it('that hangs is left, the other disk keeps both copies, and everything is brought up to date', async () => {
+      const { agent } = scene;
+      server('vdb', 'mirror').hang();
+      await waitState(agent, 'db1', 'exposed', 'vdb');
+      for (const dev of devs) await goesOn(two, 10, dev);
+      assert.equal((await waitState(agent, 'db1', 'protected', 'vda')).runningOn, 'both');
+      await assertNothingLost(two, [server('vdb', 'primary').file], 'vdb');
+      server('vdb', 'mirror').unhang();
+      await assertProtected();
+    });
+
+    it('and an agent that dies at some steps of failing one over, or of the way back, leave no disk behind', async () => {
+      let { agent } = scene;
+      const next = async (env: Record<string, string> = {}): Promise<void> => {
+        await agent.kill('SIGKILL');
+        agent = await scene.lab.agent({ config, env });
+        await waitForLibvirt(agent);
+      };
+      for (const steps of [2, 4, 7]) {
+        await next({ VIRT_CDP_TEST_DIE_AFTER_STEPS: String(steps) });
+        server('vda', 'primary').failAll();
+        await waitFor('the agent to die', () => !existsSync(`/proc/${agent.pid}`), patienceMs);
+        await next();
+        await waitState(agent, 'db1', 'failed-over', 'vda');
+        for (const dev of devs) await goesOn(two, 10, dev);
+        server('vda', 'primary').heal();
+        await agent.mustCdp('rebuild', 'db1', '--disk', 'vda', '--to', 'original');
+        await assertProtected();
+      }
+      await agent.kill('SIGKILL');
+      await scene.agent.start();
+      await assertProtected();
+      await two.suspend();
+      for (const dev of devs) await assertIdentical(server(dev, 'primary').file, server(dev, 'mirror').file);
+      for (const dev of devs) await assertNothingLost(two, [server(dev, 'mirror').file], dev);
+    });
   });
 });

@@ -10,6 +10,9 @@ import { waitFor } from './wait.ts';
 
 const dist = join(import.meta.dirname, '../../dist');
 
+/** With `mirror` any file of tests is tried with the second engine. */
+const engine = process.env['VIRT_CDP_TEST_ENGINE'];
+
 export interface AgentOptions {
   /** Keys of virt-cdp.toml, over the laboratory's own; a table replaces single keys of the laboratory's table. */
   config?: TomlTable;
@@ -46,6 +49,7 @@ export class Agent {
       socket: this.socket,
       libvirt: { socket: libvirtd.socket },
       log: { level: 'debug' },
+      ...(engine === undefined ? {} : { engine }),
     };
     writeFileSync(this.configPath, stringify(merge(config, options.config ?? {})));
   }

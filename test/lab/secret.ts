@@ -1,6 +1,5 @@
 import { randomUUID } from 'node:crypto';
 import { rmSync, writeFileSync } from 'node:fs';
-import type { Lab } from './lab.ts';
 
 export interface LabSecret {
   type: 'ceph' | 'iscsi' | 'volume';
@@ -13,8 +12,17 @@ export interface LabSecret {
 
 const usageElement = { ceph: 'name', iscsi: 'target', volume: 'volume' } as const;
 
+/** Whose libvirt it is, and where a file may be written: the laboratory itself, or another host. */
+interface SecretKeeper {
+  virsh(...args: string[]): Promise<string>;
+  path(fileName: string): string;
+}
+
 /** Gives libvirt a secret, of which it alone keeps the value in a file; its UUID. */
-export async function defineSecret(lab: Lab, { type, usage, base64, isPrivate = false }: LabSecret): Promise<string> {
+export async function defineSecret(
+  lab: SecretKeeper,
+  { type, usage, base64, isPrivate = false }: LabSecret,
+): Promise<string> {
   const uuid = randomUUID();
   const element = usageElement[type];
   const path = lab.path(`${uuid}.xml`);

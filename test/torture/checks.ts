@@ -101,8 +101,9 @@ async function excuseOf(world: World, { name, shape, disks, suspendAsked }: Doma
   if (state.startsWith('shut off')) return 'it is off';
   if (suspendAsked && state.startsWith('paused')) return 'a stranger suspended it';
   const status = await statusInTime(world, name);
-  // Two faults of one domain at once: whoever pauses it for the one waits for the other.
   const hung = disks.some(({ copies }) => Object.values(copies).some((copy) => world.faultsOf(copy).includes('hung')));
+  if (hung && state.startsWith('paused (starting up)')) return 'its start waits for a primary that hangs';
+  // Two faults of one domain at once: whoever pauses it for the one waits for the other.
   if (hung && status?.disks.some(({ reason }) => reason?.includes('has not answered its monitor') === true) === true)
     return 'QEMU waits for a copy that hangs';
   for (const { dev, copies } of disks) {
