@@ -37,6 +37,30 @@ async function breakThese(connections: Connection[]): Promise<void> {
     await runTool('ss', ['-K', '-Htn', 'state', 'established', 'src', local, 'dst', peer], { deadlineMs });
 }
 
+/**
+ * Whether a process has asked a server something on any of its connections that is not answered, and has heard nothing there for so long.
+ * After an answer to all nothing is sent; after a request the server's kernel, if nobody else there, acknowledges it (tcp_info(7):
+ * tcpi_last_data_sent, tcpi_last_data_recv, tcpi_last_ack_recv). It is not seen of a request that was sent and acknowledged within one tick
+ * of the clock, of 1 to 10 ms, after the last answer.
+ */
+export async function waitsForServer(
+  pid: number,
+  address: { host: string; port: number },
+  forMs: number,
+): Promise<boolean> {
+  const { stdout } = await runTool('ss', ['-HtnpiO', 'state', 'established', 'dst', serverText(address)], {
+    deadlineMs,
+  });
+  return stdout.split('\n').some((line) => {
+    // An age of 0 is left out.
+    const ageMs = (of: string): number => Number(new RegExp(` ${of}:(\\d+)`).exec(line)?.[1] ?? 0);
+    const heardMs = ageMs('lastrcv');
+    return (
+      connectionOf(line, pid) !== null && heardMs >= forMs && Math.min(ageMs('lastsnd'), ageMs('lastack')) < heardMs
+    );
+  });
+}
+
 function serverText({ host, port }: { host: string; port: number }): string {
   return `${host.includes(':') ? `[${host}]` : host}:${port}`;
 }

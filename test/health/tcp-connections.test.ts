@@ -5,7 +5,13 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { connect, createServer, type AddressInfo, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { breakAllConnections, breakConnections, forgetUnsent } from '../../src/health/tcp-connections.ts';
+import {
+  breakAllConnections,
+  breakConnections,
+  forgetUnsent,
+  waitsForServer,
+} from '../../src/health/tcp-connections.ts';
+import { waitFor } from '../lab/wait.ts';
 
 describe("a process's connections to a server", () => {
   for (const host of ['127.0.0.1', '::1'])
@@ -53,6 +59,35 @@ describe("a process's connections to a server", () => {
     } finally {
       other.kill('SIGKILL');
       mine.destroy();
+      server.close();
+    }
+  });
+});
+
+describe('a server', () => {
+  it('is waited for from a question to its answer, if that takes long', async () => {
+    const asked: Socket[] = [];
+    const server = createServer((peer) => peer.on('data', () => asked.push(peer))).listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    const at = { host: '127.0.0.1', port: (server.address() as AddressInfo).port };
+    const client = connect(at.port, at.host);
+    await once(client, 'connect');
+    const waits = (): Promise<boolean> => waitsForServer(process.pid, at, 0);
+    /** Of the kernel's clock, by which it is told what came first. */
+    const nextTick = (): Promise<void> => new Promise((passed) => setTimeout(passed, 20));
+    try {
+      for (const question of ['one', 'two']) {
+        await nextTick();
+        client.write(question);
+        await waitFor('the question to be seen', waits, 5_000);
+        assert.equal(await waitsForServer(process.pid, at, 60_000), false);
+        assert.equal(await waitsForServer(process.ppid, at, 0), false);
+        asked.pop()?.write('answer');
+        await once(client, 'data');
+        assert.equal(await waits(), false);
+      }
+    } finally {
+      client.destroy();
       server.close();
     }
   });

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { writeFileSync } from 'node:fs';
+import { FreezableFolder } from '../lab/freezable.ts';
 import { FuseFile } from '../lab/fuse-file.ts';
 import type { Guest } from '../lab/guest.ts';
 import { IscsiTarget } from '../lab/iscsi.ts';
@@ -20,10 +21,12 @@ describe('a copy that neither answers nor fails', function () {
     let guest: Guest;
     let primary: NbdServer;
     let mirror: NbdServer;
+    let folders: Record<'primary' | 'mirror', FreezableFolder>;
 
     before(async () => {
-      primary = await scene.lab.nbd({ name: 'web-primary' });
-      mirror = await scene.lab.nbd({ name: 'web-mirror', listen: { port: 0 } });
+      folders = { primary: await folder('primary'), mirror: await folder('mirror') };
+      primary = await serve('primary');
+      mirror = await serve('mirror');
       guest = await scene.residentGuest({
         name: 'web',
         disks: [{ dev: 'vda', bus: 'virtio', image: { format: 'raw', nbd: primary.address } }],
@@ -33,13 +36,28 @@ describe('a copy that neither answers nor fails', function () {
       await goesOn(guest);
     });
 
+    after(async () => {
+      for (const each of Object.values(folders)) await each.thaw();
+    });
+
+    const folder = (side: string): Promise<FreezableFolder> =>
+      FreezableFolder.mount(scene.lab, scene.lab.path(side), 96 << 20);
+
+    async function serve(side: 'primary' | 'mirror'): Promise<NbdServer> {
+      const file = await folders[side].image('web.img', 64 << 20);
+      return scene.lab.nbd({ name: `web-${side}`, listen: { port: 0 }, file });
+    }
+
+    /** As this process sees it, also while nobody is served. */
+    const fileOf = ({ pid, file }: NbdServer): string => `/proc/${pid}/root${file}`;
+
     it('is left if it is the mirror, and brought up to date when the server goes on', async () => {
       const { agent } = scene;
       mirror.hang();
       const exposed = await waitState(agent, 'web', 'exposed');
       assert.deepEqual([exposed.runningOn, exposed.mirror.current], ['primary', false]);
       await goesOn(guest);
-      await assertNothingLost(guest, [primary.file]);
+      await assertNothingLost(guest, [fileOf(primary)]);
       const [told] = await events(agent, 'web', 'hang');
       assert.equal(told?.detail['side'], 'mirror');
 
@@ -55,7 +73,7 @@ describe('a copy that neither answers nor fails', function () {
       await waitState(agent, 'web', 'exposed');
       await lab.libvirtd.mustVirsh('resume', 'web');
       await goesOn(guest);
-      await assertNothingLost(guest, [primary.file]);
+      await assertNothingLost(guest, [fileOf(primary)]);
 
       mirror.unhang();
       await waitState(agent, 'web', 'protected');
@@ -73,7 +91,7 @@ describe('a copy that neither answers nor fails', function () {
       assert.match(await guest.state(), /^paused/);
       assert.equal((await events(agent, 'web', 'hang')).at(-1)?.detail['side'], 'mirror');
       // It was told of no write that the mirror does not have.
-      await assertNothingLost(guest, [primary.file, mirror.file]);
+      await assertNothingLost(guest, [fileOf(primary), fileOf(mirror)]);
 
       mirror.unhang();
       await waitState(agent, 'web', 'protected');
@@ -91,13 +109,47 @@ describe('a copy that neither answers nor fails', function () {
       await waitFor(`the policy ${policy}`, async () => (await status(agent, 'web')).policy === policy, patienceMs);
     }
 
+    it('is left, too, if the mirror hangs with writes alone, and the primary stays', async () => {
+      const { agent } = scene;
+      await folders.mirror.freeze();
+      const exposed = await waitState(agent, 'web', 'exposed');
+      assert.deepEqual([exposed.primary.current, exposed.mirror.current], [true, false]);
+      await goesOn(guest);
+      assert.equal((await events(agent, 'web', 'hang')).at(-1)?.detail['side'], 'mirror');
+
+      await folders.mirror.thaw();
+      await waitState(agent, 'web', 'protected');
+      await goesOn(guest);
+    });
+
+    it('is left, too, if the primary hangs with writes alone: not the mirror', async () => {
+      const { agent } = scene;
+      const before = (await events(agent, 'web')).length;
+      await folders.primary.freeze();
+      const moved = await waitState(agent, 'web', 'failed-over');
+      assert.deepEqual([moved.primary.current, moved.mirror.current], [false, true]);
+      await goesOn(guest);
+      await assertNothingLost(guest, [fileOf(mirror)]);
+      const told = (await events(agent, 'web')).slice(before);
+      assert.deepEqual(
+        told.flatMap(({ event, detail }) => (event === 'hang' ? detail['side'] : [])),
+        ['primary'],
+      );
+      assert.ok(!told.some(({ event }) => event === 'mirror-lost'), JSON.stringify(told));
+
+      await folders.primary.thaw();
+      await agent.mustCdp('rebuild', 'web', '--to', 'original');
+      await waitState(agent, 'web', 'protected');
+      await goesOn(guest);
+    });
+
     it('is left if it is the primary: the guest goes on with the mirror, and moves back when the server goes on', async () => {
       const { agent } = scene;
       primary.hang();
       const moved = await waitState(agent, 'web', 'failed-over');
       assert.deepEqual([moved.primary.current, moved.mirror.current], [false, true]);
       await goesOn(guest);
-      await assertNothingLost(guest, [mirror.file]);
+      await assertNothingLost(guest, [fileOf(mirror)]);
       assert.equal((await events(agent, 'web', 'hang')).at(-1)?.detail['side'], 'primary');
 
       primary.unhang();
@@ -105,7 +157,7 @@ describe('a copy that neither answers nor fails', function () {
       await waitState(agent, 'web', 'protected');
       await goesOn(guest);
       assert.equal(guest.witness.boots, 1);
-      await endWell(guest, [primary.file, mirror.file]);
+      await endWell(guest, [fileOf(primary), fileOf(mirror)]);
       assert.equal((await status(agent, 'web')).disks[0]?.primary.current, true);
     });
   });
@@ -113,6 +165,7 @@ describe('a copy that neither answers nor fails', function () {
   describe('that QEMU can not let go of: the primary, in a file or on an iSCSI target', () => {
     const password = 'sesame-open-44';
     let db: Guest;
+    let folder: FreezableFolder;
     let shown: FuseFile;
     let dbMirror: NbdServer;
     let mail: Guest;
@@ -124,13 +177,15 @@ describe('a copy that neither answers nor fails', function () {
     });
 
     after(async () => {
+      await folder.thaw();
       await shown.unmount();
       await target.close();
     });
 
     async function beginDb(): Promise<void> {
       const { lab, agent } = scene;
-      const server = await lab.nbd({ name: 'db-primary' });
+      folder = await FreezableFolder.mount(lab, lab.path('db'), 96 << 20);
+      const server = await lab.nbd({ name: 'db-primary', file: await folder.image('db.img', 64 << 20) });
       dbMirror = await lab.nbd({ name: 'db-mirror' });
       shown = await FuseFile.mount(lab, 'db.raw', server);
       db = await scene.residentGuest({
@@ -180,7 +235,8 @@ describe('a copy that neither answers nor fails', function () {
 
     it('costs the guest a reboot, if the configuration says so, and no write: it starts from the other copy', async () => {
       const { agent } = scene;
-      shown.hang();
+      // The one hangs with writes alone.
+      await folder.freeze();
       target.hang();
       await waitFor('QEMU to be killed', () => Promise.resolve(killed.test(db.qemuLog())), patienceMs);
       await shown.abort();
@@ -193,7 +249,12 @@ describe('a copy that neither answers nor fails', function () {
         assert.deepEqual([moved.primary.current, moved.mirror.current], [false, true]);
         await goesOn(guest);
         await assertNothingLost(guest, [mirror.file]);
-        assert.ok((await events(agent, guest.name, 'hang')).some(({ detail }) => detail['restarts'] === true));
+        const hangs = (await events(agent, guest.name, 'hang')).map(({ detail }) => detail);
+        assert.ok(hangs.some(({ restarts }) => restarts === true));
+        assert.ok(
+          hangs.every(({ side }) => side === 'primary'),
+          JSON.stringify(hangs),
+        );
       }
     });
   });

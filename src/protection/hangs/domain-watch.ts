@@ -1,6 +1,7 @@
 import type { Image } from '../../domain/image.ts';
 import { diskNames } from '../../graph/names.ts';
 import { yank } from '../../graph/yank.ts';
+import { kernelWaits } from '../../health/kernel-waits.ts';
 import { breakConnections } from '../../health/tcp-connections.ts';
 import { qemuPid } from '../../libvirt/pid-file.ts';
 import type { Monitor } from '../../qmp/monitor.ts';
@@ -8,6 +9,7 @@ import { kindOf } from '../../storage/image.ts';
 import type { Side } from '../model.ts';
 import type { DiskObservation } from '../observation.ts';
 import type { Protector } from '../protector.ts';
+import { awaitedCopies } from './awaited.ts';
 import { copiesInUse, spareCopies } from './copies-in-use.ts';
 import type { HangWatchParts } from './hang-watch.ts';
 import { countersOf, ringsOf } from './progress.ts';
@@ -29,6 +31,8 @@ interface Seen {
   used: string | null;
   /** Since when the guest has waited without any request having ended. */
   stuckSinceMs: number | null;
+  /** QEMU's threads that have waited in the kernel since then. */
+  threads: string[];
   /** Since when copies in use have not answered. */
   silentSinceMs: Partial<Record<Side, number>>;
 }
@@ -102,6 +106,7 @@ export class DomainWatch {
         counters: counters.get(qdev) ?? '',
         used: null,
         stuckSinceMs: null,
+        threads: [],
         silentSinceMs: {},
       };
       for (const side of this.#silentCopies(disk)) seen.silentSinceMs[side] = before?.silentSinceMs[side] ?? now;
@@ -110,7 +115,12 @@ export class DomainWatch {
         seen.used = rings?.used ?? null;
         // Where QEMU can't tell, an idle disk would look the same: then the storage has to be what shows it.
         const waits = rings === null ? this.#silentCopies(disk).length > 0 : rings.inFlight > 0;
-        if (waits) seen.stuckSinceMs = before.used === seen.used ? (before.stuckSinceMs ?? now) : now;
+        if (waits) {
+          const since = before.used === seen.used ? before.stuckSinceMs : null;
+          const threads = kernelWaits(this.#protector.live?.pid ?? null);
+          seen.stuckSinceMs = since ?? now;
+          seen.threads = since === null ? threads : threads.filter((thread) => before.threads.includes(thread));
+        }
       }
       this.#seen.set(dev, seen);
     }
@@ -125,7 +135,7 @@ export class DomainWatch {
     }
     if (this.#stuckMs(disk) === 0) return this.#leaveSilent(monitor, disk);
     if (this.#stuckMs(disk) < slowMs) return;
-    const answers = await this.#ask(disk);
+    const answers = await this.#askAll(disk);
     await this.#see(monitor, [disk]);
     const verdict = judge(
       {
@@ -247,6 +257,21 @@ export class DomainWatch {
     yanked[side] = true;
     this.#parts.log.info('yanked', { domain: this.#protector.record.name, disk: dev, side });
     return true;
+  }
+
+  /** Others, and if all answer QEMU. */
+  async #askAll(disk: DiskObservation): Promise<Partial<Record<Side, Answer>>> {
+    const answers = await this.#ask(disk);
+    if (Object.values(answers).some((answer) => answer !== 'answers')) return answers;
+    const { dev } = disk.record;
+    const awaited = await awaitedCopies(disk, {
+      pid: this.#protector.live?.pid ?? null,
+      stuckMs: this.#stuckMs(disk),
+      threads: this.#seen.get(dev)?.threads ?? [],
+      yanked: this.#protector.memoryOf(dev).yanked,
+    });
+    for (const side of awaited) answers[side] = 'keeps QEMU waiting';
+    return answers;
   }
 
   async #ask(disk: DiskObservation): Promise<Partial<Record<Side, Answer>>> {

@@ -6,7 +6,9 @@ export type Answer =
   /** It did before, since it is in use. */
   | 'silent'
   /** It may be a server that takes one client alone, QEMU. */
-  | 'never answered';
+  | 'never answered'
+  /** It answers others, and what QEMU itself has asked of it does not end. */
+  | 'keeps QEMU waiting';
 
 /** Two facts of a disk whose requests don't end: for how long, and what its storage says. */
 export interface Evidence {
@@ -21,7 +23,7 @@ export interface Evidence {
 }
 
 export interface Verdict {
-  /** What hangs; null: the storage answers, and nobody knows what it is. */
+  /** What hangs; null: the storage answers, and nobody knows what QEMU waits for. */
   side: Side | 'both' | null;
   /** The copy that the guest is to be moved off, where QEMU can. */
   leave: Side | null;
@@ -32,7 +34,7 @@ const doubt = 3;
 
 /**
  * Whether a disk hangs, and on what. A copy that answers nobody while the guest waits is at fault. Where that is not so clear, time has to
- * tell: a copy that is merely slow ends a request now and then. Nobody's fault is put down to the mirror, as with errors
+ * tell: a copy that is merely slow ends a request now and then. If nothing speaks against either it is put down to the mirror, as with errors
  * (docs/decisions/ambiguous-errors.md). A copy is never left for one that does not answer.
  */
 export function judge({ stuckMs, answers, spare, otherJob }: Evidence, patienceMs: number): Verdict | null {

@@ -22,7 +22,7 @@ export async function restartAfterHang(protector: Protector, dev: string, side: 
     await client.destroy(live.ref, destroyDeadlineMs);
     // libvirt's event may be late.
     if (protector.live === live) protector.detach({ migrated: false });
-    await start(protector, {}, host);
+    await start(protector, { hung: { dev, side } }, host);
   } catch (error) {
     protector.note('hang', dev, { side, error: `the domain could not be started anew: ${errorText(error)}` });
   }

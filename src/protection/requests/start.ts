@@ -9,12 +9,14 @@ import type { Protector } from '../protector.ts';
 import type { DiskRecord } from '../record.ts';
 import { bootSide, onlyCurrent, refuseOtherImage } from '../starts/boot-side.ts';
 
+export interface StartOptions {
+  acceptDataLoss?: boolean | undefined;
+  /** A copy that may answer, and keeps a guest waiting all the same. */
+  hung?: { dev: string; side: Side };
+}
+
 /** Starts a domain from the current copy of each disk; where the primary is gone and the mirror is current, from the mirror. */
-export async function start(
-  protector: Protector,
-  { acceptDataLoss }: { acceptDataLoss?: boolean | undefined },
-  host: Host,
-): Promise<void> {
+export async function start(protector: Protector, { acceptDataLoss, hung }: StartOptions, host: Host): Promise<void> {
   const { record } = protector;
   if (protector.live !== null) {
     throw new CdpError({
@@ -27,6 +29,7 @@ export async function start(
   const chosen = new Map<string, Side>();
   for (const disk of record.disks) {
     const answers = await askBoth(disk, options);
+    if (hung?.dev === disk.dev) answers[hung.side] = false;
     for (const side of ['primary', 'mirror'] as const) protector.memoryOf(disk.dev).reachable[side] = answers[side];
     chosen.set(disk.dev, bootSide(disk, answers, acceptDataLoss === true));
   }

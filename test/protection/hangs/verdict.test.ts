@@ -45,6 +45,21 @@ describe('a disk whose requests do not end', () => {
       { side: null, leave: 'mirror' },
     ],
     [
+      'is moved off the primary that answers others and keeps QEMU waiting, when it takes long',
+      { ...pair, answers: { primary: 'keeps QEMU waiting', mirror: 'answers' }, stuckMs: 15_000 },
+      { side: 'primary', leave: 'primary' },
+    ],
+    [
+      'but not soon: it may be slow',
+      { ...pair, answers: { primary: 'keeps QEMU waiting', mirror: 'answers' }, stuckMs: 14_999 },
+      null,
+    ],
+    [
+      'is left where it is when both copies keep QEMU waiting',
+      { ...pair, answers: { primary: 'keeps QEMU waiting', mirror: 'keeps QEMU waiting' }, stuckMs: 15_000 },
+      { side: 'both', leave: null },
+    ],
+    [
       "is left where it is when a stranger's job may be what hangs",
       { ...pair, otherJob: true, stuckMs: 15_000 },
       { side: null, leave: null },
@@ -67,9 +82,11 @@ describe('a disk whose requests do not end', () => {
   ];
   for (const [what, evidence, verdict] of cases) it(what, () => assert.deepEqual(judge(evidence, patienceMs), verdict));
 
+  const answersOfOne = ['answers', 'silent', 'never answered', 'keeps QEMU waiting'] as const;
+
   it('is never moved off one copy while the other does not answer', () => {
-    for (const primary of ['answers', 'silent', 'never answered'] as const)
-      for (const mirror of ['answers', 'silent', 'never answered'] as const)
+    for (const primary of answersOfOne)
+      for (const mirror of answersOfOne)
         for (const stuckMs of [0, 5_000, 15_000, 3_600_000]) {
           const answers = { primary, mirror };
           const leave = judge({ ...pair, answers, stuckMs }, patienceMs)?.leave ?? null;
