@@ -43,17 +43,22 @@ describe('a crash of the agent', function () {
     mirror: NbdServer;
   }
 
-  async function guestWithMirror(name: string): Promise<Pair> {
+  async function guestWithMirror(name: string, { iothread = false } = {}): Promise<Pair> {
     const primary = await scene.lab.nbd({ name: `${name}-primary`, sizeBytes });
     const mirror = await scene.lab.nbd({ name: `${name}-mirror`, sizeBytes });
     const image = { format: 'raw' as const, nbd: primary.address };
-    const guest = await scene.guest({ name, cmdline, disks: [{ dev: 'vda', bus: 'virtio', image }] });
+    const guest = await scene.guest({
+      name,
+      // With an I/O thread there are several requests in flight.
+      cmdline: iothread ? `${cmdline} witness.depth=4` : cmdline,
+      disks: [{ dev: 'vda', bus: 'virtio', iothread, image }],
+    });
     await goesOn(guest, 10);
     return { guest, primary, mirror };
   }
 
-  async function protectedGuest(name: string): Promise<Pair> {
-    const pair = await guestWithMirror(name);
+  async function protectedGuest(name: string, options: { iothread?: boolean } = {}): Promise<Pair> {
+    const pair = await guestWithMirror(name, options);
     await agent.mustCdp('protect', name, '--disk', 'vda', '--mirror', pair.mirror.uri);
     return pair;
   }
@@ -240,7 +245,7 @@ describe('a crash of the agent', function () {
   });
 
   it('at any step of hold and release loses nothing, even if a stranger resumes the domain before the next agent comes', async () => {
-    const { guest, primary, mirror } = await protectedGuest('web10');
+    const { guest, primary, mirror } = await protectedGuest('web10', { iothread: true });
     const resumedByStranger = async (): Promise<void> => {
       if (agentLives()) return;
       await scene.lab.libvirtd.virsh('resume', 'web10');
