@@ -19,19 +19,29 @@ const login = Buffer.from(password).toString('base64');
 const sizeBytes = 64 << 20;
 const luksBytes = 8 << 20;
 
-/** What a guest's own Ceph client is told: an OSD that is gone is an I/O error soon. */
-const clientTimeouts = `[client]
-rados_osd_op_timeout = 3
-rados_mon_op_timeout = 3
-client_mount_timeout = 5
-`;
+const page = readFileSync(join(import.meta.dirname, '../..', 'docs/embodiments.md'), 'utf8');
+
+/** What a guest's own Ceph client is told by docs/embodiments.md, but with less patience. */
+const clientTimeouts = /^\[client\][^`]*/m.exec(page)?.[0].replaceAll('= 5', '= 3') ?? '';
 
 /** The lines of docs/embodiments.md, four blocks of them. */
 function embodiment(): ConsoleBlock[] {
-  const page = readFileSync(join(import.meta.dirname, '../..', 'docs/embodiments.md'), 'utf8');
   const blocks = consoleBlocks(page).filter(({ heading }) => heading.startsWith('2. '));
   assert.equal(blocks.length, 4);
   return blocks;
+}
+
+/** The disk and its mirror by the XML of docs/embodiments.md. */
+function xmlOnPage(): [disk: string, mirror: string] {
+  const [disk, mirror, ...others] = [...page.matchAll(/^```xml\n([^]*?)^```/gm)].map(([, text]) => text);
+  assert.ok(disk !== undefined && mirror !== undefined && others.length === 0);
+  return [disk, mirror];
+}
+
+/** A page's XML with the addresses and logins of a `<source>` of this laboratory in place of its own. */
+function movedHere(xml: string, source: string): string {
+  const parts = [/name='iqn.*?'/, /<host .*?\/>/, /<config .*?\/>/, /username='.*?'/, /usage='.*?'/];
+  return parts.reduce((text, part) => text.replace(part, part.exec(source)?.[0] ?? ''), xml);
 }
 
 describe('network storage with logins', function () {
@@ -83,6 +93,7 @@ describe('network storage with logins', function () {
 
   it('the second embodiment: from a Ceph RBD image onto an iSCSI LUN, and back onto a new RBD image', async () => {
     const { agent, lab } = scene;
+    const [diskOnPage, mirrorOnPage] = xmlOnPage();
     const [secret, protect, look, rebuild] = embodiment() as [ConsoleBlock, ConsoleBlock, ConsoleBlock, ConsoleBlock];
     const terminal = new Terminal(scene, {
       env: { CEPH_ARGS: `-c ${join(ceph.folder, 'ceph.conf')}` },
@@ -91,16 +102,21 @@ describe('network storage with logins', function () {
     });
     await ceph.image('web1', sizeBytes);
     const target = await lun('web1-mirror');
+    const [driver, sourceOnPage] = [/<driver .*>/, /<source [^]*<\/source>/].map(
+      (part) => part.exec(diskOnPage)?.[0] ?? '',
+    );
+    const networkXml = movedHere(sourceOnPage!, onRbd('web1'));
     const guest = await scene.guest({
       name: 'web1',
-      disks: [{ dev: 'vda', bus: 'virtio', image: { format: 'raw', networkXml: onRbd('web1') } }],
+      disks: [{ dev: 'vda', bus: 'virtio', image: { format: 'raw', networkXml } }],
       cmdline: 'witness.rate=50',
     });
+    assert.ok((await guest.xml('--inactive')).includes(driver!), driver);
     await goesOn(guest);
 
     // 1 and 2: the mirror is attached, and after the initial sync every write goes to both.
     writeFileSync(join(lab.root, 'password.base64'), login);
-    diskXml('web1-mirror', target.sourceXml('web1-mirror'));
+    writeFileSync(join(lab.root, 'web1-mirror.xml'), movedHere(mirrorOnPage, target.sourceXml('web1-mirror')));
     await terminal.typeAll(secret);
     await terminal.typeAll(protect);
     const armed = await waitState(agent, 'web1', 'protected');
@@ -128,7 +144,8 @@ describe('network storage with logins', function () {
 
     // 4 and 5: Ceph is back; a new image gets the LUN's content and all new writes, and becomes the main disk.
     await ceph.startOsd();
-    diskXml('web1-new', onRbd('web1-new'));
+    const named = diskOnPage.replace("name='vms/web1'", "name='vms/web1-new'");
+    writeFileSync(join(lab.root, 'web1-new.xml'), movedHere(named, onRbd('web1-new')));
     await terminal.typeAll(rebuild);
     const back = await waitState(agent, 'web1', 'protected');
     assert.deepEqual([back.runningOn, back.primary.source], ['both', 'rbd:vms/web1-new']);
