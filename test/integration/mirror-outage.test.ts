@@ -89,15 +89,23 @@ describe('an outage of the mirror', function () {
     await endWell(guest, [primary, mirror.file]);
   });
 
-  /** Makes the pair's epoch as old as one that is to end, and waits until it has: what it recorded both copies have flushed. */
-  async function endEpoch(guest: Guest): Promise<void> {
+  /**
+   * Gives the pair an epoch that is due to end, with 16 MiB more in it than was written: they would be sent by a delta. Waits until it
+   * has ended, because both copies have flushed what it recorded.
+   */
+  async function endEpochOfMuch(guest: Guest): Promise<void> {
     const [present, ...others] = await epochs(guest);
     assert.ok(present !== undefined && others.length === 0);
     const old = epochName(epochStart(present) - 15 * 60_000);
+    await guest.qmp('blockdev-add', { driver: 'null-co', 'node-name': 'much', size: 64 << 20 });
+    await guest.qmp('block-dirty-bitmap-add', { node: 'much', name: 'much', granularity });
+    await guest.qmp('human-monitor-command', { 'command-line': 'qemu-io much "write 32M 16M"' });
     const at = { node: 'cdp-vda' };
     await guest.qmp('block-dirty-bitmap-add', { ...at, name: old, granularity });
-    await guest.qmp('block-dirty-bitmap-merge', { ...at, target: old, bitmaps: [present] });
+    const bitmaps = [present, { node: 'much', name: 'much' }];
+    await guest.qmp('block-dirty-bitmap-merge', { ...at, target: old, bitmaps });
     await guest.qmp('block-dirty-bitmap-remove', { ...at, name: present });
+    await guest.qmp('blockdev-del', { 'node-name': 'much' });
     await waitFor(
       'another epoch in the place of the old one',
       async () => {
@@ -141,10 +149,8 @@ describe('an outage of the mirror', function () {
       changed.add(Math.floor((block * recordSize) / granularity));
     });
     await agent.mustCdp('protect', 'web6', '--disk', 'vda', '--mirror', mirror.uri);
-    // Without the epoch's end these 16 MiB would be sent again.
-    await guest.qmp('human-monitor-command', { 'command-line': 'qemu-io cdp-vda "write -P 5 32M 16M"' });
     changed.clear();
-    await endEpoch(guest);
+    await endEpochOfMuch(guest);
 
     for (const agentDies of [false, true]) {
       mirror.failAll();

@@ -3,6 +3,7 @@ import { errorText } from '../../src/errors.ts';
 import { imageName } from '../../src/storage/image.ts';
 import { checkBlocks } from '../lab/copies.ts';
 import type { NbdServer } from '../lab/storage.ts';
+import { waitFor } from '../lab/wait.ts';
 import { Violation } from './violation.ts';
 import { diskXml, type DomainInForce, type World } from './world.ts';
 
@@ -56,4 +57,23 @@ export async function rebuild(world: World, domain: string, dev: string, to: 'ne
   const { format, on } = world.disk(domain, dev).shape.primary;
   const target = await world.makeCopy(`${domain}-${dev}-primary`, on === 'file' ? 'server' : on, format);
   return told(world.client.act(domain, 'rebuild', { disk: dev, toXml: diskXml(target) }));
+}
+
+/** libvirt that is restarted while a backup begins knows nothing any more of the jobs that it has started, and ends none of them. */
+export async function endLostBackup(world: World, { name, guest }: DomainInForce): Promise<void> {
+  if (!(await world.isRunning(name))) return;
+  const lost = async (): Promise<{ id: string; status: string }[]> => {
+    const jobs = (await guest.qmp('query-jobs')) as { id: string; status: string }[];
+    return jobs.filter(({ id }) => id.startsWith('backup-'));
+  };
+  await waitFor(
+    `the backup of ${name} to end`,
+    async () => {
+      const jobs = await lost();
+      for (const { id, status } of jobs)
+        await guest.qmp(status === 'concluded' ? 'job-dismiss' : 'job-cancel', { id }).catch(() => undefined);
+      return jobs.length === 0;
+    },
+    10_000,
+  ).catch(() => undefined);
 }

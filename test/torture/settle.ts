@@ -3,7 +3,7 @@ import type { DiskStatus } from '../../src/protection/model.ts';
 import { nodeNames } from '../integration/scene.ts';
 import { compareCopies } from '../lab/copies.ts';
 import { checkGuest, patienceMs, statusInTime } from './checks.ts';
-import { mend, rebuild, start, told, type Outcome } from './remedies.ts';
+import { endLostBackup, mend, rebuild, start, told, type Outcome } from './remedies.ts';
 import { Violation } from './violation.ts';
 import type { Copy, DomainInForce, World } from './world.ts';
 
@@ -16,6 +16,7 @@ export async function settle(world: World, { rebuildTo }: { rebuildTo: 'new' | '
   for (const server of [...world.faults.keys()]) await mend(world, server);
   for (const domain of world.domains) {
     await world.virsh('domjobabort', domain.name);
+    await endLostBackup(world, domain);
     if (domain.suspendAsked) {
       domain.suspendAsked = domain.suspendSeen = false;
       // One that was saved as it was suspended comes back suspended.
