@@ -152,22 +152,17 @@ function pace(
   mostBytesPerS: number,
 ): DiskObservation['pace'] {
   const counted = stats?.find(({ qdev }) => qdev === graph?.qdev)?.stats;
+  if (counted === undefined) return { bytesPerS: mostBytesPerS, mostBytesPerS };
   const job = graph?.syncJob ?? graph?.otherJob ?? null;
-  memory.pace =
-    counted === undefined
-      ? { ...memory.pace, bytesPerS: mostBytesPerS }
-      : nextPace(
-          memory.pace,
-          {
-            atMs: performance.now(),
-            writes: counted.wr_operations,
-            waitedNs: counted.wr_total_time_ns,
-            syncedBytes: job?.offset ?? null,
-            // A full sync alone lets the guest's writes be (startFullSync).
-            waitForTarget: job !== null && !(job.type === 'mirror' && job.device === diskNames(dev).syncJob),
-          },
-          mostBytesPerS,
-        );
+  const seen = {
+    atMs: performance.now(),
+    writes: counted.wr_operations,
+    waitedNs: counted.wr_total_time_ns,
+    syncedBytes: job?.offset ?? null,
+    // A full sync alone lets the guest's writes be (startFullSync).
+    waitForTarget: job !== null && !(job.type === 'mirror' && job.device === diskNames(dev).syncJob),
+  };
+  memory.pace = nextPace(memory.pace, seen, mostBytesPerS);
   return { bytesPerS: memory.pace.bytesPerS, mostBytesPerS };
 }
 

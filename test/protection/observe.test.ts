@@ -183,3 +183,49 @@ describe("a look at a disk's error policy", () => {
     assert.equal((await lookAt('report', { restoreOwed: { ...restoreOwed, failed: 'no space' } })).migrating, false);
   });
 });
+
+describe('the pace of a sync, as a look finds it', () => {
+  const stats = { wr_operations: 50, wr_total_time_ns: 1e8 };
+  const running = { running: true, status: 'running' };
+  const settings = { engine: 'auto', maxBytesPerS: 0 } as const;
+  let memory: DomainMemory;
+  let domain: WiredDomain;
+
+  async function runs(graph: string, status = running): Promise<void> {
+    memory = new DomainMemory();
+    domain = await WiredDomain.run({
+      ...answersOf(captured(graph)),
+      'query-status': () => status,
+      'query-blockstats': () => [{ qdev: '/machine/peripheral/virtio-disk0/virtio-backend', stats }],
+    });
+  }
+
+  afterEach(() => domain.close());
+
+  async function paceSeen(): Promise<number | undefined> {
+    const domainRecord = look({ record: record.onlyPrimary }).record;
+    const { disks } = await observe(domain.live, domainRecord, memory, settings, () => undefined);
+    return disks[0]?.pace.bytesPerS;
+  }
+
+  it('is not limited by a guest that stands still, and is afterwards what it was', async () => {
+    const status = { ...running };
+    await runs('plain', status);
+    const first = await paceSeen();
+    assert.ok(first !== undefined && first > 0, `${first}`);
+    Object.assign(status, { running: false, status: 'paused' });
+    assert.equal(await paceSeen(), 0);
+    Object.assign(status, running);
+    assert.equal(await paceSeen(), first);
+    assert.equal(memory.of('vda').pace.calmNs, 2e6);
+  });
+
+  for (const [graph, waits] of Object.entries({ 'full-sync': false, delta: true, 'layered-with-copy': true }))
+    it(`knows whether the guest's writes wait for the target: ${graph}`, async () => {
+      await runs(graph);
+      await paceSeen();
+      const { mark } = memory.of('vda').pace;
+      assert.notEqual(mark?.syncedBytes, null);
+      assert.equal(mark?.waitForTarget, waits);
+    });
+});
