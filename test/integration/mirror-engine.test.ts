@@ -8,7 +8,7 @@ import { assertIdentical, assertNothingLost, endWell, goesOn, Mark, writeBlock }
 import { goThroughFiveSteps, titleOf, type FiveSteps } from './five-steps.ts';
 import { events, patienceMs, roots, setScene, status, waitForLibvirt, waitState } from './scene.ts';
 
-const config = { engine: 'mirror', mirror: { timeout_ms: 1000 } };
+const config = { engine: 'mirror', mirror: { timeout_ms: 2000 } };
 
 const cases: FiveSteps[] = [
   {
