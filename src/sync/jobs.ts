@@ -1,3 +1,4 @@
+import { QmpError } from '../qmp/errors.ts';
 import { jobEndAfter } from '../qmp/jobs.ts';
 import type { BlockJob } from '../qmp/commands.ts';
 import type { Monitor } from '../qmp/monitor.ts';
@@ -58,9 +59,14 @@ export async function dismissSync(monitor: Monitor, job: string): Promise<void> 
   await monitor.execute('job-dismiss', { id: job });
 }
 
-/** 0 is unlimited. */
+/** 0 is unlimited. A job that has ended meanwhile needs no speed. */
 export async function setSpeed(monitor: Monitor, job: string, bytesPerS: number): Promise<void> {
-  await monitor.execute('block-job-set-speed', { device: job, speed: bytesPerS });
+  try {
+    await monitor.execute('block-job-set-speed', { device: job, speed: bytesPerS });
+  } catch (error) {
+    // blockdev.c: find_block_job_locked
+    if (!(error instanceof QmpError && error.errorClass === 'DeviceNotActive')) throw error;
+  }
 }
 
 /** Ends a full sync that is ready: the target is then whole, but for what the tracking bitmap recorded. */

@@ -7,7 +7,14 @@ type Arguments = Record<string, unknown>;
 /** Answers one command; throwing a Refusal is QEMU's error. */
 export type Answers = Record<string, (args: Arguments) => Answer>;
 
-export class Refusal extends Error {}
+export class Refusal extends Error {
+  readonly errorClass: string;
+
+  constructor(description: string, errorClass = 'GenericError') {
+    super(description);
+    this.errorClass = errorClass;
+  }
+}
 
 /** A QEMU at the wire: JSON lines in, JSON lines out, events whenever a test wants them. */
 export class FakeQemu implements QmpChannel {
@@ -38,7 +45,7 @@ export class FakeQemu implements QmpChannel {
       return JSON.stringify({ return: this.#answers[execute]?.(args) ?? {} });
     } catch (error) {
       if (!(error instanceof Refusal)) throw error;
-      return JSON.stringify({ error: { class: 'GenericError', desc: error.message } });
+      return JSON.stringify({ error: { class: error.errorClass, desc: error.message } });
     }
   }
 

@@ -4,11 +4,12 @@ import {
   cancelSync,
   endFullSync,
   finishDelta,
+  setSpeed,
   startDelta,
   startFullSync,
   startSnapshotSync,
 } from '../../src/sync/jobs.ts';
-import { FakeQemu, type Answers } from '../qmp/fake-qemu.ts';
+import { FakeQemu, Refusal, type Answers } from '../qmp/fake-qemu.ts';
 
 const path = { job: 'cdp-vda-sync', from: 'libvirt-1-format', to: 'cdp-vda-mirror', maxBytesPerS: 1000 };
 
@@ -68,6 +69,22 @@ describe('a full sync', () => {
     await cancelSync(qemu.monitor, 'cdp-vda-sync');
     assert.deepEqual(seen, [{ device: 'cdp-vda-sync', force: true }]);
     assert.ok(!qemu.sent.includes('job-dismiss'));
+  });
+});
+
+describe('the speed of a sync', () => {
+  it('is nothing to a job that has ended meanwhile', async () => {
+    const refusing = (errorClass: string): FakeQemu =>
+      new FakeQemu({
+        'block-job-set-speed': () => {
+          throw new Refusal("Block job 'cdp-vda-sync' not found", errorClass);
+        },
+      });
+    await setSpeed(refusing('DeviceNotActive').monitor, 'cdp-vda-sync', 1000);
+    await assert.rejects(
+      setSpeed(refusing('GenericError').monitor, 'cdp-vda-sync', 1000),
+      /refused block-job-set-speed/,
+    );
   });
 });
 
