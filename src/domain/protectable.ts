@@ -101,7 +101,7 @@ function ofSource(problem: string | null): Obstacle | null {
   if (problem === null) return null;
   return {
     why: `can't be protected: ${problem}`,
-    hint: 'raw and qcow2 images on files, block devices and NBD exports can be',
+    hint: 'raw and qcow2 images on files, block devices, NBD exports, iSCSI LUNs and Ceph RBD images can be',
   };
 }
 

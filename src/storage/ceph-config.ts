@@ -1,6 +1,6 @@
-import { createHash } from 'node:crypto';
+import { createHash, randomUUID } from 'node:crypto';
 import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import type { RbdSource } from '../domain/image.ts';
 import { CdpError, errorText } from '../errors.ts';
 
@@ -18,8 +18,8 @@ const secretOption = /^rgw_|(?:^|_)(?:key|secret|password|token)s?(?:_|$)/;
 
 /**
  * The client's configuration of an image as a file in `folder` that any process can read: what the administrator's own file says to this
- * client, without passwords, and with the agent's time-outs in place of those that are there. Files are named by their content, and never
- * change.
+ * client, without passwords, and with the agent's time-outs in place of those that are there. Folders are named by the content, and it never
+ * changes; the file keeps its name, of which Ceph's client makes `$cluster`, and so where it looks for a keyring.
  * @throws CdpError `ceph-config-unreadable` for a file that the image's `<config>` names; `ceph-key-in-config` where the image would be opened
  *   by a key that is in the file.
  */
@@ -30,12 +30,16 @@ export async function writeCephConfig(folder: string, client: CephClient, timeou
   for (const option of timeouts) options.set(option, String(seconds));
   const lines = [...options].flatMap(([option, value]) => (secretOption.test(option) ? [] : `${option} = ${value}\n`));
   const text = `[global]\n${lines.join('')}`;
-  const path = join(folder, `ceph-${createHash('sha256').update(text).digest('hex').slice(0, 16)}.conf`);
-  await mkdir(folder, { recursive: true, mode: 0o755 });
-  const draft = `${path}.${process.pid}`;
+  const path = join(folder, `ceph-${hash(text)}`, basename(client.config ?? defaultConfig));
+  await mkdir(dirname(path), { recursive: true, mode: 0o755 });
+  const draft = `${path}.${randomUUID()}`;
   await writeFile(draft, text, { mode: 0o644 });
   await rename(draft, path);
   return path;
+}
+
+function hash(text: string): string {
+  return createHash('sha256').update(text).digest('hex').slice(0, 16);
 }
 
 /** Whether a client that goes by the image's own configuration, as libvirt's does, fails in the end when the cluster is gone. */

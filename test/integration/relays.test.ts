@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { existsSync, readFileSync, readdirSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { relayFolder, relayPid, relaysFolder } from '../../src/protection/relays/relay-folder.ts';
 import type { Guest } from '../lab/guest.ts';
@@ -28,7 +28,7 @@ describe('a mirror on an iSCSI target, behind a relay', function () {
     const { file } = await lab.image('lun.img', 'raw', sizeBytes);
     const login = { username: 'cdp', password };
     target = await IscsiTarget.start({ scratch: lab.root, namespace: lab.libvirtd.namespace, file, login });
-    await defineSecret(lab, { type: 'iscsi', usage: 'lun', base64: encoded });
+    await defineSecret(lab, { type: 'iscsi', usage: target.target, base64: encoded });
     const image = await lab.image('mail.raw', 'raw', sizeBytes);
     primary = image.file;
     // tgtd writes zeros 512 bytes at a time, each to the disk: longer than this agent's patience.
@@ -40,10 +40,7 @@ describe('a mirror on an iSCSI target, behind a relay', function () {
     });
     const uuid = (await lab.libvirtd.mustVirsh('domuuid', 'mail')).trim();
     folder = relayFolder(relaysFolder(agent.socket), uuid, 'vda');
-    const mirrorXml = lab.path('lun.xml');
-    const driver = "<driver name='qemu' type='raw'/>";
-    writeFileSync(mirrorXml, `<disk type='network' device='disk'>${driver}${target.sourceXml('lun')}</disk>`);
-    await agent.mustCdp('protect', 'mail', '--disk', 'vda', '--mirror-xml', mirrorXml);
+    await agent.mustCdp('protect', 'mail', '--disk', 'vda', '--mirror', target.uri);
     await waitState(agent, 'mail', 'protected');
     await goesOn(guest);
   });

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { chmodSync, copyFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { freePort } from './listening.ts';
 import type { MountNamespace } from './mount-namespace.ts';
@@ -62,6 +62,22 @@ export class CephCluster {
   /** The user's key, base64. */
   get key(): string {
     return /key = (\S+)/.exec(readFileSync(join(this.folder, 'client.keyring'), 'utf8'))?.[1] ?? '';
+  }
+
+  /**
+   * A folder like /etc/ceph, for who names no user: Ceph's client is then `admin`, whose keyring any process may read. The settings of
+   * another client are beside its own, `others`.
+   */
+  etc(others: string): string {
+    const folder = join(this.folder, 'etc');
+    mkdirSync(folder);
+    writeFileSync(
+      join(folder, 'ceph.conf'),
+      `[global]\nmon host = 127.0.0.1:${this.#monPort}\n[client.other]\n${others}`,
+    );
+    copyFileSync(join(this.folder, 'keyring'), join(folder, 'ceph.client.admin.keyring'));
+    chmodSync(join(folder, 'ceph.client.admin.keyring'), 0o644);
+    return folder;
   }
 
   /** libvirt's `<source>`, with the secret of this usage; `config`: a file of settings, such as time-outs. */

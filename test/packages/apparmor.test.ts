@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { appendFile, chmod, copyFile, cp, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { basename, dirname, join, matchesGlob } from 'node:path';
+import { basename, dirname, join, matchesGlob, relative } from 'node:path';
 import { parseConfig } from '../../src/config/config.ts';
 import { nbdCertificates } from '../../src/config/qemu-conf.ts';
 import { relayFolder, relaySocket, relaysFolder } from '../../src/protection/relays/relay-folder.ts';
@@ -87,7 +87,8 @@ interface Opened {
 /** As the code itself makes them. */
 async function pathsOf(scratch: string): Promise<Opened[]> {
   const runtime = dirname(defaults.socket);
-  const cephConfig = basename(await writeCephConfig(join(scratch, 'run'), { config: null, login: null }, 1000));
+  const run = join(scratch, 'run');
+  const cephConfig = relative(run, await writeCephConfig(run, { config: null, login: null }, 1000));
   const relay = relayFolder(relaysFolder(defaults.socket), uuid, 'vda');
   const certificates = (own: boolean): Promise<string> => nbdCertificates({ exists: () => own });
   return [

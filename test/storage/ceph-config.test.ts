@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { parseImageUri, type Image } from '../../src/storage/image.ts';
 import { kindOf } from '../../src/storage/image.ts';
 import { hasCephTimeout, writeCephConfig } from '../../src/storage/ceph-config.ts';
@@ -91,6 +91,10 @@ key=AQBown==
     ];
     assert.equal(paths[0], paths[1]);
     assert.notEqual(paths[0], paths[2]);
+    assert.deepEqual(
+      paths.map((path) => basename(path)),
+      ['own.conf', 'own.conf', 'own.conf'],
+    );
     assert.equal((await readdir(run)).length, 2);
   });
 
