@@ -4,6 +4,10 @@ import type { GoneFile, Hang, Health, Identity } from './observation.ts';
 import type { DiskRecord } from './record.ts';
 import type { Verification } from './verification.ts';
 
+const mostRestMs = 10 * 60_000;
+
+const noRest = { untilMs: 0, lastMs: 0 };
+
 const firstRetryMs = 500;
 const lastRetryMs = 30_000;
 
@@ -43,6 +47,8 @@ export class DiskMemory {
   trouble: string | null = null;
   /** The device's count of finished flushes when an epoch had begun. */
   readonly epochFlushes = new Map<string, number>();
+  /** Until when a copy is not opened again, and for how long that was. */
+  readonly #rests: Record<Side, { untilMs: number; lastMs: number }> = { primary: noRest, mirror: noRest };
   #failures = 0;
   #retryAtMs = 0;
   /** When the disk was last put on other nodes, as performance.now() has it. */
@@ -59,6 +65,19 @@ export class DiskMemory {
     this.copyFailed = null;
     this.#failures = 0;
     this.#retryAtMs = 0;
+    this.#rests.primary = noRest;
+    this.#rests.mirror = noRest;
+  }
+
+  /** It answers others and kept QEMU waiting, as it would again: it is left alone for so long, and twice as long each time. */
+  letRest(side: Side, firstMs: number): void {
+    const lastMs = Math.min(mostRestMs, Math.max(firstMs, 2 * this.#rests[side].lastMs));
+    this.#rests[side] = { untilMs: Date.now() + lastMs, lastMs };
+  }
+
+  /** Milliseconds; 0 if it may be opened. */
+  restMs(side: Side): number {
+    return Math.max(0, this.#rests[side].untilMs - Date.now());
   }
 
   /** The guest goes on after an I/O error: if that fails again, the copy is asked again, and later each time. */

@@ -114,6 +114,7 @@ const executors: Executors = {
     moveOn(bench, dev, ({ monitor }) => setRoot(monitor, qdev, diskNames(dev).park, node)),
   openMirror: async (bench, { dev, image, sizeBytes, sealed }) => {
     const { mirror, mirrorStorage } = diskNames(dev);
+    requireRested(bench, dev, 'mirror', image);
     await requireToAnswer(bench, image);
     if (await isTouched(bench, { dev, side: 'mirror', image, sealed })) return;
     requireMirrorSize(image, await imageSize(image, lookOptions(bench)), sizeBytes);
@@ -137,6 +138,7 @@ const executors: Executors = {
   },
   reviveRelay: ({ live, probeDeadlineMs }, { dev, image }) => live.relays.revive(live.ref, dev, image, probeDeadlineMs),
   openPrimary: async (bench, { dev, image, names, sealed }) => {
+    requireRested(bench, dev, 'primary', image);
     await requireToAnswer(bench, image);
     if (await isTouched(bench, { dev, side: 'primary', image, sealed })) return;
     const backing = (await bench.live.disks()).find((disk) => disk.dev === dev)?.backing ?? [];
@@ -336,6 +338,16 @@ async function askQemu({ live }: Workbench, dev: string, side: Side, node: strin
 async function requireToAnswer(bench: Workbench, image: Image): Promise<void> {
   const answer = await probeImage(image, lookOptions(bench));
   if (!answer.ok) throw new Error(`'${imageName(image)}' does not answer: ${answer.reason}`);
+}
+
+/** What answers others, and keeps QEMU waiting, would make the guest wait as soon as it is brought up to date. */
+function requireRested({ live, memoryOf }: Workbench, dev: string, side: Side, image: Image): void {
+  const restMs = memoryOf(dev).restMs(side);
+  if (restMs === 0) return;
+  const seconds = Math.ceil(restMs / 1000);
+  throw new Error(
+    `'${imageName(image)}' answers, but kept QEMU waiting: it is tried again in ${seconds} s, or by virt-cdp resync ${live.ref.name}`,
+  );
 }
 
 /** Somebody has written to the copy, or replaced it, since it was sealed. */

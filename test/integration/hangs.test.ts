@@ -1,5 +1,7 @@
 import assert from 'node:assert/strict';
 import { writeFileSync } from 'node:fs';
+import { send } from '../../src/control/transport.ts';
+import { tinyDomainXml } from '../lab/boot-sector.ts';
 import { FreezableFolder } from '../lab/freezable.ts';
 import { FuseFile } from '../lab/fuse-file.ts';
 import type { Guest } from '../lab/guest.ts';
@@ -16,6 +18,13 @@ const killed = /terminating on|shutting down, reason=destroyed/;
 describe('a copy that neither answers nor fails', function () {
   this.timeout(150_000);
   const scene = setScene({ config: { mirror: { timeout_ms: 1000 }, on_hang: 'restart' } });
+
+  /** The server was asked since it is in use, and not in vain. */
+  async function hasAnswered(name: string): Promise<boolean> {
+    const socketPath = scene.agent.socket;
+    const { text } = await send({ socketPath, method: 'GET', path: '/metrics', deadlineMs: patienceMs });
+    return new RegExp(`backend_probe_seconds\\{.*${name}`).test(text);
+  }
 
   describe('on a server', () => {
     let guest: Guest;
@@ -118,9 +127,37 @@ describe('a copy that neither answers nor fails', function () {
       assert.equal((await events(agent, 'web', 'hang')).at(-1)?.detail['side'], 'mirror');
 
       await folders.mirror.thaw();
+      await agent.mustCdp('resync', 'web');
       await waitState(agent, 'web', 'protected');
       await goesOn(guest);
     });
+
+    for (const [what, kind, ...sync] of [
+      ['everything', 'full-sync', 'resync', 'web', '--full'],
+      ['what it lacks', 'delta-sync', 'release', 'web'],
+    ] as const)
+      it(`is left, too, while it gets ${what}, and the guest goes on`, async () => {
+        const { agent } = scene;
+        await agent.mustCdp('hold', 'web');
+        await waitState(agent, 'web', 'held');
+        await goesOn(guest);
+        const hangs = (await events(agent, 'web', 'hang')).length;
+        await folders.mirror.freeze();
+        await agent.mustCdp(...sync, '--no-wait');
+        await waitDisk(agent, 'web', `at its ${kind}`, ({ job }) => job?.kind === kind);
+        const exposed = await waitDisk(agent, 'web', 'exposed', ({ state, reason }) => {
+          return state === 'exposed' && /answers, but kept QEMU waiting: .*virt-cdp resync web/.test(reason ?? '');
+        });
+        assert.equal(exposed.job, null);
+        const [hang] = (await events(agent, 'web', 'hang')).slice(hangs);
+        assert.equal(hang?.detail['side'], 'mirror');
+        await goesOn(guest);
+
+        await folders.mirror.thaw();
+        await agent.mustCdp('resync', 'web');
+        await waitState(agent, 'web', 'protected');
+        await goesOn(guest);
+      });
 
     it('is left, too, if the primary hangs with writes alone: not the mirror', async () => {
       const { agent } = scene;
@@ -160,6 +197,32 @@ describe('a copy that neither answers nor fails', function () {
       await endWell(guest, [fileOf(primary), fileOf(mirror)]);
       assert.equal((await status(agent, 'web')).disks[0]?.primary.current, true);
     });
+  });
+
+  it('is left if it is the mirror of a guest that asks nothing of it', async () => {
+    const { lab, agent } = scene;
+    // No boot sector: it stands still in its BIOS.
+    const primary = await lab.nbd({ name: 'idle-primary', sizeBytes: 1 << 20 });
+    const mirror = await lab.nbd({ name: 'idle-mirror', sizeBytes: 1 << 20 });
+    if (!('socket' in primary.address)) throw new Error('the lab serves on unix sockets');
+    writeFileSync(lab.path('idle.xml'), tinyDomainXml('idle', primary.address));
+    await lab.virsh('define', lab.path('idle.xml'));
+    await lab.virsh('start', 'idle');
+    await agent.mustCdp('protect', 'idle', '--disk', 'vda', '--mirror', mirror.uri);
+    // What never answered may be a server for QEMU alone.
+    await waitFor('the mirror to have answered the agent', () => hasAnswered('idle-mirror'), patienceMs);
+    mirror.hang();
+    await waitState(agent, 'idle', 'exposed');
+    assert.deepEqual(
+      (await events(agent, 'idle', 'hang')).map(({ detail }) => detail['side']),
+      ['mirror'],
+    );
+    // Which would wait for it, with QEMU's monitor.
+    await lab.virsh('suspend', 'idle');
+    await lab.virsh('resume', 'idle');
+    mirror.unhang();
+    await waitState(agent, 'idle', 'protected');
+    await lab.virsh('destroy', 'idle');
   });
 
   describe('that QEMU can not let go of: the primary, in a file or on an iSCSI target', () => {

@@ -33,6 +33,13 @@ export class FreezableFolder {
     return path;
   }
 
+  /** Whether a file in it has such a line, as grep(1) takes it. A file that is not there has none. */
+  async holds(name: string, pattern: string): Promise<boolean> {
+    const path = join(this.path, name);
+    const [program, ...args] = this.#lab.libvirtd.namespace.command('grep', '-q', pattern, path);
+    return (await run(program, args)).code === 0;
+  }
+
   async freeze(): Promise<void> {
     await must(...this.#lab.libvirtd.namespace.command('fsfreeze', '--freeze', this.path));
   }

@@ -15,6 +15,9 @@ import type { HangWatchParts } from './hang-watch.ts';
 import { countersOf, ringsOf } from './progress.ts';
 import { judge, type Answer, type Verdict } from './verdict.ts';
 
+/** A copy that answers others is left alone, at first: so many times the patience. */
+const rest = 12;
+
 /** A request that takes longer gives reason to ask the storage. */
 const slowMs = 2_000;
 
@@ -133,7 +136,11 @@ export class DomainWatch {
       memory.hangs(null);
       this.#protector.wake();
     }
-    if (this.#stuckMs(disk) === 0) return this.#leaveSilent(monitor, disk);
+    if (this.#stuckMs(disk) === 0) {
+      await this.#leaveSilent(monitor, disk);
+      await this.#leaveStalled(monitor, disk);
+      return;
+    }
     if (this.#stuckMs(disk) < slowMs) return;
     const answers = await this.#askAll(disk);
     await this.#see(monitor, [disk]);
@@ -146,7 +153,10 @@ export class DomainWatch {
       },
       this.#parts.patienceMs(),
     );
-    if (verdict !== null) await this.#act(monitor, disk, verdict);
+    if (verdict === null) return;
+    const { leave } = verdict;
+    const answersOthers = leave !== null && ['answers', 'keeps QEMU waiting'].includes(answers[leave] ?? '');
+    await this.#act(monitor, disk, verdict, { answersOthers });
   }
 
   /**
@@ -166,14 +176,51 @@ export class DomainWatch {
       const answers = await this.#ask(disk);
       const other = side === 'primary' ? 'mirror' : 'primary';
       if (answers[side] === 'answers' || answers[other] !== 'answers') continue;
-      if (!(await this.#leave(monitor, disk, side))) continue;
-      this.#protector.note('hang', dev, { side, since: new Date(since).toISOString() });
-      memory.learn(side, { is: 'failed', why: 'it does not answer', noSpace: false });
-      this.#protector.wake();
+      await this.#leaveUnasked(monitor, disk, side, since);
     }
   }
 
-  async #act(monitor: Monitor, disk: DiskObservation, { side, leave }: Verdict): Promise<void> {
+  /**
+   * A sync that waits for its target, which answers others, holds up nobody until somebody ends it: then QEMU's monitor would wait, and the
+   * guest.
+   */
+  async #leaveStalled(monitor: Monitor, disk: DiskObservation): Promise<void> {
+    const [target] = spareCopies(disk);
+    if (disk.graph?.syncJob == null || target === undefined) return;
+    const { dev } = disk.record;
+    const memory = this.#protector.memoryOf(dev);
+    const { yanked } = memory;
+    if (yanked.primary || yanked.mirror) return;
+    const patienceMs = this.#parts.patienceMs();
+    const stalledMs = unaskedPatience * patienceMs;
+    const { live } = this.#protector;
+    const [awaited, other] = await awaitedCopies(disk, {
+      pid: live?.pid ?? null,
+      stuckMs: stalledMs,
+      threads: [],
+      yanked,
+    });
+    if (awaited !== target || other !== undefined) return;
+    if (!(await this.#leaveUnasked(monitor, disk, target, Date.now() - stalledMs))) return;
+    memory.letRest(target, rest * patienceMs);
+  }
+
+  /** While the guest asks nothing of it. */
+  async #leaveUnasked(monitor: Monitor, disk: DiskObservation, side: Side, sinceMs: number): Promise<boolean> {
+    if (!(await this.#leave(monitor, disk, side))) return false;
+    const { dev } = disk.record;
+    this.#protector.note('hang', dev, { side, since: new Date(sinceMs).toISOString() });
+    this.#protector.memoryOf(dev).learn(side, { is: 'failed', why: 'it does not answer', noSpace: false });
+    this.#protector.wake();
+    return true;
+  }
+
+  async #act(
+    monitor: Monitor,
+    disk: DiskObservation,
+    { side, leave }: Verdict,
+    { answersOthers }: { answersOthers: boolean },
+  ): Promise<void> {
     const { dev } = disk.record;
     const now = this.#protector.observation?.disks.find(({ record }) => record.dev === dev);
     if (now?.graph?.layout !== disk.graph?.layout) return;
@@ -182,7 +229,10 @@ export class DomainWatch {
     const since = new Date(Date.now() - stuckMs).toISOString();
     if (memory.hang === null) this.#protector.note('hang', dev, { side, since });
     if (memory.hang?.side !== side) memory.hangs({ side, since });
-    if (leave !== null && (await this.#leave(monitor, disk, leave))) return;
+    if (leave !== null && (await this.#leave(monitor, disk, leave))) {
+      if (answersOthers) memory.letRest(leave, rest * this.#parts.patienceMs());
+      return;
+    }
     this.#protector.wake();
     if (side !== null && leave === side) await this.#resort(dev, side, stuckMs);
   }

@@ -34,13 +34,16 @@ const doubt = 3;
 
 /**
  * Whether a disk hangs, and on what. A copy that answers nobody while the guest waits is at fault. Where that is not so clear, time has to
- * tell: a copy that is merely slow ends a request now and then. If nothing speaks against either it is put down to the mirror, as with errors
+ * tell: a copy that is merely slow ends a request now and then; one that is only being brought up to date is not given that long. If nothing speaks against either it is put down to the mirror, as with errors
  * (docs/decisions/ambiguous-errors.md). A copy is never left for one that does not answer.
  */
 export function judge({ stuckMs, answers, spare, otherJob }: Evidence, patienceMs: number): Verdict | null {
   const sides = (['primary', 'mirror'] as const).filter((side) => answers[side] !== undefined);
   const late = sides.filter((side) => answers[side] !== 'answers');
-  const isSure = late.length > 0 && late.every((side) => answers[side] === 'silent');
+  const isSynced = (side: Side): boolean => spare.length === 1 && spare.includes(side);
+  const isSure =
+    late.length > 0 &&
+    late.every((side) => answers[side] === 'silent' || (answers[side] === 'keeps QEMU waiting' && isSynced(side)));
   if (stuckMs < (isSure ? patienceMs : doubt * patienceMs)) return null;
   const [side, other] = late;
   if (side !== undefined && other !== undefined) return { side: 'both', leave: null };

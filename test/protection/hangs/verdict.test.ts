@@ -75,6 +75,11 @@ describe('a disk whose requests do not end', () => {
       { side: 'primary', leave: null },
     ],
     [
+      'is moved off a copy that is brought up to date and keeps QEMU waiting, soon',
+      { ...pair, spare: ['mirror'], answers: { primary: 'answers', mirror: 'keeps QEMU waiting' }, stuckMs: 5_000 },
+      { side: 'mirror', leave: 'mirror' },
+    ],
+    [
       'is moved off a copy that is brought up to date',
       { ...pair, spare: ['mirror'], answers: { ...both, primary: 'answers' }, stuckMs: 5_000 },
       { side: 'mirror', leave: 'mirror' },

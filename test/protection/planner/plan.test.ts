@@ -61,6 +61,29 @@ const armed = 'untrack untrack';
 const ioError = { run: 'io-error' } as const;
 
 describe('plan', () => {
+  describe('while something in use does not answer', () => {
+    const since = '2026-01-02T00:00:00.000Z';
+    const ofPair: DiskParts = withIntent({}, { kind: 'hold' });
+    it('begins nothing that would wait for it', () => {
+      for (const disk of [nearlyDone, ofPair, withIntent(onMirror, rebuildToNew)]) {
+        assert.notEqual(planned(disk), '');
+        for (const side of ['primary', 'mirror', 'both', null] as const)
+          assert.equal(planned({ ...disk, hang: { side, since } }), '');
+        for (const silent of [['primary'], ['mirror'], ['primary', 'mirror']] as const)
+          assert.equal(planned({ ...disk, silent: [...silent] }), '');
+      }
+    });
+
+    it('begins nothing for another disk of the domain: the pause is for all', () => {
+      assert.equal(planned([nearlyDone, { silent: ['mirror'] }]), '');
+      assert.equal(planned([nearlyDone, { hang: { side: 'mirror', since } }]), '');
+    });
+
+    table([
+      ['leaves a copy that failed, since a guest that is paused has no request that does not end', { ioFailed: true, health: { primary: unknown, mirror: failed }, silent: ['mirror'] }, `buildPark markSurgery park track dropPair record ${resumed} closeMirror seal`, ioError],
+    ]);
+  });
+
   describe('the safe order of durable writes', () => {
     table([
       ['to arm: flush, pause, park, last delta, flush, compose, record, unpark, resume', nearlyDone, `buildPark flush ${paused} finishDelta flush compose addEpoch record ${told} ${resumed} ${armed}`],
