@@ -49,13 +49,15 @@ function tell({ status }: ActionResult, verdicts: readonly DiskVerdict[], out: O
   for (const verdict of verdicts) {
     const { dev, asOf, comparedBytes, differences, differingBytes, unsettledBytes, complete } = verdict;
     const name = `${status?.domain ?? ''} ${dev}`;
-    if (differences.length === 0)
-      out.line(`${name}: the copies are identical as of ${asOf} (${formatBytes(comparedBytes)})`);
-    else
+    if (differences.length === 0 && complete)
+      out.line(`${name}: the copies are identical as of ${asOf} (${formatBytes(comparedBytes - unsettledBytes)})`);
+    if (differences.length > 0)
       out.line(`${out.style('red', `${name}: the copies differ`)} in ${formatBytes(differingBytes)}, as of ${asOf}:`);
     for (const { offset, length } of differences) out.line(`  offset ${offset}  length ${length}`);
     if (!complete)
-      out.line(`so much differs that the rest was not compared: virt-cdp resync ${name.split(' ')[0]} --full`);
+      out.line(
+        `${name}: so much differs that the rest was not compared: virt-cdp resync ${status?.domain ?? ''} --full`,
+      );
     if (unsettledBytes > 0)
       out.line(`${formatBytes(unsettledBytes)} more could not be judged: the guest writes there all the time`);
     if (verdict.repairing) out.line('what differs is being copied from the primary onto the mirror');
