@@ -191,7 +191,7 @@ describe('a domain with several disks', function () {
       disks: devs.map((dev, index) => ({ dev, bus: 'virtio', image: images[index]! })),
     });
     for (const [index, dev] of devs.entries())
-      await agent.mustCdp('protect', 'db2', '--disk', dev, '--mirror', mirrors[index]!.uri);
+      await agent.mustCdp('protect', 'db2', '--disk', dev, '--mirror', mirrors[index]!.uri, '--no-wait');
     for (const dev of devs) await waitState(agent, 'db2', 'protected', dev);
     await db2.shutdown();
     await waitState(agent, 'db2', 'stopped');
