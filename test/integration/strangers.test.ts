@@ -18,20 +18,20 @@ describe('strangers', function () {
     mirror: NbdServer;
   }
 
-  async function unprotectedGuest(name: string, rate = 100): Promise<Pair> {
+  async function unprotectedGuest(name: string, { rate = 100, iothread = false } = {}): Promise<Pair> {
     const primary = await scene.lab.nbd({ name: `${name}-primary` });
     const mirror = await scene.lab.nbd({ name: `${name}-mirror` });
     const image = { format: 'raw' as const, nbd: primary.address };
     const guest = await scene.guest({
       name,
-      cmdline: `witness.blocks=8000 witness.rate=${rate}`,
-      disks: [{ dev: 'vda', bus: 'virtio', image }],
+      cmdline: `witness.blocks=8000 witness.rate=${rate} witness.depth=${iothread ? 4 : 1}`,
+      disks: [{ dev: 'vda', bus: 'virtio', iothread, image }],
     });
     return { guest, primary, mirror };
   }
 
-  async function protectedGuest(name: string): Promise<Pair> {
-    const pair = await unprotectedGuest(name);
+  async function protectedGuest(name: string, options = {}): Promise<Pair> {
+    const pair = await unprotectedGuest(name, options);
     await scene.agent.mustCdp('protect', name, '--disk', 'vda', '--mirror', pair.mirror.uri);
     await goesOn(pair.guest, 20);
     return pair;
@@ -39,7 +39,7 @@ describe('strangers', function () {
 
   it('who resume the domain again and again during surgeries lose nothing', async () => {
     const { agent, lab } = scene;
-    const { guest, primary, mirror } = await protectedGuest('web1');
+    const { guest, primary, mirror } = await protectedGuest('web1', { iothread: true });
     const surgeries = new AbortController();
     const client = await LibvirtClient.connect({ socketPath: lab.libvirtd.socket });
     const web1 = await client.lookupByName('web1');
@@ -94,7 +94,7 @@ describe('strangers', function () {
 
   it('who restart libvirtd, while protected and in mid-sync, do not keep the domain from failing over', async () => {
     const { agent, lab } = scene;
-    const { guest, primary, mirror } = await unprotectedGuest('web4', 50);
+    const { guest, primary, mirror } = await unprotectedGuest('web4', { rate: 50 });
     // So much that its sync takes some seconds, even at a guest's first start.
     await must('dd', 'if=/dev/urandom', `of=${primary.file}`, 'bs=1M', 'count=30', 'seek=34', 'conv=notrunc');
     await agent.mustCdp('protect', 'web4', '--disk', 'vda', '--mirror', mirror.uri, '--no-wait');

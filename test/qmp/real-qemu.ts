@@ -8,7 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { Monitor, type QmpChannel, type QmpEvent } from '../../src/qmp/monitor.ts';
 
-/** A QEMU without a machine: block nodes and jobs, and nobody who uses them. */
+/** A QEMU that stands still; unless told, without a machine: block nodes and jobs, and nobody who uses them. */
 export class RealQemu {
   readonly monitor: Monitor;
   readonly #folder: string;
@@ -24,11 +24,13 @@ export class RealQemu {
     this.#said = createInterface(qemu.stdout!)[Symbol.asyncIterator]();
   }
 
-  static async start(): Promise<RealQemu> {
+  static async start(machine: readonly string[] = ['-machine', 'none']): Promise<RealQemu> {
     const folder = mkdtempSync(join(tmpdir(), 'virt-cdp-qemu-'));
     const path = join(folder, 'qmp');
-    const args = `-machine none -nodefaults -display none -S -qmp unix:${path},server=on,wait=off`.split(' ');
-    const qemu = spawn('stdbuf', ['-oL', 'qemu-system-x86_64', ...args], { stdio: ['ignore', 'pipe', 'ignore'] });
+    const args = `-nodefaults -display none -S -qmp unix:${path},server=on,wait=off`.split(' ');
+    const qemu = spawn('stdbuf', ['-oL', 'qemu-system-x86_64', ...machine, ...args], {
+      stdio: ['ignore', 'pipe', 'ignore'],
+    });
     const channel = new QmpSocket(await connected(path));
     await channel.send(JSON.stringify({ execute: 'qmp_capabilities' }));
     return new RealQemu(folder, qemu, channel);
