@@ -82,8 +82,9 @@ const deeds: Deeds = {
   killQemu: async (world, { domain }) => {
     const one = world.domain(domain);
     if (!(await world.isRunning(domain))) return 'skipped: it does not run';
-    process.kill(one.guest.qemuPid, 'SIGKILL');
-    return isOff(world, one);
+    const pid = one.guest.qemuPid;
+    process.kill(pid, 'SIGKILL');
+    return isOff(world, one, pid);
   },
   suspend: async (world, { domain }) => {
     const outcome = await world.virsh('suspend', domain);
@@ -105,8 +106,10 @@ const deeds: Deeds = {
   },
   reset: (world, { domain }) => world.virsh('reset', domain),
   destroy: async (world, { domain }) => {
+    const one = world.domain(domain);
+    const pid = pidOf(one);
     const outcome = await world.virsh('destroy', domain);
-    return outcome === 'done' ? isOff(world, world.domain(domain)) : outcome;
+    return outcome === 'done' ? isOff(world, one, pid) : outcome;
   },
   shutDown: async (world, { domain }) => {
     const outcome = await world.virsh('shutdown', domain);
@@ -124,8 +127,9 @@ const deeds: Deeds = {
         8_000,
       );
     } catch {
+      const pid = pidOf(one);
       await world.virsh('destroy', domain);
-      return `${await isOff(world, one)}, by destroy: it did not shut down`;
+      return `${await isOff(world, one, pid)}, by destroy: it did not shut down`;
     }
     goesOn(one);
     return 'done';
@@ -186,8 +190,20 @@ function goesOn(domain: DomainInForce): void {
   domain.suspendSeen = false;
 }
 
-async function isOff(world: World, domain: DomainInForce): Promise<Outcome> {
+/** Waits for the end of that QEMU: another deed may have started the domain again already. */
+async function isOff(world: World, domain: DomainInForce, pid: number | null): Promise<Outcome> {
   goesOn(domain);
-  await waitFor(`${domain.name} to be off`, async () => !(await world.isRunning(domain.name)), 30_000);
+  const { name } = domain;
+  const ended = async (): Promise<boolean> => pidOf(domain) !== pid || !(await world.isRunning(name));
+  await waitFor(`${name} to be off`, ended, 30_000);
   return 'done';
+}
+
+/** null while libvirt knows of no QEMU of the domain. */
+function pidOf({ guest }: DomainInForce): number | null {
+  try {
+    return guest.qemuPid;
+  } catch {
+    return null;
+  }
 }
