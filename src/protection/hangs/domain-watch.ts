@@ -36,6 +36,10 @@ interface Seen {
   stuckSinceMs: number | null;
   /** QEMU's threads that have waited in the kernel since then. */
   threads: string[];
+  /** How far a sync has got. */
+  synced: number | null;
+  /** It has not got on since the look before. */
+  stalls: boolean;
   /** Since when copies in use have not answered. */
   silentSinceMs: Partial<Record<Side, number>>;
 }
@@ -62,7 +66,7 @@ export class DomainWatch {
     this.#protector = protector;
   }
 
-  /** Answers whether anything may be amiss, so that the next look should be soon. */
+  /** Answers whether anything may be amiss, as it may of a sync that the guest waits for, so that the next look should be soon. */
   async look(): Promise<boolean> {
     const { live, observation } = this.#protector;
     if (live === null) return false;
@@ -76,7 +80,9 @@ export class DomainWatch {
       return false;
     }
     for (const disk of disks) await this.#weigh(live.monitor, disk);
-    return disks.some((disk) => this.#stuckMs(disk) > 0 || this.#silentCopies(disk).length > 0);
+    return disks.some(
+      (disk) => this.#stuckMs(disk) > 0 || this.#silentCopies(disk).length > 0 || disk.graph?.syncJob != null,
+    );
   }
 
   /** What is known of the storage is known to the planner, which starts nothing that would wait for it. */
@@ -110,8 +116,11 @@ export class DomainWatch {
         used: null,
         stuckSinceMs: null,
         threads: [],
+        synced: disk.graph?.syncJob?.offset ?? null,
+        stalls: false,
         silentSinceMs: {},
       };
+      seen.stalls = seen.synced !== null && seen.synced === before?.synced;
       for (const side of this.#silentCopies(disk)) seen.silentSinceMs[side] = before?.silentSinceMs[side] ?? now;
       if (before?.counters === seen.counters) {
         const rings = await ringsOf(monitor, qdev);
@@ -186,8 +195,8 @@ export class DomainWatch {
    */
   async #leaveStalled(monitor: Monitor, disk: DiskObservation): Promise<void> {
     const [target] = spareCopies(disk);
-    if (disk.graph?.syncJob == null || target === undefined) return;
     const { dev } = disk.record;
+    if (this.#seen.get(dev)?.stalls !== true || target === undefined) return;
     const memory = this.#protector.memoryOf(dev);
     const { yanked } = memory;
     if (yanked.primary || yanked.mirror) return;
