@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { DiskStatus } from '../../src/protection/model.ts';
 import { nodeNames } from '../integration/scene.ts';
 import { compareCopies } from '../lab/copies.ts';
+import { waitFor } from '../lab/wait.ts';
 import { checkGuest, patienceMs, statusInTime } from './checks.ts';
 import { endLostBackup, mend, rebuild, start, told, type Outcome } from './remedies.ts';
 import { Violation } from './violation.ts';
@@ -115,13 +116,23 @@ async function compareAll(world: World, domain: DomainInForce): Promise<boolean>
     const { identical, detail } = await compareCopies(image(a), image(b));
     if (!identical) throw new Violation(`the copies of ${name}'s ${dev} are protected, and differ: ${detail}`);
   }
-  const nodes = await nodeNames(guest);
   const ours = disks.flatMap(({ dev }) =>
     ['', '-mirror', '-mirror-storage', '-park', '-park-null', '-nothing'].map((part) => `cdp-${dev}${part}`),
   );
   const isNote = (node: string): boolean => disks.some(({ dev }) => node.startsWith(`cdp-${dev}-socket-`));
-  const left = nodes.filter((node) => node.startsWith('cdp-') && !ours.includes(node) && !isNote(node));
-  if (left.length > 0) throw new Violation(`left in ${name}'s QEMU: ${left.join()}`);
+  let left: string[] = [];
+  // A copy that is asked has nodes of its own for a moment.
+  await waitFor(
+    'nothing to be left',
+    async () => {
+      const nodes = await nodeNames(guest);
+      left = nodes.filter((node) => node.startsWith('cdp-') && !ours.includes(node) && !isNote(node));
+      return left.length === 0;
+    },
+    5_000,
+  ).catch(() => {
+    throw new Violation(`left in ${name}'s QEMU: ${left.join()}`);
+  });
   await world.lab.virsh('resume', name);
   return true;
 }
