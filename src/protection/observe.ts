@@ -10,7 +10,7 @@ import { pausedReason } from '../libvirt/constants.ts';
 import type { BlockStats } from '../qmp/commands.ts';
 import type { Monitor } from '../qmp/monitor.ts';
 import { imageName } from '../storage/image.ts';
-import { nextPace } from '../sync/pace.ts';
+import { nextPace, withinLimit } from '../sync/pace.ts';
 import { reconnectedText, seesReconnected, socketsOf } from './connection.ts';
 import { namesOther } from './definitions/compare.ts';
 import type { DiskMemory } from './disk-memory.ts';
@@ -152,7 +152,10 @@ function pace(
   mostBytesPerS: number,
 ): DiskObservation['pace'] {
   const counted = stats?.find(({ qdev }) => qdev === graph?.qdev)?.stats;
-  if (counted === undefined) return { bytesPerS: mostBytesPerS, mostBytesPerS };
+  if (counted === undefined) {
+    memory.pace = withinLimit(memory.pace, mostBytesPerS);
+    return { bytesPerS: mostBytesPerS, mostBytesPerS };
+  }
   const job = graph?.syncJob ?? graph?.otherJob ?? null;
   const seen = {
     atMs: performance.now(),

@@ -15,7 +15,7 @@ interface Look {
   /** The disk's, at that time. */
   state: DiskRecord['state'];
   told: Set<string>;
-  /** Not all that can be asked was answered. */
+  /** Not all that can be asked was answered, or not yet. */
   incomplete: boolean;
 }
 
@@ -44,7 +44,7 @@ export class StorageRemarks {
       const last = looks.get(disk.dev);
       const same = last?.of === of;
       if (same && !(last.incomplete && last.state !== state)) continue;
-      const look: Look = { of, state, told: same ? last.told : new Set(), incomplete: false };
+      const look: Look = { of, state, told: same ? last.told : new Set(), incomplete: true };
       looks.set(disk.dev, look);
       this.#look(protector, disk, look).catch((error: unknown) =>
         this.#log.warn('storage could not be judged', { domain: protector.record.name, error: errorText(error) }),
@@ -54,6 +54,7 @@ export class StorageRemarks {
 
   async #look(protector: Protector, disk: DiskRecord, look: Look): Promise<void> {
     const doubts = await storageDoubts(disk, this.#options());
+    if (this.#looks.get(protector)?.get(disk.dev) !== look) return;
     look.incomplete = doubts.some(({ known }) => !known);
     const remarks = doubts.flatMap(({ what, known }) => (known ? [what] : []));
     protector.memoryOf(disk.dev).storageRemark = remarks.length === 0 ? undefined : remarks.join('; ');

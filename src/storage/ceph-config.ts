@@ -7,6 +7,11 @@ import { CdpError, errorText } from '../errors.ts';
 /** What tells which settings an image's client has. */
 type CephClient = Pick<RbdSource, 'config' | 'login'>;
 
+/** Its name, and what it says as it is written there. */
+type Option = [name: string, value: string];
+
+type Sections = Map<string, Option[]>;
+
 /** Where librbd looks if nothing is said. */
 const defaultConfig = '/etc/ceph/ceph.conf';
 
@@ -24,12 +29,13 @@ const secretOption = /^rgw_|(?:^|_)(?:key|secret|password|token)s?(?:_|$)/;
  *   by a key that is in the file.
  */
 export async function writeCephConfig(folder: string, client: CephClient, timeoutMs: number): Promise<string> {
-  const options = clientOptions(await readConfig(client), client);
+  const sections = sectionsOf(await readConfig(client));
+  const options = clientOptions(sections, client);
   if (client.login === null && options.has('key')) throw keyInConfig(client);
   const seconds = Math.max(1, Math.round(timeoutMs / 1000));
   for (const option of timeouts) options.set(option, String(seconds));
-  const lines = [...options].flatMap(([option, value]) => (secretOption.test(option) ? [] : `${option} = ${value}\n`));
-  const text = `[global]\n${lines.join('')}`;
+  const harmless = [...options].filter(([option]) => !secretOption.test(option));
+  const text = [['global', harmless] as const, ...monitorsOf(sections)].map(sectionText).join('');
   const path = join(folder, `ceph-${hash(text)}`, basename(client.config ?? defaultConfig));
   await mkdir(dirname(path), { recursive: true, mode: 0o755 });
   const draft = `${path}.${randomUUID()}`;
@@ -45,16 +51,32 @@ function hash(text: string): string {
 /** Whether a client that goes by the image's own configuration, as libvirt's does, fails in the end when the cluster is gone. */
 export async function hasCephTimeout(client: CephClient): Promise<boolean> {
   const text = await readConfig(client).catch(() => '');
-  return isDuration(clientOptions(text, client).get('rados_osd_op_timeout'));
+  return isDuration(clientOptions(sectionsOf(text), client).get('rados_osd_op_timeout'));
 }
 
 /**
  * What a configuration says to this client, as it is written there. That of its own section goes before what is in `[client]`, and that
- * before `[global]`; of a repeated option the last. Spaces in names are underscores, dashes are not (tried with ceph-conf of Ceph 16; its
- * common/ConfUtils.cc).
+ * before `[global]`; of a repeated option the last.
  */
-function clientOptions(text: string, { login }: CephClient): Map<string, string> {
-  const sections = new Map<string, [string, string][]>();
+function clientOptions(sections: Sections, { login }: CephClient): Map<string, string> {
+  const own = `client.${login?.username ?? 'admin'}`;
+  return new Map(['global', 'client', own].flatMap((each) => sections.get(each) ?? []));
+}
+
+/** Where the monitors are that have sections of their own (Ceph's mon/MonMap.cc: init_with_config_file). */
+function monitorsOf(sections: Sections): [string, Option[]][] {
+  return [...sections].flatMap(([name, options]) => {
+    const addresses = options.filter(([option]) => option === 'mon_addr');
+    return name.startsWith('mon.') && addresses.length > 0 ? [[name, addresses]] : [];
+  });
+}
+
+const sectionText = ([name, options]: readonly [string, Option[]]): string =>
+  `[${name}]\n${options.map(([option, value]) => `${option} = ${value}\n`).join('')}`;
+
+/** Spaces in names are underscores, dashes are not (tried with ceph-conf of Ceph 16; its common/ConfUtils.cc). */
+function sectionsOf(text: string): Sections {
+  const sections: Sections = new Map();
   let section = 'global';
   for (const line of text.replaceAll(/\\\r?\n/g, '').split('\n')) {
     const heading = /^\s*\[([^\]]*)\]/.exec(line);
@@ -66,8 +88,7 @@ function clientOptions(text: string, { login }: CephClient): Map<string, string>
       sections.set(section, [...lines, [name.trim().replaceAll(/\s+/g, '_'), value.trim()]]);
     }
   }
-  const own = `client.${login?.username ?? 'admin'}`;
-  return new Map(['global', 'client', own].flatMap((each) => sections.get(each) ?? []));
+  return sections;
 }
 
 /** More than none, as Ceph's parse_timespan (common/ceph_time.cc) takes it; what that does not take counts as none. */

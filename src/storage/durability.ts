@@ -46,7 +46,7 @@ async function ofServer(image: Image & { source: NbdSource }, options: LookOptio
   const server = `the NBD server of '${imageName(image)}'`;
   if (answer === false)
     return known(`${server} offers no flush: what it has not written yet is lost if it loses power`);
-  return unknown(`whether ${server} offers flushes could not be found out: ${answer ?? 'it did not say'}`);
+  return unknown(`whether ${server} offers flushes could not be found out: ${answer}`);
 }
 
 const serverInfo = z.object({ exports: z.array(z.object({ can_flush: z.boolean() })).min(1) });

@@ -44,12 +44,14 @@ export async function nbdAnswer(source: NbdSource, limit: Limit): Promise<NbdAns
 
 /**
  * Whether the server takes flushes (NBD_FLAG_SEND_FLUSH): without, QEMU's client takes each for done (block/nbd.c: nbd_client_co_flush).
- * Null if it does not say; a server that wants TLS does not.
+ * Why that can't be told, otherwise: a server that wants TLS does not say.
  */
-export async function nbdOffersFlush(source: NbdSource, deadlineMs: number): Promise<boolean | null> {
-  const found = await hear(source, { deadlineMs, signal: AbortSignal.timeout(deadlineMs) });
-  const said = Buffer.isBuffer(found) ? found : Buffer.alloc(0);
-  if (!said.toString('latin1').startsWith(greeting) || said.length < greetingBytes + exportBytes) return null;
+export async function nbdOffersFlush(source: NbdSource, deadlineMs: number): Promise<boolean | string> {
+  const said = await hear(source, { deadlineMs, signal: AbortSignal.timeout(deadlineMs) });
+  if (said === null) return 'it did not answer in time';
+  if (!Buffer.isBuffer(said)) return said.reason;
+  if (!said.toString('latin1').startsWith(greeting) || said.length < greetingBytes + exportBytes)
+    return 'it did not say';
   return (said.readUInt16BE(greetingBytes + exportBytes - 2) & sendFlush) !== 0;
 }
 

@@ -44,8 +44,9 @@ const fewWrites = 10;
 
 const judgedMs = 900;
 
-/** A guest that has written next to nothing for so long is not slowed by anything. */
+/** A guest that has written next to nothing for so long, and has not waited for that either, is not slowed by anything. */
 const idleMs = 3_000;
+const idleShare = 0.1;
 
 /** Writes that take more than this times what they took are to become faster again before it is twice as long; below the other, all is well. */
 const slowed = 1.6;
@@ -53,16 +54,17 @@ const unharmed = 1.3;
 
 /** `maxBytesPerS` is the administrator's limit; 0 is unlimited. */
 export function nextPace(pace: Pace, seen: WriteCount, maxBytesPerS: number): Pace {
-  const limited = (bytesPerS: number): number => (maxBytesPerS === 0 ? bytesPerS : Math.min(bytesPerS, maxBytesPerS));
+  const limited = (bytesPerS: number): number => atMost(bytesPerS, maxBytesPerS);
   const { mark } = pace;
-  const kept = { ...pace, bytesPerS: limited(pace.bytesPerS) };
+  const kept = withinLimit(pace, maxBytesPerS);
   const next = { ...kept, mark: seen };
-  if (mark === null) return { ...next, calmNs: seen.writes < fewWrites ? null : seen.waitedNs / seen.writes };
-  if (!isOfOneSync(mark, seen)) return { ...next, calmNs: seen.waitForTarget ? null : pace.calmNs };
+  if (mark === null || !isOfOneSync(mark, seen)) return { ...next, calmNs: calmBefore(pace, seen) };
   const ms = seen.atMs - mark.atMs;
   const writes = seen.writes - mark.writes;
-  if (ms < judgedMs || (writes < fewWrites && ms < idleMs)) return kept;
-  const writeNs = writes < fewWrites ? null : (seen.waitedNs - mark.waitedNs) / writes;
+  const waitedNs = seen.waitedNs - mark.waitedNs;
+  const isFew = writes < fewWrites;
+  if (ms < judgedMs || (isFew && ms < idleMs)) return kept;
+  const writeNs = isFew && waitedNs < idleShare * ms * 1e6 ? null : waitedNs / writes;
   if (seen.syncedBytes === null || mark.syncedBytes === null) {
     const bytesPerS = limited(writeNs === null ? idleBytesPerS : firstBytesPerS);
     return { ...next, calmNs: writeNs ?? pace.calmNs, bytesPerS, careful: false };
@@ -79,6 +81,22 @@ export function nextPace(pace: Pace, seen: WriteCount, maxBytesPerS: number): Pa
   // What is not reached limits nothing: there is no use in raising it.
   if (ratio > unharmed || actual < kept.bytesPerS / 2) return { ...next, calmNs };
   return { ...next, calmNs, bytesPerS: limited(Math.round(kept.bytesPerS * (pace.careful ? 1.1 : 2))) };
+}
+
+/** At the first look it is the average since the domain began. */
+function calmBefore({ mark, calmNs }: Pace, { waitForTarget, writes, waitedNs }: WriteCount): number | null {
+  if (waitForTarget) return null;
+  if (mark !== null) return calmNs;
+  return writes < fewWrites ? null : waitedNs / writes;
+}
+
+/** Lowers the speed to what the administrator allows now. */
+export function withinLimit(pace: Pace, maxBytesPerS: number): Pace {
+  return { ...pace, bytesPerS: atMost(pace.bytesPerS, maxBytesPerS) };
+}
+
+function atMost(bytesPerS: number, maxBytesPerS: number): number {
+  return maxBytesPerS === 0 ? bytesPerS : Math.min(bytesPerS, maxBytesPerS);
 }
 
 /** No sync ran at both, or one and the same. */

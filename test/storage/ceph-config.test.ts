@@ -51,6 +51,13 @@ describe("Ceph's client configuration", () => {
     assert.deepEqual(await written(mixed, 'admin'), { ...all, log_file: '/b' });
   });
 
+  it('has the monitors that have sections of their own', async () => {
+    const monitors = '[mon.a]\nmon addr = 10.0.0.1\nkeyring = /k\n[mon]\nmon addr = 10.0.0.9\n[mon.b]\nhost = b\n';
+    const { '[mon.a]': heading, ...options } = await written(`[global]\nfsid = 1\n${monitors}`);
+    assert.equal(heading, undefined);
+    assert.deepEqual(options, { ...timeouts, fsid: '1', mon_addr: '10.0.0.1' });
+  });
+
   it("has the agent's time-outs, wherever and whatever others there are", async () => {
     for (const section of ['global', 'client', 'client.cdp', 'client.other', 'osd'])
       for (const value of ['0', '300', '2 h'])

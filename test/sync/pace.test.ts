@@ -103,6 +103,20 @@ describe('the pace of a sync', () => {
     assert.ok(ratios.filter((ratio) => ratio > 7).length <= 1, ratios.join(' '));
   });
 
+  it('does not crawl either where nobody saw such a sync begin', () => {
+    const beside = new Beside((bytesPerS) => (bytesPerS > 0 ? 4 * calmNs : calmNs));
+    const seen = { atMs: 0, writes: 1000, waitedNs: 1000 * calmNs, syncedBytes: 0, waitForTarget: true };
+    beside.pace = nextPace(unpaced, seen, 0);
+    assert.equal(beside.pace.calmNs, null);
+  });
+
+  it('is not taken for harmless because the guest waits so long for each write that there are few', () => {
+    const beside = new Beside((bytesPerS) => (bytesPerS > 0 ? 100 * calmNs : calmNs));
+    beside.pass(5, { syncing: false });
+    beside.pass(30, { syncing: true, writesPerS: 3 });
+    assert.equal(beside.pace.bytesPerS, 8 * mebibyte);
+  });
+
   it('slows down for a moment to see what a write takes beside such a sync, where it began fast', () => {
     const beside = new Beside((bytesPerS) => (bytesPerS > 0 ? 2 * calmNs + shared(bytesPerS) : calmNs));
     beside.pass(5, { syncing: false, writesPerS: 0 });
