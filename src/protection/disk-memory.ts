@@ -65,13 +65,20 @@ export class DiskMemory {
     this.copyFailed = null;
     this.#failures = 0;
     this.#retryAtMs = 0;
+  }
+
+  /** Somebody wants it tried now. */
+  tryNow(): void {
+    this.succeeded();
     this.#rests.primary = noRest;
     this.#rests.mirror = noRest;
   }
 
-  /** It answers others and kept QEMU waiting, as it would again: it is left alone for so long, and twice as long each time. */
+  /** It answers others and kept QEMU waiting, as it may again: it is left alone for so long, and twice as long each time that comes soon. */
   letRest(side: Side, firstMs: number): void {
-    const lastMs = Math.min(mostRestMs, Math.max(firstMs, 2 * this.#rests[side].lastMs));
+    const { untilMs, lastMs: formerMs } = this.#rests[side];
+    const comesSoon = Date.now() - untilMs < mostRestMs;
+    const lastMs = Math.min(mostRestMs, comesSoon ? Math.max(firstMs, 2 * formerMs) : firstMs);
     this.#rests[side] = { untilMs: Date.now() + lastMs, lastMs };
   }
 

@@ -209,7 +209,7 @@ export class Protector {
     return this.#enqueue(async () => {
       const { record, result } = await change(this.record);
       await this.#keeper.save(record);
-      for (const memory of this.#memory.all()) memory.succeeded();
+      for (const memory of this.#memory.all()) memory.tryNow();
       await this.#turn();
       return result;
     });

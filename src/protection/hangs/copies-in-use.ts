@@ -31,8 +31,14 @@ export function imagesInUse(disk: Seen): Image[] {
  * Those that the guest can do without: both of a pair, and one that is being brought up to date. Without the stop policy it would be told
  * of what QEMU fails on the primary, which it goes on with if that answers again.
  */
-export function spareCopies({ graph, record, withoutStopPolicy }: Policed): Side[] {
-  if (graph?.layout === 'pair') return withoutStopPolicy === null ? ['primary', 'mirror'] : ['mirror'];
-  if (graph?.syncJob == null) return [];
-  return [record.primary.current ? 'mirror' : 'primary'];
+export function spareCopies(disk: Policed): Side[] {
+  if (disk.graph?.layout === 'pair') return disk.withoutStopPolicy === null ? ['primary', 'mirror'] : ['mirror'];
+  const target = syncTarget(disk);
+  return target === null ? [] : [target];
+}
+
+/** The copy that is being brought up to date. */
+export function syncTarget({ graph, record }: Pick<Seen, 'graph' | 'record'>): Side | null {
+  if (graph?.syncJob == null) return null;
+  return record.primary.current ? 'mirror' : 'primary';
 }

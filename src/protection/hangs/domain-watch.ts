@@ -10,7 +10,7 @@ import type { Side } from '../model.ts';
 import type { DiskObservation } from '../observation.ts';
 import type { Protector } from '../protector.ts';
 import { awaitedCopies } from './awaited.ts';
-import { copiesInUse, spareCopies } from './copies-in-use.ts';
+import { copiesInUse, spareCopies, syncTarget } from './copies-in-use.ts';
 import type { HangWatchParts } from './hang-watch.ts';
 import { countersOf, ringsOf } from './progress.ts';
 import { judge, type Answer, type Verdict } from './verdict.ts';
@@ -116,10 +116,13 @@ export class DomainWatch {
         used: null,
         stuckSinceMs: null,
         threads: [],
-        synced: disk.graph?.syncJob?.offset ?? null,
+        synced: null,
         stalls: false,
         silentSinceMs: {},
       };
+      const job = disk.graph?.syncJob;
+      // At its end a mirror job flushes its target, which may take minutes (block/mirror.c: mirror_run).
+      if (job != null && job.offset < job.len) seen.synced = job.offset;
       seen.stalls = seen.synced !== null && seen.synced === before?.synced;
       for (const side of this.#silentCopies(disk)) seen.silentSinceMs[side] = before?.silentSinceMs[side] ?? now;
       if (before?.counters === seen.counters) {
@@ -158,6 +161,7 @@ export class DomainWatch {
         stuckMs: this.#stuckMs(disk),
         answers,
         spare: spareCopies(disk),
+        target: syncTarget(disk),
         otherJob: disk.graph?.otherJob != null,
       },
       this.#parts.patienceMs(),
@@ -194,9 +198,9 @@ export class DomainWatch {
    * guest.
    */
   async #leaveStalled(monitor: Monitor, disk: DiskObservation): Promise<void> {
-    const [target] = spareCopies(disk);
+    const target = syncTarget(disk);
     const { dev } = disk.record;
-    if (this.#seen.get(dev)?.stalls !== true || target === undefined) return;
+    if (this.#seen.get(dev)?.stalls !== true || target === null) return;
     const memory = this.#protector.memoryOf(dev);
     const { yanked } = memory;
     if (yanked.primary || yanked.mirror) return;

@@ -18,6 +18,8 @@ export interface Evidence {
   answers: Partial<Record<Side, Answer>>;
   /** The copies that it can do without: both of a pair, and one that is being brought up to date. */
   spare: Side[];
+  /** The copy that is only being brought up to date. */
+  target: Side | null;
   /** Somebody's block job, whose target may be what hangs. */
   otherJob: boolean;
 }
@@ -34,16 +36,16 @@ const doubt = 3;
 
 /**
  * Whether a disk hangs, and on what. A copy that answers nobody while the guest waits is at fault. Where that is not so clear, time has to
- * tell: a copy that is merely slow ends a request now and then; one that is only being brought up to date is not given that long. If nothing speaks against either it is put down to the mirror, as with errors
- * (docs/decisions/ambiguous-errors.md). A copy is never left for one that does not answer.
+ * tell: a copy that is merely slow ends a request now and then. One that is only being brought up to date is not given that long. If nothing
+ * speaks against either it is put down to the mirror, as with errors (docs/decisions/ambiguous-errors.md). A copy is never left for one that
+ * does not answer.
  */
-export function judge({ stuckMs, answers, spare, otherJob }: Evidence, patienceMs: number): Verdict | null {
+export function judge({ stuckMs, answers, spare, target, otherJob }: Evidence, patienceMs: number): Verdict | null {
   const sides = (['primary', 'mirror'] as const).filter((side) => answers[side] !== undefined);
   const late = sides.filter((side) => answers[side] !== 'answers');
-  const isSynced = (side: Side): boolean => spare.length === 1 && spare.includes(side);
   const isSure =
     late.length > 0 &&
-    late.every((side) => answers[side] === 'silent' || (answers[side] === 'keeps QEMU waiting' && isSynced(side)));
+    late.every((side) => answers[side] === 'silent' || (answers[side] === 'keeps QEMU waiting' && side === target));
   if (stuckMs < (isSure ? patienceMs : doubt * patienceMs)) return null;
   const [side, other] = late;
   if (side !== undefined && other !== undefined) return { side: 'both', leave: null };

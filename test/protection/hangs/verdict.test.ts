@@ -7,6 +7,7 @@ describe('a disk whose requests do not end', () => {
   const pair: Omit<Evidence, 'stuckMs'> = {
     answers: { primary: 'answers', mirror: 'answers' },
     spare: ['primary', 'mirror'],
+    target: null,
     otherJob: false,
   };
   const both = { primary: 'silent', mirror: 'silent' } as const;
@@ -66,22 +67,33 @@ describe('a disk whose requests do not end', () => {
     ],
     [
       'hangs on its only copy, and has nowhere to go',
-      { answers: { primary: 'silent' }, spare: [], otherJob: false, stuckMs: 5_000 },
+      { answers: { primary: 'silent' }, spare: [], target: null, otherJob: false, stuckMs: 5_000 },
       { side: 'primary', leave: null },
     ],
     [
       'is not moved off the current copy while the other is brought up to date',
-      { ...pair, spare: ['mirror'], answers: { ...both, mirror: 'answers' }, stuckMs: 5_000 },
+      { ...pair, spare: ['mirror'], target: 'mirror', answers: { ...both, mirror: 'answers' }, stuckMs: 5_000 },
       { side: 'primary', leave: null },
     ],
     [
       'is moved off a copy that is brought up to date and keeps QEMU waiting, soon',
-      { ...pair, spare: ['mirror'], answers: { primary: 'answers', mirror: 'keeps QEMU waiting' }, stuckMs: 5_000 },
+      {
+        ...pair,
+        spare: ['mirror'],
+        target: 'mirror',
+        answers: { primary: 'answers', mirror: 'keeps QEMU waiting' },
+        stuckMs: 5_000,
+      },
       { side: 'mirror', leave: 'mirror' },
     ],
     [
+      'is given time where it can do without the mirror alone, which is current',
+      { ...pair, spare: ['mirror'], answers: { primary: 'answers', mirror: 'keeps QEMU waiting' }, stuckMs: 14_999 },
+      null,
+    ],
+    [
       'is moved off a copy that is brought up to date',
-      { ...pair, spare: ['mirror'], answers: { ...both, primary: 'answers' }, stuckMs: 5_000 },
+      { ...pair, spare: ['mirror'], target: 'mirror', answers: { ...both, primary: 'answers' }, stuckMs: 5_000 },
       { side: 'mirror', leave: 'mirror' },
     ],
   ];
