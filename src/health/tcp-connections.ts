@@ -37,11 +37,15 @@ async function breakThese(connections: Connection[]): Promise<void> {
     await runTool('ss', ['-K', '-Htn', 'state', 'established', 'src', local, 'dst', peer], { deadlineMs });
 }
 
+/** A server's kernel acknowledges what it gets well before, and no keepalive is sent sooner (tcp(7): tcp_keepalive_time). */
+const acknowledgedMs = 1_000;
+
 /**
- * Whether a process has asked a server something on any of its connections that is not answered, and has heard nothing there for so long.
+ * Whether a process has asked a server something on its connection that is not answered, and has heard nothing there for so long.
  * After an answer to all nothing is sent; after a request the server's kernel, if nobody else there, acknowledges it (tcp_info(7):
- * tcpi_last_data_sent, tcpi_last_data_recv, tcpi_last_ack_recv). It is not seen of a request that was sent and acknowledged within one tick
- * of the clock, of 1 to 10 ms, after the last answer.
+ * tcpi_last_data_sent, tcpi_last_data_recv, tcpi_last_ack_recv). A later acknowledgement is one of a keepalive. It is not seen of a request
+ * that was sent before the last answer, or sent and acknowledged within one tick of the clock, of 1 to 10 ms, after it; nor if the process
+ * has several connections to the server, each of which may be for something else.
  */
 export async function waitsForServer(
   pid: number,
@@ -51,14 +55,13 @@ export async function waitsForServer(
   const { stdout } = await runTool('ss', ['-HtnpiO', 'state', 'established', 'dst', serverText(address)], {
     deadlineMs,
   });
-  return stdout.split('\n').some((line) => {
-    // An age of 0 is left out.
-    const ageMs = (of: string): number => Number(new RegExp(` ${of}:(\\d+)`).exec(line)?.[1] ?? 0);
-    const heardMs = ageMs('lastrcv');
-    return (
-      connectionOf(line, pid) !== null && heardMs >= forMs && Math.min(ageMs('lastsnd'), ageMs('lastack')) < heardMs
-    );
-  });
+  const [line, another] = stdout.split('\n').filter((text) => connectionOf(text, pid) !== null);
+  if (line === undefined || another !== undefined) return false;
+  // An age of 0 is left out.
+  const ageMs = (of: string): number => Number(new RegExp(` ${of}:(\\d+)`).exec(line)?.[1] ?? 0);
+  const [sentMs, heardMs, acknowledgedAgoMs] = [ageMs('lastsnd'), ageMs('lastrcv'), ageMs('lastack')];
+  if (heardMs < forMs) return false;
+  return sentMs < heardMs || (acknowledgedAgoMs < heardMs && sentMs - acknowledgedAgoMs < acknowledgedMs);
 }
 
 function serverText({ host, port }: { host: string; port: number }): string {

@@ -30,6 +30,8 @@ export class DiskMemory {
   atStop: Identity | null = null;
   primaryGone: GoneFile | null = null;
   hang: Hang | null = null;
+  /** Why the domain is not started anew for it, as was told last. */
+  noRestart: string | null = null;
   /** What the copy in use lies on does not answer. */
   silent: Record<Side, boolean> = { primary: false, mirror: false };
   /** QEMU was told to fail whatever is asked of the copy until it is opened anew. */
@@ -120,6 +122,7 @@ export class DiskMemory {
     for (const copy of ['primary', 'mirror'] as const)
       if (side === copy || side === 'both') this.reachable[copy] = hang === null;
     this.hang = hang;
+    if (hang === null) this.noRestart = null;
   }
 
   /** A copy is in use again, and what was wrong with it before is no more. */

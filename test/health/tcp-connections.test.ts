@@ -13,6 +13,20 @@ import {
 } from '../../src/health/tcp-connections.ts';
 import { waitFor } from '../lab/wait.ts';
 
+/** An `ss` that runs this. */
+async function withSs(script: string, meanwhile: () => Promise<void>): Promise<void> {
+  const folder = await mkdtemp(join(tmpdir(), 'virt-cdp-'));
+  const path = process.env['PATH'];
+  await writeFile(join(folder, 'ss'), `#!/bin/sh\n${script}\n`, { mode: 0o755 });
+  process.env['PATH'] = `${folder}:${path}`;
+  try {
+    await meanwhile();
+  } finally {
+    process.env['PATH'] = path;
+    await rm(folder, { recursive: true });
+  }
+}
+
 describe("a process's connections to a server", () => {
   for (const host of ['127.0.0.1', '::1'])
     it(`are broken by the kernel, on ${host}, if there are no others`, async () => {
@@ -91,6 +105,40 @@ describe('a server', () => {
       server.close();
     }
   });
+
+  const at = { host: '192.0.2.2', port: 10809 };
+  /** Of process 7, as `ss -HtnpiO` has it: for how many ms nothing was sent, received, acknowledged. */
+  const line = (sent: number, received: number, acknowledged: number, pid = 7): string =>
+    `0 0 192.0.2.1:4000${sent % 10} 192.0.2.2:10809 users:(("qemu",pid=${pid},fd=9)) cubic rto:201 lastsnd:${sent} lastrcv:${received} lastack:${acknowledged} pacing_rate 1Gbps`;
+
+  const cases: [string, boolean, string[]][] = [
+    ['is waited for after something was sent', true, [line(20_000, 20_400, 20_000)]],
+    [
+      'is waited for after something was sent with the last answer, acknowledged after it',
+      true,
+      [line(20_400, 20_400, 20_200)],
+    ],
+    ['is not waited for after its answer', false, [line(20_400, 20_300, 20_300)]],
+    ['is not waited for if it acknowledges a keepalive', false, [line(90_000, 90_000, 15_000)]],
+    ['is not waited for if it has acknowledged one a second after its answer', false, [line(20_400, 20_400, 19_400)]],
+    ['is not waited for if it was heard lately', false, [line(100, 3_000, 100)]],
+    [
+      'may serve something else that waits, by another connection',
+      false,
+      [line(20_000, 20_400, 20_000), line(20_401, 20_300, 20_300)],
+    ],
+    [
+      "is waited for whatever another process's connection does",
+      true,
+      [line(20_000, 20_400, 20_000), line(20_401, 20_300, 20_300, 8)],
+    ],
+  ];
+  for (const [what, waits, lines] of cases)
+    it(what, () =>
+      withSs(`cat << 'END'\n${lines.join('\n')}\nEND`, async () =>
+        assert.equal(await waitsForServer(7, at, 10_000), waits),
+      ),
+    );
 });
 
 describe('a connection that was closed before all was sent', () => {
@@ -133,20 +181,6 @@ describe('a connection that was closed before all was sent', () => {
       server.close();
     }
   });
-
-  /** An `ss` that runs this. */
-  async function withSs(script: string, meanwhile: () => Promise<void>): Promise<void> {
-    const folder = await mkdtemp(join(tmpdir(), 'virt-cdp-'));
-    const path = process.env['PATH'];
-    await writeFile(join(folder, 'ss'), `#!/bin/sh\n${script}\n`, { mode: 0o755 });
-    process.env['PATH'] = `${folder}:${path}`;
-    try {
-      await meanwhile();
-    } finally {
-      process.env['PATH'] = path;
-      await rm(folder, { recursive: true });
-    }
-  }
 
   const closing = (port: number): string => `FIN-WAIT-1 0 4096 192.0.2.1:${port} 192.0.2.2:10809`;
   const server = { host: '192.0.2.2', port: 10809 };

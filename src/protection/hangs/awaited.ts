@@ -1,4 +1,4 @@
-import type { NbdServer } from '../../domain/image.ts';
+import { waitsAt } from '../../health/kernel-waits.ts';
 import { waitsForServer } from '../../health/tcp-connections.ts';
 import type { Side } from '../model.ts';
 import type { DiskObservation } from '../observation.ts';
@@ -18,28 +18,22 @@ export interface Waiting {
 const clockMs = 100;
 
 /**
- * The copies that QEMU itself is seen to wait for, though their storage answers others: by its connection to the one's server, by its
- * threads that are at a file or device. Nothing waits for a copy that was yanked, so what waits then waits for the other one.
+ * The copies that QEMU itself is seen to wait for, though their storage answers others: by its one connection to a copy's server, by its
+ * threads that are at the copy's file or device. What it has open for other disks and jobs is no evidence. Nothing waits for a copy that
+ * was yanked, so what waits then waits for the other one.
  */
-export async function awaitedCopies(disk: DiskObservation, waiting: Waiting): Promise<Side[]> {
+export async function awaitedCopies(disk: DiskObservation, waiting: Waiting, proc = '/proc'): Promise<Side[]> {
   const { pid, stuckMs, threads, yanked } = waiting;
   const sides = copiesInUse(disk);
   if (sides.some((side) => yanked[side])) return sides.filter((side) => !yanked[side]);
   if (pid === null) return [];
-  const servers = sides.flatMap((side) => serverOf(disk, side) ?? []);
-  const paths = sides.filter((side) => 'path' in disk.record[side].image.source);
   const awaited = await Promise.all(
     sides.map(async (side) => {
-      if (paths.includes(side)) return paths.length === 1 && threads.length > 0;
-      const server = serverOf(disk, side);
-      const isShared = servers.filter((one) => one.host === server?.host && one.port === server.port).length > 1;
-      return server !== null && !isShared && (await waitsForServer(pid, server, stuckMs - clockMs));
+      const { source } = disk.record[side].image;
+      if ('path' in source) return waitsAt(pid, threads, source.path, proc);
+      if (source.kind !== 'nbd' || 'socket' in source.server) return false;
+      return waitsForServer(pid, source.server, stuckMs - clockMs);
     }),
   );
   return sides.filter((_, index) => awaited[index]);
-}
-
-function serverOf({ record }: DiskObservation, side: Side): Extract<NbdServer, { host: string }> | null {
-  const { source } = record[side].image;
-  return source.kind === 'nbd' && !('socket' in source.server) ? source.server : null;
 }

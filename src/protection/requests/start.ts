@@ -1,3 +1,4 @@
+import type { Domain } from '../../domain/domain.ts';
 import { withDiskImage } from '../../domain/edit.ts';
 import type { Image } from '../../domain/image.ts';
 import { CdpError } from '../../errors.ts';
@@ -6,7 +7,7 @@ import { probeImage, type LookOptions } from '../../storage/tools.ts';
 import type { Host } from '../host.ts';
 import type { Side } from '../model.ts';
 import type { Protector } from '../protector.ts';
-import type { DiskRecord } from '../record.ts';
+import type { DiskRecord, DomainRecord } from '../record.ts';
 import { bootSide, onlyCurrent, refuseOtherImage } from '../starts/boot-side.ts';
 
 export interface StartOptions {
@@ -25,35 +26,60 @@ export async function start(protector: Protector, { acceptDataLoss, hung }: Star
       hint: `virt-cdp status ${record.name}`,
     });
   }
-  const options = { deadlineMs: host.config().mirror.timeoutMs, opener: host.opener };
-  const chosen = new Map<string, Side>();
-  for (const disk of record.disks) {
-    const answers = await askBoth(disk, options);
-    if (hung?.dev === disk.dev) answers[hung.side] = false;
-    for (const side of ['primary', 'mirror'] as const) protector.memoryOf(disk.dev).reachable[side] = answers[side];
-    chosen.set(disk.dev, bootSide(disk, answers, acceptDataLoss === true));
-  }
-  const { client } = host.session;
-  const { ref, domain } = await host.definition(record);
-  const definedOf = (dev: string): Image | null => domain.disks.find((disk) => disk.dev === dev)?.image ?? null;
-  if (acceptDataLoss !== true) {
-    for (const disk of record.disks)
-      refuseOtherImage(record.name, disk, chosen.get(disk.dev) ?? 'primary', definedOf(disk.dev));
-  }
+  const answers = await askCopies(record, hung, host);
+  for (const [{ dev }, reachable] of answers) Object.assign(protector.memoryOf(dev).reachable, reachable);
+  const chosen = await chooseSides(record, answers, acceptDataLoss === true, host);
   await protector.amend((latest) => ({
     ...latest,
     disks: latest.disks.map((disk) =>
       onlyCurrent(protector.memoryOf(disk.dev).reached(disk), chosen.get(disk.dev) ?? 'primary'),
     ),
   }));
+  const { client } = host.session;
+  const { ref, domain } = await host.definition(record);
   const before = await client.domainXml(ref, { inactive: true, secure: true });
   const xml = record.disks.reduce((text, disk) => {
     const { image } = disk[chosen.get(disk.dev) ?? 'primary'];
-    const defined = definedOf(disk.dev);
+    const defined = definedImage(domain, disk.dev);
     return defined !== null && sameStorage(defined, image) ? text : withDiskImage(text, disk.dev, image);
   }, before);
   if (xml !== before) await client.defineXml(xml);
   await client.create(ref);
+}
+
+export type Answers = Map<DiskRecord, Record<Side, boolean>>;
+
+/** Which copies answer. */
+export async function askCopies({ disks }: DomainRecord, hung: StartOptions['hung'], host: Host): Promise<Answers> {
+  const options = { deadlineMs: host.config().mirror.timeoutMs, opener: host.opener };
+  return new Map(
+    await Promise.all(
+      disks.map(async (disk) => {
+        const answers = await askBoth(disk, options);
+        if (hung?.dev === disk.dev) answers[hung.side] = false;
+        return [disk, answers] as const;
+      }),
+    ),
+  );
+}
+
+/** The copy to start each disk from. @throws CdpError, RefusedError if there is none for one of them */
+export async function chooseSides(
+  record: DomainRecord,
+  answers: Answers,
+  acceptDataLoss: boolean,
+  host: Host,
+): Promise<Map<string, Side>> {
+  const chosen = [...answers].map(([disk, of]) => ({ disk, side: bootSide(disk, of, acceptDataLoss) }));
+  if (!acceptDataLoss) {
+    const { domain } = await host.definition(record);
+    for (const { disk, side } of chosen) refuseOtherImage(record.name, disk, side, definedImage(domain, disk.dev));
+  }
+  return new Map(chosen.map(({ disk, side }) => [disk.dev, side]));
+}
+
+function definedImage({ disks }: Domain, dev: string): Image | null {
+  return disks.find((disk) => disk.dev === dev)?.image ?? null;
 }
 
 async function askBoth({ primary, mirror }: DiskRecord, options: LookOptions): Promise<Record<Side, boolean>> {
