@@ -121,8 +121,8 @@ export class DomainWatch {
         silentSinceMs: {},
       };
       const job = disk.graph?.syncJob;
-      // At its end a mirror job flushes its target, which may take minutes (block/mirror.c: mirror_run).
-      if (job != null && job.offset < job.len) seen.synced = job.offset;
+      // At its end a mirror job flushes its target, which may take minutes; it has no length before it has begun (block/mirror.c: mirror_run).
+      if (job != null && (job.len === 0 || job.offset < job.len)) seen.synced = job.offset;
       seen.stalls = seen.synced !== null && seen.synced === before?.synced;
       for (const side of this.#silentCopies(disk)) seen.silentSinceMs[side] = before?.silentSinceMs[side] ?? now;
       if (before?.counters === seen.counters) {
