@@ -31,7 +31,7 @@ describe('virt-cdp doctor, on a real libvirtd', function () {
   });
 
   after(async () => {
-    for (const other of others) await other.end('SIGKILL');
+    for (const other of others) await other.end();
     rmSync(folder, { recursive: true });
   });
 

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { appendFileSync, copyFileSync, readFileSync, renameSync } from 'node:fs';
+import { copyFileSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { checkBlocks, outOfOrder } from '../lab/copies.ts';
 import type { Guest } from '../lab/guest.ts';
 import { run } from '../lab/run.ts';
@@ -113,7 +113,8 @@ describe('after a stop', function () {
 
   it('by kill -9 the mirror stays whole as of the crash while it is copied, also through another crash', async () => {
     const { agent } = scene;
-    appendFileSync(agent.configPath, '\n[resync]\nmax_bytes_per_s = 1048576\n');
+    const config = readFileSync(agent.configPath, 'utf8');
+    writeFileSync(agent.configPath, `${config}\n[resync]\nmax_bytes_per_s = 1048576\n`);
     await waitFor(
       'the agent to read its configuration again',
       () => readFileSync(agent.logPath, 'utf8').includes('configuration reloaded'),
@@ -138,6 +139,7 @@ describe('after a stop', function () {
     assert.deepEqual((await checkBlocks(mirror.file, 'vda', promised)).missing, []);
     assert.deepEqual(await outOfOrder(atCrash, mirror.file, promised.boots), []);
 
+    writeFileSync(agent.configPath, config);
     await guest.start();
     await waitState(agent, 'web1', 'protected');
     await goesOn(guest, 20);

@@ -9,9 +9,9 @@ export const suites = ['bookworm', 'trixie'] as const;
 
 export type Suite = (typeof suites)[number];
 
-/** What virt-cdp's package depends on, an init, what a guest needs, and rpm; nothing of virt-cdp. */
+/** What virt-cdp's package depends on and recommends, an init, what a guest needs, and rpm; nothing of virt-cdp. */
 const packages =
-  'systemd systemd-sysv dbus nodejs libvirt-daemon-system libvirt-clients qemu-system-x86 qemu-utils iproute2 rpm apparmor'.split(
+  'systemd systemd-sysv dbus nodejs libvirt-daemon-system libvirt-clients qemu-system-x86 qemu-utils libnbd-bin iproute2 rpm apparmor'.split(
     ' ',
   );
 
@@ -37,7 +37,7 @@ exec systemd-nspawn --quiet --register=no --keep-unit --private-network --capabi
 `;
 
 /**
- * A clean Debian with the packages that virt-cdp's depends on. Made once, from the distribution's archive, and kept under
+ * A clean Debian with the packages that virt-cdp's wants. Made once, from the distribution's archive, and kept under
  * the temporary directory, by what went into it.
  */
 async function cleanRoot(suite: Suite): Promise<string> {

@@ -53,7 +53,9 @@ describe('the packages', function () {
   });
 
   it('have no errors by lintian', async () => {
-    const { stdout } = await run('lintian', ['--fail-on', 'error', deb]);
+    const { stdout } = await run('lintian', ['--fail-on', 'error', deb], {
+      env: { ...process.env, TMPDIR: folder },
+    });
     assert.doesNotMatch(stdout, /^E:/m);
   });
 

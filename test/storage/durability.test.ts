@@ -27,7 +27,7 @@ describe('durabilityDoubt', function () {
   after(async () => {
     for (const server of servers) {
       const ended = once(server, 'exit');
-      if (server.exitCode === null && server.kill('SIGKILL')) await ended;
+      if (server.exitCode === null && server.kill()) await ended;
     }
     await rm(folder, { recursive: true });
   });

@@ -47,7 +47,7 @@ describe('a node of a real QEMU', function () {
 
   after(() => {
     qemu.end();
-    server.kill('SIGKILL');
+    server.kill();
     rmSync(folder, { recursive: true });
   });
 
