@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs';
+import { readFileSync, truncateSync } from 'node:fs';
 import { setTimeout as passed } from 'node:timers/promises';
 import type { Guest } from '../../lab/guest.ts';
 import type { NbdServer } from '../../lab/storage.ts';
@@ -39,7 +39,10 @@ export const besideSync: Bench = {
         },
         {
           what: `a rebuild of ${sizeMiB} MiB`,
-          before: (round) => loss(stage, disks[round % 2]!),
+          before: async (round) => {
+            await loss(stage, disks[round % 2]!);
+            wipe(disks[(round + 1) % 2]!, options.sizeBytes);
+          },
           begin: (round) => stage.client.act('web1', 'rebuild', { to: disks[(round + 1) % 2]!.uri }),
         },
       ];
@@ -121,4 +124,9 @@ async function loss(stage: Stage, primary: NbdServer): Promise<void> {
   primary.failAll();
   await stage.eventAfter(since, 'web1', 'failed-over');
   primary.heal();
+}
+
+/** A rebuild overwrites nobody's data. */
+function wipe({ file }: NbdServer, sizeBytes: number): void {
+  for (const size of [0, sizeBytes]) truncateSync(file, size);
 }
