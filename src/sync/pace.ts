@@ -52,6 +52,9 @@ const idleShare = 0.1;
 const slowed = 1.6;
 const unharmed = 1.3;
 
+/** So much of a difference is followed by each judgement. */
+const followed = 0.1;
+
 /** `maxBytesPerS` is the administrator's limit; 0 is unlimited. */
 export function nextPace(pace: Pace, seen: WriteCount, maxBytesPerS: number): Pace {
   const limited = (bytesPerS: number): number => atMost(bytesPerS, maxBytesPerS);
@@ -71,7 +74,7 @@ export function nextPace(pace: Pace, seen: WriteCount, maxBytesPerS: number): Pa
   }
   if (pace.calmNs === null && writeNs !== null && kept.bytesPerS > firstBytesPerS)
     return { ...next, bytesPerS: limited(firstBytesPerS) };
-  const calmNs = pace.calmNs ?? writeNs;
+  const calmNs = calmBeside(kept, seen, writeNs);
   const ratio = writeNs === null || calmNs === null ? 0 : writeNs / calmNs;
   const actual = ((seen.syncedBytes - mark.syncedBytes) / ms) * 1000;
   if (ratio > slowed) {
@@ -88,6 +91,12 @@ function calmBefore({ mark, calmNs }: Pace, { waitForTarget, writes, waitedNs }:
   if (waitForTarget) return null;
   if (mark !== null) return calmNs;
   return writes < fewWrites ? null : waitedNs / writes;
+}
+
+/** Beside a sync that writes wait for they take longer the more of the disk is copied, at any speed: it is followed while that is low. */
+function calmBeside({ calmNs, bytesPerS }: Pace, { waitForTarget }: WriteCount, writeNs: number | null): number | null {
+  if (calmNs === null || writeNs === null) return calmNs ?? writeNs;
+  return waitForTarget && bytesPerS <= firstBytesPerS ? calmNs + followed * (writeNs - calmNs) : calmNs;
 }
 
 /** Lowers the speed to what the administrator allows now. */

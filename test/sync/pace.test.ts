@@ -103,6 +103,15 @@ describe('the pace of a sync', () => {
     assert.ok(ratios.filter((ratio) => ratio > 7).length <= 1, ratios.join(' '));
   });
 
+  it('does not crawl because more and more writes wait for the target, the more is copied', () => {
+    let load = 1;
+    const beside = new Beside(() => calmNs * load);
+    beside.pass(5, { syncing: false });
+    for (; load < 2.5; load += 0.1) beside.pass(1, { syncing: true, waitForTarget: true });
+    beside.pass(60, { syncing: true, waitForTarget: true });
+    assert.ok(beside.pace.bytesPerS > 4 * firstBytesPerS, `${beside.pace.bytesPerS}`);
+  });
+
   it('does not crawl either where nobody saw such a sync begin', () => {
     const beside = new Beside((bytesPerS) => (bytesPerS > 0 ? 4 * calmNs : calmNs));
     const seen = { atMs: 0, writes: 1000, waitedNs: 1000 * calmNs, syncedBytes: 0, waitForTarget: true };
