@@ -14,7 +14,7 @@ import { events, patienceMs, setScene, waitForLibvirt, waitState } from './scene
 /** QEMU's own initiator would wait for it without end, whatever time-out it was given. QEMU runs as a user of its own, as packages set it. */
 describe('a mirror on an iSCSI target, behind a relay', function () {
   this.timeout(120_000);
-  const scene = setScene({ config: { mirror: { timeout_ms: 1000 } } }, { qemuAs: 'distribution' });
+  const scene = setScene({ config: { mirror: { timeout_ms: 3000 } } }, { qemuAs: 'distribution' });
   const password = 'sesame-open-46';
   const encoded = Buffer.from(password).toString('base64');
   const sizeBytes = 8 << 20;
