@@ -11,12 +11,9 @@ export type Damage =
   /** The primary's storage is full: the administrator makes room, the data are not in danger. */
   | 'primary-full';
 
-/** The job that makes a pair has not copied everything yet, or may have begun while the guest wrote. */
-export function isCopying({ graph, record, withoutStopPolicy }: DiskObservation): boolean {
-  const pair = graph?.layout === 'pair' ? graph.pair : null;
-  return (
-    withoutStopPolicy !== null && pair !== null && !record.mirror.current && !(pair.inSync && pair.epochs.length > 0)
-  );
+/** The pair's job has not copied everything yet, or nobody has recorded that it has: nothing counts on the mirror. */
+export function isFirstCopy({ graph, record, withoutStopPolicy }: DiskObservation): boolean {
+  return withoutStopPolicy !== null && graph?.layout === 'pair' && graph.pair !== null && !record.mirror.current;
 }
 
 /**
@@ -26,7 +23,7 @@ export function isCopying({ graph, record, withoutStopPolicy }: DiskObservation)
  */
 export function damageOf(disk: DiskObservation): Damage {
   const { ioFailed, primaryGone } = disk;
-  if (isCopying(disk)) return ioFailed && isFull(disk) ? 'primary-full' : 'none';
+  if (isFirstCopy(disk)) return ioFailed && isFull(disk) ? 'primary-full' : 'none';
   if (disk.graph?.pair?.inSync === false) return 'mirror';
   const { primary, mirror } = healthOf(disk);
   if (primary.is === 'failed' && mirror.is === 'failed') return 'both';

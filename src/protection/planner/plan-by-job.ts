@@ -28,14 +28,19 @@ export function planPairByJob(o: Observation, disk: PresentDisk, primary: Primar
   );
 }
 
-/** The job goes on until everything is copied, unless it failed, nobody wants it any more, or whoever began it did not come to the end of that. */
-export function planCopying(o: Observation, disk: PresentDisk): DiskPlan {
+/**
+ * The job goes on until everything is copied, unless it failed, nobody wants it any more, or whoever began it did not come to the end of
+ * that: the guest may have written meanwhile. null: everything is copied.
+ */
+export function planFirstCopy(o: Observation, disk: PresentDisk): DiskPlan | null {
   const { graph, record, health } = disk;
+  const { pair, syncJob } = graph;
   const { kind } = record.intent;
   const isWanted = kind !== 'hold' && kind !== 'remove' && kind !== 'resync' && o.record.policy !== 'strict';
-  const isWell = graph.pair?.copying === true && graph.pair.epochs.length > 0 && health.mirror.is !== 'failed';
-  if (!isWanted || !isWell) return steps(...giveUpCopy(record));
-  return graph.syncJob === null ? nothing : steps(...speedStep(disk, graph.syncJob));
+  const isWell = pair !== null && pair.epochs.length > 0 && health.mirror.is !== 'failed';
+  if (isWanted && isWell && pair.inSync) return null;
+  if (!isWanted || !isWell || !pair.copying) return steps(...giveUpCopy(record));
+  return syncJob === null ? nothing : steps(...speedStep(disk, syncJob));
 }
 
 /** The device is the primary's again when the job ends. */

@@ -3,11 +3,11 @@ import type { PrimaryNodes } from '../../graph/view.ts';
 import type { Image } from '../../domain/image.ts';
 import { imageName, sameStorage, waitsWithoutEnd } from '../../storage/image.ts';
 import { probe, probeStorage, requireAnswer } from './asking.ts';
-import { damageOf, isCopying } from './damage.ts';
+import { damageOf, isFirstCopy } from './damage.ts';
 import type { DiskObservation, Observation } from '../observation.ts';
 import { nothing, steps, surgery, type DiskPlan } from './disk-plan.ts';
 import { currentCopy, type DiskRecord } from '../record.ts';
-import { planCopying, planPairByJob } from './plan-by-job.ts';
+import { planFirstCopy, planPairByJob } from './plan-by-job.ts';
 import { planRebuild, copyAndPivot } from './plan-rebuild.ts';
 import { planSync } from './plan-sync.ts';
 import { planVerify } from './plan-verify.ts';
@@ -15,6 +15,7 @@ import type { Side } from '../model.ts';
 import {
   adoptRebuilt,
   armIdentical,
+  asPair,
   closeForGood,
   copied,
   degrade,
@@ -83,7 +84,7 @@ function planPair(o: Observation, disk: PresentDisk): DiskPlan {
   const { graph, record } = disk;
   const { primary } = graph;
   if (primary === null) return nothing;
-  if (isCopying(disk)) return planCopying(o, disk);
+  if (isFirstCopy(disk)) return planFirstCopy(o, disk) ?? keepPair(disk, primary);
   switch (damageOf(disk)) {
     case 'primary':
       return planWithoutPrimary(o, disk, primary);
@@ -132,7 +133,7 @@ function planToMirror(o: Observation, disk: PresentDisk, primary: PrimaryNodes):
 
 /** The mirror failed. */
 function planWithoutMirror(o: Observation, disk: PresentDisk, primary: PrimaryNodes): DiskPlan {
-  if (leavesWithoutPause(disk)) return steps(...leavePair(o, asPair(disk), primary));
+  if (leavesWithoutPause(disk)) return steps(...leavePair(o, disk, primary));
   const stayParked = disk.record.intent.kind !== 'remove' && o.record.policy === 'strict' && disk.engine === 'quorum';
   return surgery(onlyIfAnswering(disk, 'primary', degrade(o, asPair(disk), primary, { stayParked })));
 }
@@ -140,7 +141,7 @@ function planWithoutMirror(o: Observation, disk: PresentDisk, primary: PrimaryNo
 /** Both copies are well, and the guest is to go on with the primary alone. */
 function planToPrimary(o: Observation, disk: PresentDisk, primary: PrimaryNodes): DiskPlan {
   return leavesWithoutPause(disk)
-    ? steps(requireAnswer(disk, 'primary'), ...leavePair(o, asPair(disk), primary))
+    ? steps(requireAnswer(disk, 'primary'), ...leavePair(o, disk, primary))
     : surgery(onlyIfAnswering(disk, 'primary', degrade(o, asPair(disk), primary, { stayParked: false })));
 }
 
@@ -157,16 +158,6 @@ function onlyIfAnswering(disk: PresentDisk, side: Side, leaving: Surgery): Surge
   return { ...leaving, before: [requireAnswer(disk, side), ...leaving.before] };
 }
 
-/** What is composed is equal, also when a crash kept that from being recorded. */
-function asPair(disk: PresentDisk): PresentDisk {
-  const { record } = disk;
-  return {
-    ...disk,
-    xmlBehind: disk.xmlBehind || !record.primary.current,
-    record: { ...record, primary: currentCopy(record.primary), mirror: currentCopy(record.mirror) },
-  };
-}
-
 /** Both copies get every write. What is left: what a crash left undone, and the epochs. */
 function keepPair(disk: PresentDisk, primary: PrimaryNodes): DiskPlan {
   const { graph, record, liveImage, epochs } = disk;
@@ -174,7 +165,10 @@ function keepPair(disk: PresentDisk, primary: PrimaryNodes): DiskPlan {
   const moved = liveImage !== null && !sameStorage(liveImage, record.primary.image);
   const recorded = record.primary.current && record.mirror.current && record.track === null && !moved;
   const present = moved ? onImage(record, liveImage) : record;
+  const isFirst = isFirstCopy(disk);
   return steps(
+    // A stop flushes what the job has written, and swallows it if that failed with the connection.
+    ...(isFirst ? [{ step: 'requireConnected' as const, dev }] : []),
     ...(recorded
       ? []
       : [
@@ -189,7 +183,7 @@ function keepPair(disk: PresentDisk, primary: PrimaryNodes): DiskPlan {
               engine: disk.engine,
             },
           },
-          ...(disk.withoutStopPolicy !== null && !record.mirror.current ? copied(record) : []),
+          ...(isFirst ? copied(record) : []),
         ]),
     ...graph.tracking.map(({ on, name }) => untrack(dev, primary, on, name)),
     ...(epochs.rotate ? [{ step: 'addEpoch' as const, dev }] : []),

@@ -1,5 +1,5 @@
 import type { DiskObservation, Observation } from '../observation.ts';
-import { damageOf, isCopying } from './damage.ts';
+import { damageOf, isFirstCopy } from './damage.ts';
 import { mustNotWait } from './hang.ts';
 import { giveUpCopy } from './plan-by-job.ts';
 import { planDisk } from './plan-disk.ts';
@@ -49,7 +49,7 @@ function withoutJobs(o: Observation, disk: DiskObservation): DiskStep[] {
   const { graph, record } = disk;
   const { dev } = record;
   if (graph === null) return [];
-  if (isCopying(disk)) return giveUpCopy(record);
+  if (isFirstCopy(disk)) return giveUpCopy(record);
   if (graph.layout === 'pair' && graph.pair?.engine === 'mirror' && graph.primary !== null)
     return leavePair(o, { ...disk, graph }, graph.primary);
   return [

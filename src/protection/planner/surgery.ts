@@ -140,12 +140,22 @@ export function degrade(
   };
 }
 
+/** What is composed is equal, also when a crash kept that from being recorded. */
+export function asPair(disk: PresentDisk): PresentDisk {
+  const { record } = disk;
+  return {
+    ...disk,
+    xmlBehind: disk.xmlBehind || !record.primary.current,
+    record: { ...record, primary: currentCopy(record.primary), mirror: currentCopy(record.mirror) },
+  };
+}
+
 /**
  * Goes on with the primary alone without a pause: when a mirror job ends, its device is the primary's again. What the mirror lacks is
  * recorded before, together with all that it may lack.
  */
 export function leavePair(o: Observation, disk: PresentDisk, primary: PrimaryNodes): DiskStep[] {
-  const { parked, record, after } = degrade(o, disk, primary, { stayParked: false });
+  const { parked, record, persist, after } = degrade(o, asPair(disk), primary, { stayParked: false });
   const [track, ...drop] = parked;
   const { graph, health } = disk;
   // Whatever failed, writes that came later may have reached the mirror again.
@@ -154,6 +164,7 @@ export function leavePair(o: Observation, disk: PresentDisk, primary: PrimaryNod
   return [
     ...(track === undefined ? [] : [track]),
     { step: 'recordDisk', record: { ...record, mirror } },
+    ...(persist === null ? [] : [{ step: 'defineSource' as const, dev: record.dev, image: persist }]),
     ...drop,
     ...after,
   ];

@@ -54,6 +54,7 @@ const withIntent = (from: DiskParts, kind: 'hold' | 'failover' | 'remove'): Disk
 const toldOfError: DiskParts = { ...protectedDisk, health: { primary: failed, mirror: unknown } };
 
 const leaves = 'track record dropPair closeMirror seal';
+const leavesForPrimary = 'track record defineSource dropPair closeMirror seal';
 const byJob = 'requireConnected requireInSync track record defineSource promote resume unmarkSurgery closePrimary seal';
 
 describe('a disk whose guest is told of I/O errors', () => {
@@ -74,7 +75,7 @@ describe('a disk whose guest is told of I/O errors', () => {
         { ...inCopy, health: { primary: failed, mirror: answering } },
         '',
       ],
-      ['when it is in sync both copies are current, which is told', inSync, 'record note note'],
+      ['when it is in sync both copies are current, which is told', inSync, 'requireConnected record note note'],
       ['a mirror that failed is closed', { ...begun, health: { primary: unknown, mirror: failed } }, 'closeMirror'],
       [
         'nothing begins while the guest waits for us',
@@ -97,6 +98,8 @@ describe('a disk whose guest is told of I/O errors', () => {
         giveUp,
       ],
       ['when it is held', withIntent(inCopy, 'hold'), giveUp],
+      ['when it is held before anybody recorded that it is whole', withIntent(inSync, 'hold'), giveUp],
+      ['when its mirror fails before that', { ...inSync, health: { primary: unknown, mirror: failed } }, giveUp],
       ['for policy strict', inCopy, giveUp, { policy: 'strict' }],
       ['for a save or a migration', inCopy, giveUp, { migrating: true }],
     ]);
@@ -112,6 +115,12 @@ describe('a disk whose guest is told of I/O errors', () => {
       ],
       ['is held without a pause', withIntent(protectedDisk, 'hold'), `requireAnswer ${leaves}`],
       ['leaves the pair for a save', protectedDisk, leaves, { migrating: true }],
+      [
+        'leaves the pair for a save with its primary current when an agent died on the way to its mirror',
+        { ...protectedDisk, record: record.onlyMirror },
+        leavesForPrimary,
+        { migrating: true },
+      ],
       ['remembers that its primary failed before anything else', toldOfError, 'record'],
       [
         'is moved by the job itself, which has no moment in between',
@@ -128,7 +137,7 @@ describe('a disk whose guest is told of I/O errors', () => {
       [
         'keeps its guest on the primary when the mirror failed before that end',
         { ...protectedDisk, record: record.onlyMirror, graph: { ...pair, pair: { ...pair.pair, inSync: false } } },
-        leaves,
+        leavesForPrimary,
         { run: 'surgery', surgeryMarked: true },
       ],
       [
