@@ -350,13 +350,13 @@ function requireRested({ live, memoryOf }: Workbench, dev: string, side: Side, i
   );
 }
 
-/** Somebody has written to the copy, or replaced it, since it was sealed. */
+/** Somebody has written to the copy, or replaced it, since it was sealed: it is not what the domain's end has left either. */
 async function isTouched(
   { memoryOf, note }: Workbench,
   { dev, side, image, sealed }: { dev: string; side: Side; image: Image; sealed: string | null },
 ): Promise<boolean> {
   if (sealed === null || (await fingerprint(image, toolDeadline))?.text === sealed) return false;
-  memoryOf(dev).touched[side] = true;
+  Object.assign(memoryOf(dev), { touched: { ...memoryOf(dev).touched, [side]: true }, atStop: null });
   note('copy-changed', dev, { copy: side });
   return true;
 }

@@ -97,6 +97,29 @@ describe('after a stop', function () {
     await startAgain();
   });
 
+  it('a mirror that somebody wrote to is copied', async () => {
+    const { agent, lab } = scene;
+    const image = await lab.image('web2.raw', 'raw', diskBytes);
+    const file = lab.path('web2-mirror.raw');
+    const other = await scene.residentGuest({
+      name: 'web2',
+      cmdline: 'witness.rate=100 witness.blocks=2000',
+      disks: [{ dev: 'vda', bus: 'virtio', image }],
+    });
+    await agent.mustCdp('protect', 'web2', '--disk', 'vda', '--mirror', file, '--create');
+    await goesOn(other, 20);
+    await endWell(other, [image.file, file]);
+    await waitState(agent, 'web2', 'stopped');
+    const mark = new Mark(file, markBlock);
+    await mark.set();
+    await other.start();
+    await waitState(agent, 'web2', 'protected');
+    assert.equal(await mark.isThere(), false, 'it was called identical');
+    assert.equal((await events(agent, 'web2', 'copy-changed')).length, 1);
+    await goesOn(other, 20);
+    await endWell(other, [image.file, file]);
+  });
+
   it('that no agent saw the next one calls the domain stopped, and copies everything at its start', async () => {
     const { agent } = scene;
     await agent.kill('SIGKILL');

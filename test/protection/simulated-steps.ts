@@ -311,7 +311,7 @@ const executors: Executors = {
 
 function isTouched(domain: SimulatedDomain, dev: string, side: Side, image: Image, sealed: string | null): boolean {
   if (sealed === null || domain.copyOf(image).fingerprint === sealed) return false;
-  domain.memoryOf(dev).touched = [side];
+  Object.assign(domain.memoryOf(dev), { touched: [side], atStop: null });
   return true;
 }
 

@@ -231,8 +231,7 @@ function planPrimary(o: Observation, disk: PresentDisk): DiskPlan {
       // Nothing is put on the park that QEMU could not open again.
       if (disk.primaryGone !== null) return nothing;
       if (disk.withoutStopPolicy !== null) return planPairByJob(o, disk, primary);
-      if (disk.atStop?.clean === true && !disk.touched.includes('mirror'))
-        return planIdentical(disk, primary, disk.atStop.primary);
+      if (disk.atStop?.clean === true) return planIdentical(disk, primary, disk.atStop.primary);
       if (graph.layout === 'primary' && strictlyParked(o, disk)) return surgery(wait(disk));
       if (disk.atStop?.clean === false && graph.syncJob === null)
         return planCrashed(o, disk, primary, disk.atStop.primary);

@@ -61,6 +61,20 @@ const known: [Scenario][] = [
       ],
     },
   ],
+  // A stranger has changed the mirror of a domain that ended in order.
+  [
+    {
+      kind: { policy: 'available', engine: 'quorum' },
+      devs: ['vda'],
+      protectedAtFirst: true,
+      happenings: [
+        { what: 'guest writes', disk: 0, block: 0 },
+        { what: 'guest shuts down' },
+        { what: 'domain starts' },
+        { what: 'stale copy is written to', disk: 0, side: 'mirror' },
+      ],
+    },
+  ],
 ];
 
 function live({ kind: { policy, engine, told = [] }, devs, protectedAtFirst, happenings }: Scenario): void {
