@@ -18,6 +18,8 @@ export type Happening =
         | 'domain starts'
         | 'user suspends'
         | 'stranger resumes'
+        | 'save begins'
+        | 'save is given up'
         | 'time passes'
         | 'XML fails'
         | 'all heals'
@@ -119,6 +121,7 @@ export const happening: fc.Arbitrary<Happening> = fc.oneof(
     }),
   },
   { weight: 1, arbitrary: one('hold', 'release') },
+  { weight: 2, arbitrary: one('save begins', 'save is given up') },
   {
     weight: 4,
     arbitrary: fc.record({
@@ -148,6 +151,7 @@ function mayLose(
   const onPair = domain.qemu?.devices.get(dev)?.root === diskNames(dev).pair;
   return (
     agent.idle &&
+    !domain.migrating &&
     intent.kind === 'protect' &&
     !suspected &&
     onPair &&
@@ -245,6 +249,11 @@ function eventOf(
       );
     case 'stranger resumes':
       return only(domain.paused !== null, () => domain.resume());
+    case 'save begins':
+      // A job would abort QEMU then, and is left for the primary without asking that.
+      return only(qemu !== null && !somethingHidden(domain), () => (domain.migrating = true));
+    case 'save is given up':
+      return () => (domain.migrating = false);
     case 'time passes':
       return () => domain.memory?.forEach((memory) => (memory.mayRetry = true));
     case 'XML fails':
@@ -378,4 +387,5 @@ export function heal(domain: SimulatedDomain): void {
   for (const copy of domain.copies.values()) copy.failing = false;
   domain.xmlFails = false;
   domain.deaf = false;
+  domain.migrating = false;
 }

@@ -45,17 +45,18 @@ export function assertPromises(domain: SimulatedDomain): void {
     if (second === undefined) {
       const running = domain.copyOf(disk.primary.image) === first ? 'primary' : 'mirror';
       const other = running === 'primary' ? 'mirror' : 'primary';
+      // Without a park a stranger may resume the guest in mid-surgery.
+      const isTold = domain.isTold(dev);
       assert.ok(
-        disk[running].current || (domain.isTold(dev) && domain.copyOf(disk[other].image).lostUnseen),
+        disk[running].current || (isTold && domain.copyOf(disk[other].image).lostUnseen),
         `the guest runs on the ${running} of ${dev} alone, which the record calls stale`,
       );
       assert.ok(
         !disk[other].current || domain.copyOf(disk[other].image).lostUnseen,
         `the guest runs on the ${running} of ${dev} alone, but the record still calls the ${other} current`,
       );
-      const named = domain.persistent.get(dev);
       assert.ok(
-        domain.xmlFailed.has(dev) || named === undefined || !sameStorage(named, disk[other].image),
+        isTold || !namesStale(domain, disk),
         `the guest runs on the ${running} of ${dev} alone, but the persistent XML names the ${other}`,
       );
       continue;
@@ -83,6 +84,15 @@ function assertWhole(domain: SimulatedDomain, { dev, mirror }: DiskRecord): void
   assert.ok(
     copy.holds(end.acknowledged) && copy.content().every((version) => version <= end.lastTried),
     `the mirror of ${dev} is called whole as of ${mirror.consistentAsOf}, but it is not`,
+  );
+}
+
+function namesStale({ persistent, xmlFailed }: SimulatedDomain, { dev, primary, mirror }: DiskRecord): boolean {
+  const named = persistent.get(dev);
+  return (
+    named !== undefined &&
+    !xmlFailed.has(dev) &&
+    [primary, mirror].some((copy) => !copy.current && sameStorage(copy.image, named))
   );
 }
 
@@ -123,7 +133,9 @@ export function assertSettled(domain: SimulatedDomain): void {
   }
   for (const dev of qemu.instants)
     assert.equal(domain.memoryOf(dev).verify.is, 'taken', `an instant of ${dev} is left behind`);
-  for (const { dev, intent, state, primary } of domain.record.disks) {
+  for (const disk of domain.record.disks) {
+    const { dev, intent, state, primary } = disk;
+    assert.ok(!namesStale(domain, disk), `the persistent XML names the stale copy of ${dev}`);
     const expected = !qemu.devices.has(dev)
       ? 'waiting'
       : !primary.current

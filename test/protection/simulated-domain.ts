@@ -2,7 +2,7 @@ import type { Policy } from '../../src/domain/declaration.ts';
 import { diskNames } from '../../src/graph/names.ts';
 import type { Engine } from '../../src/graph/engine.ts';
 import type { Side } from '../../src/protection/model.ts';
-import type { DiskObservation, Health, Observation, RunView } from '../../src/protection/observation.ts';
+import type { DiskObservation, Health, Observation } from '../../src/protection/observation.ts';
 import { withDisk } from '../../src/protection/planner/plan.ts';
 import {
   endedUnseen,
@@ -19,7 +19,7 @@ import { newGuest, type Guest } from './simulated-guest.ts';
 import { SimulatedMemory } from './simulated-memory.ts';
 import { Copy, Failed, hasIoThread, Refused, SimulatedQemu, type Job } from './simulated-qemu.ts';
 import { firstRecord } from './simulated-record.ts';
-import { graphOf, orphansOf } from './simulated-view.ts';
+import { graphOf, orphansOf, runOf } from './simulated-view.ts';
 
 /** One domain on one host: its QEMU, libvirt's XML, the durable record, the guest, and the storage of all copies. */
 export class SimulatedDomain {
@@ -42,6 +42,8 @@ export class SimulatedDomain {
   qemu: SimulatedQemu | null = null;
   paused: 'user' | 'unknown' | 'io-error' | null = null;
   marked = false;
+  /** It is being saved or migrated. */
+  migrating = false;
   /** Changes of the persistent XML fail. */
   xmlFails = false;
   /** Disks of which the last change failed. */
@@ -197,13 +199,19 @@ export class SimulatedDomain {
    * one of those since the last that is sure to be durable.
    */
   losePower(definition = this.definitions.length - 1): void {
+    // The guest's flushes have not reached the target of a job.
+    const unflushed = this.kept.record.disks.filter(
+      ({ dev, engine, primary, mirror }) =>
+        mirror.current &&
+        engine === 'mirror' &&
+        (primary.current || this.qemu?.devices.get(dev)?.root === diskNames(dev).pair),
+    );
     this.#stop();
     this.loseAgent();
     this.persistent = this.definitions[definition] ?? this.persistent;
     this.definitions = [this.persistent];
     for (const copy of this.copies.values()) copy.losePower();
-    for (const { engine, primary, mirror } of this.kept.record.disks)
-      if (engine === 'mirror' && primary.current && mirror.current) this.copyOf(mirror.image).lostUnseen = true;
+    for (const { mirror } of unflushed) this.copyOf(mirror.image).lostUnseen = true;
     for (const [dev, guest] of this.guests) {
       guest.acknowledged = new Map(guest.flushed);
       this.atEnd.delete(dev);
@@ -350,10 +358,10 @@ export class SimulatedDomain {
     for (const device of this.qemu?.devices.values() ?? []) device.failureSeen = device.failedOn !== null;
     return {
       now: this.now(),
-      run: this.#runView(),
+      run: runOf(this.paused, this.marked),
       instance: `qemu-${this.#starts}`,
       surgeryMarked: this.marked,
-      migrating: false,
+      migrating: this.migrating,
       leaving: false,
       record: this.record,
       disks: this.record.disks.map((record) => this.#observeDisk(record)),
@@ -389,6 +397,7 @@ export class SimulatedDomain {
 
   #stop(): void {
     this.qemu = null;
+    this.migrating = false;
     this.live.clear();
     this.memory?.clear();
     for (const [dev, guest] of this.guests) {
@@ -397,19 +406,6 @@ export class SimulatedDomain {
         [...guest.acknowledged].filter(([block, version]) => guest.flushed.get(block) !== version),
       );
       this.atEnd.set(dev, { asOf: null, acknowledged: new Map(guest.acknowledged), lastTried: this.#version });
-    }
-  }
-
-  #runView(): RunView {
-    switch (this.paused) {
-      case null:
-        return 'running';
-      case 'user':
-        return 'suspended';
-      case 'io-error':
-        return 'io-error';
-      case 'unknown':
-        return this.marked ? 'surgery' : 'suspended';
     }
   }
 

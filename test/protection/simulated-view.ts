@@ -1,7 +1,22 @@
 import { diskNames, epochPrefix, trackPrefix } from '../../src/graph/names.ts';
 import type { DiskGraph, PrimaryNodes } from '../../src/graph/view.ts';
+import type { RunView } from '../../src/protection/observation.ts';
 import type { Side } from '../../src/protection/model.ts';
 import { blockBytes, blockCount, type Job, type SimulatedQemu } from './simulated-qemu.ts';
+
+/** Why the guest stands still, if it does: a pause that is marked is a surgery's. */
+export function runOf(paused: 'user' | 'unknown' | 'io-error' | null, marked: boolean): RunView {
+  switch (paused) {
+    case null:
+      return 'running';
+    case 'user':
+      return 'suspended';
+    case 'io-error':
+      return 'io-error';
+    case 'unknown':
+      return marked ? 'surgery' : 'suspended';
+  }
+}
 
 /** A simulated QEMU's graph as src/graph/view.ts would find it. `index` is libvirt's number of the disk's live source. */
 export function graphOf(qemu: SimulatedQemu, dev: string, index: number | undefined): DiskGraph | null {

@@ -165,10 +165,10 @@ function keepPair(disk: PresentDisk, primary: PrimaryNodes): DiskPlan {
   const moved = liveImage !== null && !sameStorage(liveImage, record.primary.image);
   const recorded = record.primary.current && record.mirror.current && record.track === null && !moved;
   const present = moved ? onImage(record, liveImage) : record;
-  const isFirst = isFirstCopy(disk);
+  const becomesWhole = !record.primary.current || !record.mirror.current;
   return steps(
     // A stop flushes what the job has written, and swallows it if that failed with the connection.
-    ...(isFirst ? [{ step: 'requireConnected' as const, dev }] : []),
+    ...(becomesWhole ? [{ step: 'requireConnected' as const, dev }] : []),
     ...(recorded
       ? []
       : [
@@ -183,7 +183,7 @@ function keepPair(disk: PresentDisk, primary: PrimaryNodes): DiskPlan {
               engine: disk.engine,
             },
           },
-          ...(isFirst ? copied(record) : []),
+          ...(becomesWhole ? copied(record) : []),
         ]),
     ...graph.tracking.map(({ on, name }) => untrack(dev, primary, on, name)),
     ...(epochs.rotate ? [{ step: 'addEpoch' as const, dev }] : []),
