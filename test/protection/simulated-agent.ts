@@ -59,8 +59,12 @@ export class SimulatedAgent {
     this.#domain.memory?.forEach((memory) => memory.failed(null));
   }
 
-  /** The plan was for a QEMU that is gone. */
+  /** The plan was for a QEMU that is gone; what is to be told before the next step that asks it is. */
   loseQemu(): void {
+    for (let step = this.#steps[0]; step?.step === 'note'; step = this.#steps[0]) {
+      this.#steps.shift();
+      this.#execute(step);
+    }
     this.#steps = [];
   }
 

@@ -61,22 +61,25 @@ export function planDisk(o: Observation, disk: DiskObservation): DiskPlan {
 
 /**
  * The domain runs without the disk. Whoever plugs it in again asks nobody, and the guest writes to the primary alone at once: the
- * record says so beforehand. With `instance` gone it will be judged like a disk that was started.
+ * record says so beforehand. With `instance` gone it will be judged like a disk that was started. The definition may still have it.
  */
-function planAbsent(o: Observation, { record }: DiskObservation): DiskPlan {
-  if (record.intent.kind === 'remove') return steps({ step: 'forget', dev: record.dev });
-  if (!record.primary.current || (!record.mirror.current && record.instance === null)) return nothing;
-  return steps({
-    step: 'recordDisk',
-    record: {
-      ...record,
-      instance: null,
-      mirror: stale(record.mirror, record.state === 'stopped' ? record.since : o.now),
-      track: null,
-      atStop: null,
-      exposedSince: record.exposedSince ?? o.now,
-    },
-  });
+function planAbsent(o: Observation, { record, xmlBehind, mayRetry }: DiskObservation): DiskPlan {
+  const { dev, primary, mirror, intent } = record;
+  if (intent.kind === 'remove' && !xmlBehind) return steps({ step: 'forget', dev });
+  if (primary.current && (mirror.current || record.instance !== null))
+    return steps({
+      step: 'recordDisk',
+      record: {
+        ...record,
+        instance: null,
+        mirror: stale(mirror, record.state === 'stopped' ? record.since : o.now),
+        track: null,
+        atStop: null,
+        exposedSince: record.exposedSince ?? o.now,
+      },
+    });
+  if (!xmlBehind || !mayRetry) return nothing;
+  return steps({ step: 'defineSource', dev, image: (primary.current ? primary : mirror).image });
 }
 
 /** The two-copy writer is under the device, or was about to be. */
