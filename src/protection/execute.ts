@@ -94,7 +94,7 @@ const executors: Executors = {
       migrationEndDeadlineMs,
       () => live.cancelMigration(),
     );
-    note('migration-cancelled', dev, { why: 'it is failed over, and the other host would open its stale primary' });
+    note('migration-cancelled', dev, { why: 'it is failed over, or about to be, and would go on with its primary' });
   },
   markSurgery: ({ live }) => markSurgery(live.monitor),
   unmarkSurgery: ({ live }) => unmarkSurgery(live.monitor),

@@ -23,7 +23,9 @@ export function executeSimulated(domain: SimulatedDomain, step: Step): void {
 }
 
 const executors: Executors = {
-  cancelMigration: () => undefined,
+  cancelMigration: (domain) => {
+    domain.migrating = false;
+  },
   markSurgery: (domain) => {
     if (domain.marked) throw new Refused('the surgery is marked already');
     domain.marked = true;

@@ -14,7 +14,7 @@ import { leavePair, type DiskStep, type Surgery } from './surgery.ts';
  */
 export function plan(o: Observation): Step[] {
   if (mustNotWait(o)) return [];
-  const astray = o.leaving ? o.disks.find(isOffItsXml) : undefined;
+  const astray = o.disks.find((disk) => (o.leaving && isOffItsXml(disk)) || (o.migrating && leavesItsPrimary(disk)));
   if (astray !== undefined) return [{ step: 'cancelMigration', dev: astray.record.dev }];
   const halted = o.migrating
     ? withRecords(
@@ -42,6 +42,19 @@ export function plan(o: Observation): Step[] {
 /** libvirt's live XML, which is what another host is given, names a stale copy: nothing can change it until a rebuild ends. */
 function isOffItsXml({ record: { primary, mirror }, liveImage }: DiskObservation): boolean {
   return !primary.current && mirror.current && liveImage !== null && !sameStorage(liveImage, mirror.image);
+}
+
+/**
+ * A mirror job's pair whose primary is to be left, and may lack what was acknowledged: a save or a migration would have it left for that
+ * primary, and the mirror brought up to date from it later.
+ */
+function leavesItsPrimary(disk: DiskObservation): boolean {
+  const { graph, record } = disk;
+  const { primary, mirror, intent } = record;
+  if (graph?.layout !== 'pair' || graph.pair?.engine !== 'mirror' || !graph.pair.inSync || !mirror.current)
+    return false;
+  const damage = damageOf(disk);
+  return damage === 'primary' || (damage === 'none' && (!primary.current || intent.kind === 'failover'));
 }
 
 /** The target of a job keeps QEMU from giving its images up. */

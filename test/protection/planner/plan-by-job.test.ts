@@ -116,8 +116,16 @@ describe('a disk whose guest is told of I/O errors', () => {
       ['is held without a pause', withIntent(protectedDisk, 'hold'), `requireAnswer ${leaves}`],
       ['leaves the pair for a save', protectedDisk, leaves, { migrating: true }],
       [
-        'leaves the pair for a save with its primary current when an agent died on the way to its mirror',
+        'has a save cancelled that would have it left for a primary which is recorded as stale',
         { ...protectedDisk, record: record.onlyMirror },
+        'cancelMigration',
+        { migrating: true },
+      ],
+      ['or for one that failed', toldOfError, 'cancelMigration', { migrating: true }],
+      ['or is to be left', withIntent(protectedDisk, 'failover'), 'cancelMigration', { migrating: true }],
+      [
+        'leaves the pair for a save with its primary current when its mirror has failed, whatever an agent that died was about to do',
+        { ...protectedDisk, record: record.onlyMirror, graph: { ...pair, pair: { ...pair.pair, inSync: false } } },
         leavesForPrimary,
         { migrating: true },
       ],

@@ -61,6 +61,37 @@ const known: [Scenario][] = [
       ],
     },
   ],
+  // A save begins when the record has left a primary that lost writes, and the device has not.
+  [
+    {
+      kind: told,
+      devs: ['vda'],
+      protectedAtFirst: true,
+      happenings: [
+        { what: 'guest writes', disk: 0, block: 0 },
+        { what: 'server loses its cache', disk: 0, side: 'primary' },
+        { what: 'guest writes', disk: 0, block: 1 },
+        { what: 'agent goes on', times: 8 },
+        { what: 'agent crashes' },
+        { what: 'save begins' },
+        { what: 'agent goes on', times: 2 },
+      ],
+    },
+  ],
+  // An agent dies before it names the mirror in the persistent XML, and the disk is gone when another could.
+  [
+    {
+      kind: told,
+      devs: ['vda'],
+      protectedAtFirst: true,
+      happenings: [
+        { what: 'failover', disk: 0 },
+        { what: 'agent goes on', times: 7 },
+        { what: 'agent crashes' },
+        { what: 'disk is unplugged', disk: 0 },
+      ],
+    },
+  ],
   // A stranger has changed the mirror of a domain that ended in order.
   [
     {
