@@ -257,11 +257,11 @@ export class DomainWatch {
   async #weighSilence(sinceMs: number): Promise<boolean> {
     const hung: HungCopy[] = [];
     for (const { dev, primary, mirror } of this.#protector.record.disks) {
-      if (!primary.current || !mirror.current) continue;
+      if (!primary.current || !(mirror.current || this.#hasPairByJob(dev))) continue;
       const [first, second] = await Promise.all([primary, mirror].map(({ image }) => this.#parts.prober.ask(image)));
       if (first === second) continue;
       const [side, { image }] = first === true ? (['mirror', mirror] as const) : (['primary', primary] as const);
-      if (side === 'primary' && this.#isTold(dev)) continue;
+      if (side === 'primary' && (this.#isTold(dev) || !mirror.current)) continue;
       hung.push({ dev, side, image });
     }
     for (const backend of new Set(hung.map(backendName))) {
@@ -270,6 +270,13 @@ export class DomainWatch {
       for (const { dev, side } of alike) await this.#resort(dev, side, Date.now() - sinceMs);
     }
     return hung.length > 0;
+  }
+
+  /** Its guest waits for a mirror that is not whole yet, or that the record has left already, as long as the job is there. */
+  #hasPairByJob(dev: string): boolean {
+    const { observation } = this.#protector;
+    const seen = observation?.disks.find(({ record }) => record.dev === dev)?.graph;
+    return seen?.layout === 'pair' && seen.pair?.engine === 'mirror';
   }
 
   /** Of errors, by the disk; the guest is not paused for them. */
