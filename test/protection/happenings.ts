@@ -298,7 +298,7 @@ function eventOf(
         // What it lost the guest had not flushed: as after a power cut, it may be there or not.
         domain.atEnd.delete(dev);
         copy.failing = happening.what === 'mirror server crashes';
-        for (const node of qemu?.nodes.values() ?? []) if (node.copy === copy) node.broken = true;
+        qemu?.loseConnection(copy);
       });
     case 'disk is unplugged':
       // libvirt refuses it during its own copy job; a guest that waits for the disk does not let it go.

@@ -17,7 +17,7 @@ import { epochsOf } from './simulated-epochs.ts';
 import { areCurrent, Untold } from './simulated-events.ts';
 import { newGuest, type Guest } from './simulated-guest.ts';
 import { SimulatedMemory } from './simulated-memory.ts';
-import { Copy, Failed, hasIoThread, Refused, SimulatedQemu, type Job } from './simulated-qemu.ts';
+import { Copy, Failed, hasIoThread, isLun, Refused, SimulatedQemu, type Job } from './simulated-qemu.ts';
 import { firstRecord } from './simulated-record.ts';
 import { graphOf, orphansOf, runOf } from './simulated-view.ts';
 
@@ -417,7 +417,7 @@ export class SimulatedDomain {
     const other = record.primary.current ? record.mirror : record.primary;
     // Where the guest waits the mirror was asked, too, and has another connection if it had lost one (src/protection/connection.ts).
     const reconnected =
-      this.paused === 'io-error' &&
+      (this.paused === 'io-error' || isLun(this.copyOf(record.mirror.image))) &&
       graph?.pair != null &&
       memory.health.mirror.is !== 'failed' &&
       this.qemu?.hasLost(this.copyOf(record.mirror.image)) === true;

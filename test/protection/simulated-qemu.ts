@@ -141,6 +141,9 @@ export interface Device {
   failureSeen: boolean;
 }
 
+/** Of two disks, the second has a LUN for its mirror: libiscsi makes another connection by itself, and no request fails. */
+export const isLun = ({ name }: Copy): boolean => name === '/mirror/vdb';
+
 /** Of two disks, the second is served by an I/O thread. */
 export const hasIoThread = (dev: string): boolean => dev === 'vdb';
 
@@ -199,6 +202,15 @@ export class SimulatedQemu {
   /** Its node of this copy has another connection than at first, or none. */
   hasLost(copy: Copy): boolean {
     return [...this.nodes.values()].some((node) => node.copy === copy && (node.broken || node.reconnected));
+  }
+
+  /** The server of this copy goes away, and comes back or not. */
+  loseConnection(copy: Copy): void {
+    for (const node of this.nodes.values()) {
+      if (node.copy !== copy) continue;
+      node.broken = !isLun(copy);
+      node.reconnected ||= isLun(copy);
+    }
   }
 
   /** As QEMU's NBD client does it (QEMU, block/nbd.c: nbd_co_send_request). */

@@ -52,6 +52,8 @@ export function planSync(disk: PresentDisk, route: SyncRoute): DiskPlan {
       ? steps({ step: 'cancelSync', dev })
       : steps(
           { step: 'endFullSync', dev },
+          // libiscsi makes another connection by itself, and what the server had not flushed before is in no bitmap.
+          ...(target === 'mirror' ? [{ step: 'requireConnected' as const, dev }] : []),
           { step: 'recordDisk', record: { ...record, track: { ...track, base: 'whole' } } },
         );
   }

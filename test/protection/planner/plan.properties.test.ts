@@ -106,6 +106,20 @@ const known: [Scenario][] = [
       ],
     },
   ],
+  // The target of a LUN is restarted in the middle of a full sync, and libiscsi has another connection before anybody asks.
+  [
+    {
+      kind: { policy: 'available', engine: 'quorum' },
+      devs: ['vda', 'vdb'],
+      protectedAtFirst: false,
+      happenings: [
+        { what: 'guest writes', disk: 1, block: 0 },
+        { what: 'agent goes on', times: 10 },
+        { what: 'job goes on', disk: 1 },
+        { what: 'mirror server restarts', disk: 1 },
+      ],
+    },
+  ],
 ];
 
 function live({ kind: { policy, engine, told = [] }, devs, protectedAtFirst, happenings }: Scenario): void {

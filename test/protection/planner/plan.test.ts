@@ -123,7 +123,7 @@ describe('plan', () => {
       ['opens its mirror', { record: fresh, graph: graph.plain }, 'openMirror'],
       ['records that a full sync spoils the mirror before it begins', { record: fresh, graph: { ...graph.plain, mirrorOpen: true }, health: { primary: unknown, mirror: answering } }, 'record track startFullSync'],
       ['waits for a full sync', { ...syncing, graph: { ...graph.exposed, mirrorOpen: true, syncJob: job({}) } }, ''],
-      ['ends a full sync that is ready, and records it', { ...syncing, graph: { ...graph.exposed, mirrorOpen: true, syncJob: job({ ready: true }) } }, 'endFullSync record'],
+      ['ends a full sync that is ready, and records it', { ...syncing, graph: { ...graph.exposed, mirrorOpen: true, syncJob: job({ ready: true }) } }, 'endFullSync requireConnected record'],
       ['begins the full sync again if a crash broke it off', { ...syncing, record: { ...record.onlyPrimary, track: { bitmap: 'cdp-track-1', base: 'copying' } } }, 'untrack record track startFullSync'],
       ['waits for the next start without the stop policy', { record: fresh, graph: graph.plain, obstacle: 'it lacks the stop policy' }, ''],
       ["waits for a stranger's block job", { record: fresh, graph: { ...graph.plain, otherJob: job({ device: 'pull-vda' }) } }, ''],
