@@ -225,7 +225,14 @@ function planPrimary(o: Observation, disk: PresentDisk): DiskPlan {
       return steps(
         ...(graph.syncJob === null ? [] : [{ step: 'cancelSync' as const, dev }]),
         ...graph.tracking.map(({ on, name }) => untrack(dev, primary, on, name)),
-        { step: 'recordDisk', record: { ...record, track: null, intent: { kind: 'protect' } } },
+        {
+          step: 'recordDisk',
+          record: {
+            ...record,
+            track: { bitmap: newBitmap(o, graph), base: 'copying', why: 'that was asked for' },
+            intent: { kind: 'protect' },
+          },
+        },
       );
     case 'protect':
     case 'failover':
@@ -234,7 +241,8 @@ function planPrimary(o: Observation, disk: PresentDisk): DiskPlan {
       // Nothing is put on the park that QEMU could not open again.
       if (disk.primaryGone !== null) return nothing;
       if (disk.withoutStopPolicy !== null) return planPairByJob(o, disk, primary);
-      if (disk.atStop?.clean === true) return planIdentical(disk, primary, disk.atStop.primary);
+      if (disk.atStop?.clean === true && record.track === null)
+        return planIdentical(disk, primary, disk.atStop.primary);
       if (graph.layout === 'primary' && strictlyParked(o, disk)) return surgery(wait(disk));
       if (disk.atStop?.clean === false && graph.syncJob === null)
         return planCrashed(o, disk, primary, disk.atStop.primary);

@@ -88,7 +88,7 @@ export function planSync(disk: PresentDisk, route: SyncRoute): DiskPlan {
       : track === null
         ? 'nothing has recorded what it lacks'
         : track.base === 'copying'
-          ? 'an earlier copy was not finished'
+          ? (track.why ?? 'an earlier copy was not finished')
           : 'what recorded its lack is gone';
     return steps(
       ...graph.tracking.map(untrack),

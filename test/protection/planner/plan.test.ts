@@ -272,6 +272,12 @@ describe('plan', () => {
       ['from an image of which the primary is no part is left alone', { record: stopped, graph: { ...graph.plain, primary: { ...primaryNodes, images: ['/new/vda'] } }, liveImage: newImage }, ''],
     ]);
 
+    it('is copied in full if that was asked for, though both were identical', () => {
+      const asked = recorded(withIntent(opened, { kind: 'resync' }));
+      assert.equal(planned({ ...opened, record: asked }), 'record track startFullSync');
+      assert.equal(recorded({ ...opened, record: asked }).track?.why, 'that was asked for');
+    });
+
     it('calls the mirror stale as of the stop', () => {
       const { mirror, instance } = recorded({ record: stopped, graph: graph.plain });
       assert.deepEqual([mirror.current, mirror.consistentAsOf, instance], [false, '2026-01-01T00:00:00.000Z', 'boot/1']);
