@@ -387,7 +387,10 @@ export class Host {
     if (ref === null || ref.id < 0) {
       const migrated = await hasMigrated(this.session.client, ref, this.log);
       // An event may have told of a start or a stop meanwhile.
-      if (protector.live === live) protector.detach({ migrated });
+      if (protector.live === live) {
+        protector.detach({ migrated });
+        await protector.missed(await lastStart(this.config().store, record.uuid));
+      }
     }
     this.#settleRestore(record);
     if (ref === null) return this.#follow(record);
@@ -404,7 +407,7 @@ export class Host {
     // It may have stopped since it was found: what has been told of a stop is not told again.
     const { stops } = protector;
     const now = await this.session.client.findByUuid(ref.uuid, heldUpMs);
-    if (now?.id !== ref.id || protector.stops !== stops) return;
+    if (now?.id !== ref.id || protector.stops !== stops) return protector.missed(start);
     // Nothing may come in between: an event and a look at all domains may both have found it.
     if (protector.live?.ref.id === ref.id) {
       protector.forgetXml();

@@ -176,6 +176,16 @@ export class Protector {
     });
   }
 
+  /** The hook saw it start by this name, and it has stopped; whether anybody looked at it meanwhile, the record knows. */
+  async missed(start: string | null): Promise<void> {
+    await this.#enqueue(async () => {
+      const record = sinceStart(this.record, start);
+      if (record === this.record || this.#live !== null) return;
+      this.#keeper.take(record);
+      await this.#saveInTime(record);
+    });
+  }
+
   /**
    * Of a domain that is to migrate, to be asked before: when its QEMU is gone here, and this host's record durably says that the mirror is
    * not its own any more, the disks whose copies were identical at the end.
