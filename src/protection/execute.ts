@@ -42,7 +42,7 @@ import type { LiveDomain } from './live-domain.ts';
 import { openChain } from './open-chain.ts';
 import { openImage } from './open-image.ts';
 import type { EventName, Side } from './model.ts';
-import { withSeal, type DomainRecord } from './record.ts';
+import { withSeal, withSealsOf, type DomainRecord } from './record.ts';
 import type { Step, StepArguments, StepName } from './steps.ts';
 import { verifyStopped } from './verification.ts';
 
@@ -277,7 +277,7 @@ const executors: Executors = {
   },
   abortCopy: ({ live }, { dev }) => live.endCopy(dev, { pivot: false }),
   pivot: ({ live }, { dev }) => live.endCopy(dev, { pivot: true }),
-  record: ({ saveRecord }, { record }) => saveRecord(record),
+  record: ({ record: now, saveRecord }, { record }) => saveRecord(withSealsOf(now(), record)),
   defineSource: async ({ live, memoryOf, note }, { dev, image }) => {
     try {
       await live.definePersistentImage(dev, image);

@@ -192,6 +192,21 @@ export function withSeal(record: DomainRecord, dev: string, side: Side, fingerpr
   return { ...record, disks };
 }
 
+/** What was planned to be recorded, with the seals that stale copies have by now: a plan knows none that is made while it is carried out. */
+export function withSealsOf(now: DomainRecord, planned: DomainRecord): DomainRecord {
+  const disks = planned.disks.map((disk) => {
+    const known = now.disks.find(({ dev }) => dev === disk.dev);
+    return known === undefined
+      ? disk
+      : { ...disk, primary: sealedAs(known.primary, disk.primary), mirror: sealedAs(known.mirror, disk.mirror) };
+  });
+  return { ...planned, disks };
+}
+
+function sealedAs({ sealed }: CopyRecord, planned: CopyRecord): CopyRecord {
+  return planned.current || sealed === undefined ? planned : { ...planned, sealed };
+}
+
 /** A copy that has all that was acknowledged, and is open. */
 export function currentCopy(copy: CopyRecord): CopyRecord {
   return { ...unsealed(copy), current: true, consistentAsOf: null };
