@@ -13,6 +13,8 @@ export interface Stop {
   clean: boolean;
   /** The disks of which both copies had every write to the end, as far as was seen. */
   pairs: string[];
+  /** The disks of which QEMU had the mirror open, as far as was seen. */
+  open: string[];
   /** Somebody listened to the end. */
   watched: boolean;
   stoppedAtMs: number;
@@ -21,7 +23,7 @@ export interface Stop {
 /** The record with how its pairs were when QEMU ended. A primary that somebody was quick to write to has no fingerprint to be compared with. */
 export async function withStop(
   record: DomainRecord,
-  { clean, pairs, watched, stoppedAtMs }: Stop,
+  { clean, pairs, open, watched, stoppedAtMs }: Stop,
   deadlineMs: number,
 ): Promise<DomainRecord> {
   const disks = record.disks.map((disk) => (watched && pairs.includes(disk.dev) ? disk : endedUnseen(disk)));
@@ -33,6 +35,12 @@ export async function withStop(
     const atStop = found === null || found.writtenAtMs > stoppedAtMs ? null : { clean: identical, primary: found.text };
     const mirror = await fingerprint(disk.mirror.image, { deadlineMs });
     stopped = withSeal(withDisk(stopped, { ...disk, atStop }), disk.dev, 'mirror', mirror?.text);
+  }
+  // A sync that was under way has written to the mirror since it was last sealed.
+  for (const { dev, primary, mirror } of stopped.disks) {
+    if (!watched || !open.includes(dev) || !primary.current || mirror.current) continue;
+    const found = await fingerprint(mirror.image, { deadlineMs });
+    stopped = withSeal(stopped, dev, 'mirror', found?.text);
   }
   return stopped;
 }

@@ -117,9 +117,9 @@ export class DomainMemory {
 
   /**
    * How QEMU ended: cleanly if the guest itself shut down, and libvirt did not lose patience and kill QEMU in the middle of a
-   * write. `pairs` are the disks of which both copies had every write to the end, and none failed.
+   * write. `pairs` are the disks of which both copies had every write to the end, and none failed; of the `open` QEMU had the mirror open.
    */
-  stopped(disks: DiskObservation[]): { clean: boolean; pairs: string[] } {
+  stopped(disks: DiskObservation[]): { clean: boolean; pairs: string[]; open: string[] } {
     const clean = this.#shutdownAtMs !== null && Date.now() - this.#shutdownAtMs <= killedAfterMs;
     const pairs = disks.flatMap(({ record: { dev }, graph }) =>
       graph?.layout === 'pair' &&
@@ -129,6 +129,7 @@ export class DomainMemory {
         ? [dev]
         : [],
     );
-    return { clean, pairs };
+    const open = disks.flatMap(({ record: { dev }, graph }) => (graph?.mirrorOpen === true ? [dev] : []));
+    return { clean, pairs, open };
   }
 }

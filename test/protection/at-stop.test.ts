@@ -1,8 +1,12 @@
 import assert from 'node:assert/strict';
-import { currentPairs } from '../../src/protection/at-stop.ts';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { currentPairs, withStop } from '../../src/protection/at-stop.ts';
 import { DomainMemory } from '../../src/protection/domain-memory.ts';
 import { arriving, type DiskRecord, type DomainRecord } from '../../src/protection/record.ts';
-import { diskSeen, record } from './observations.ts';
+import { parseImageUri } from '../../src/storage/image.ts';
+import { diskSeen, graph, record } from './observations.ts';
 
 const domain = (disk: DiskRecord, policy: DomainRecord['policy'] = 'available'): DomainRecord => ({
   version: 1,
@@ -34,6 +38,23 @@ describe('the word of a domain that has left for another host', () => {
 
   it('is nothing of a disk that its record calls exposed', () => {
     assert.deepEqual(word(record.onlyPrimary), []);
+  });
+});
+
+describe('a mirror that was being brought up to date when the domain stopped', () => {
+  it('is sealed as it is then', async () => {
+    const folder = await mkdtemp(join(tmpdir(), 'virt-cdp-stop-'));
+    const file = join(folder, 'mirror');
+    await writeFile(file, '');
+    const mirror = { ...record.onlyPrimary.mirror, image: parseImageUri(file), sealed: 'before the sync' };
+    const exposed: DiskRecord = { ...record.onlyPrimary, mirror };
+    const syncing = diskSeen({ record: exposed, graph: { ...graph.exposed, mirrorOpen: true } });
+    const stop = { ...new DomainMemory().stopped([syncing]), stoppedAtMs: Date.now() };
+    const sealAfter = async (watched: boolean): Promise<string | undefined> =>
+      (await withStop(domain(exposed), { ...stop, watched }, 1_000)).disks[0]?.mirror.sealed;
+    assert.match((await sealAfter(true)) ?? '', /^\d+ 0 /);
+    assert.equal(await sealAfter(false), 'before the sync');
+    await rm(folder, { recursive: true });
   });
 });
 

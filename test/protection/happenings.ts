@@ -285,10 +285,7 @@ function eventOf(
     case 'stale copy is written to': {
       const known = record['side' in happening ? happening.side : 'mirror'];
       const isOpen = [...(qemu?.nodes.values() ?? [])].some((node) => node.copy === copy);
-      return only(!known.current && known.sealed === copy.fingerprint && !isOpen, () => {
-        copy.spoil();
-        domain.atEnd.delete(dev);
-      });
+      return only(!known.current && known.sealed === copy.fingerprint && !isOpen, () => copy.spoil());
     }
     case 'mirror server crashes':
     case 'mirror server restarts':

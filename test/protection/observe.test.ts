@@ -84,7 +84,7 @@ describe("a look at a mirror's connection", () => {
     await lookOnce();
     assert.deepEqual(connections(), [], 'the connection was closed during the look');
     assert.deepEqual(told, []);
-    assert.deepEqual(memory.stopped(last.disks), { clean: true, pairs: ['vda'] });
+    assert.deepEqual(memory.stopped(last.disks), { clean: true, pairs: ['vda'], open: ['vda'] });
   });
 
   it('tells once that the mirror is lost, also if its requests fail afterwards', async () => {

@@ -46,7 +46,7 @@ export class SimulatedAgent {
   }
 
   crash(): void {
-    this.#steps = [];
+    this.#giveUp(0);
     this.#domain.loseAgent();
   }
 
@@ -55,7 +55,7 @@ export class SimulatedAgent {
     const asking = this.#steps.findIndex(({ step }) => step !== 'record' && step !== 'note');
     if (asking < 0) return;
     this.#failures += 1;
-    this.#steps.splice(asking);
+    this.#giveUp(asking);
     this.#domain.memory?.forEach((memory) => memory.failed(null));
   }
 
@@ -65,7 +65,7 @@ export class SimulatedAgent {
       this.#steps.shift();
       this.#execute(step);
     }
-    this.#steps = [];
+    this.#giveUp(0);
   }
 
   /** Looks, or carries out the next step of what it planned. Answers whether there was anything to do. */
@@ -132,9 +132,15 @@ export class SimulatedAgent {
       this.trace.push(`      ${error instanceof Failed ? 'fails' : 'is refused'}: ${error.message}`);
       if (error instanceof Refused && !this.#disturbed) throw error;
       this.#failures += 1;
-      this.#steps = [];
+      this.#giveUp(0);
       if ('dev' in step) this.#domain.memoryOf(step.dev).failed(null);
     }
+  }
+
+  /** What is left of the plan, from one step on, is not carried out. */
+  #giveUp(from: number): void {
+    for (const step of this.#steps.splice(from))
+      if (step.step === 'seal') this.#domain.copyOf(step.image).disturbed = true;
   }
 
   /** As the protector does when there is nothing left to do. */

@@ -2,7 +2,7 @@ import type { Policy } from '../../src/domain/declaration.ts';
 import { diskNames } from '../../src/graph/names.ts';
 import type { Engine } from '../../src/graph/engine.ts';
 import type { Side } from '../../src/protection/model.ts';
-import type { DiskObservation, Health, Observation } from '../../src/protection/observation.ts';
+import type { DiskObservation, Observation } from '../../src/protection/observation.ts';
 import { withDisk } from '../../src/protection/planner/plan.ts';
 import {
   endedUnseen,
@@ -17,7 +17,7 @@ import { epochsOf } from './simulated-epochs.ts';
 import { areCurrent, Untold } from './simulated-events.ts';
 import { newGuest, type Guest } from './simulated-guest.ts';
 import { SimulatedMemory } from './simulated-memory.ts';
-import { Copy, Failed, hasIoThread, isLun, Refused, SimulatedQemu, type Job } from './simulated-qemu.ts';
+import { Copy, devOfJob, Failed, hasIoThread, isLun, Refused, SimulatedQemu, type Job } from './simulated-qemu.ts';
 import { firstRecord } from './simulated-record.ts';
 import { graphOf, orphansOf, runOf } from './simulated-view.ts';
 
@@ -151,10 +151,15 @@ export class SimulatedDomain {
     const pairs = heard
       ? this.observe().disks.filter(
           ({ graph, health, record }) =>
-            areCurrent(record) && graph?.layout === 'pair' && graph.pair?.inSync === true && isWell(health),
+            areCurrent(record) &&
+            graph?.layout === 'pair' &&
+            graph.pair?.inSync === true &&
+            Object.values(health).every(({ is }) => is !== 'failed'),
         )
       : [];
-    if (clean) this.qemu?.close();
+    const { qemu } = this;
+    const opened = this.record.disks.filter(({ dev }) => qemu?.nodes.has(diskNames(dev).mirror));
+    if (clean) qemu?.close();
     this.endQemu(pairs.map(({ record }) => record.dev));
     for (const { record } of pairs) {
       const atStop = {
@@ -163,6 +168,12 @@ export class SimulatedDomain {
       };
       const stopped = withDisk(this.record, { ...record, state: 'stopped', since: this.now(), atStop });
       this.save(withSeal(stopped, record.dev, 'mirror', this.copyOf(record.mirror.image).fingerprint));
+    }
+    for (const { dev, mirror } of opened) {
+      const copy = this.copyOf(mirror.image);
+      copy.disturbed ||= !heard;
+      if (heard && this.diskOf(dev)?.mirror.current === false)
+        this.save(withSeal(this.record, dev, 'mirror', copy.fingerprint));
     }
   }
 
@@ -479,12 +490,4 @@ export class SimulatedDomain {
         end === 'target-failed' && disk !== undefined ? (disk.primary.current ? 'mirror' : 'primary') : null,
       );
   }
-}
-
-function isWell(health: Record<Side, Health>): boolean {
-  return Object.values(health).every(({ is }) => is !== 'failed');
-}
-
-function devOfJob(id: string): string {
-  return /vd[a-z]/.exec(id)?.[0] ?? '';
 }

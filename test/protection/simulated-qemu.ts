@@ -26,6 +26,8 @@ export class Copy {
   failsOnce = false;
   /** It lost acknowledged writes, and the record can't know yet. */
   lostUnseen = false;
+  /** Nobody can know how QEMU closed it: somebody wrote to it since, its host lost power, or no agent came to seal it. */
+  disturbed = false;
   /** The bitmaps that its image keeps; while QEMU has it open, whatever is there is not to be trusted. */
   readonly bitmaps = new Map<string, Set<number>>();
 
@@ -47,6 +49,7 @@ export class Copy {
   losePower(): void {
     this.loseUnflushed();
     this.#writes = this.#keptWrites;
+    this.disturbed = true;
   }
 
   /** Somebody writes to it who should not. */
@@ -54,6 +57,7 @@ export class Copy {
     for (let block = 0; block < blockCount; block++) this.write(block, -1);
     this.flush();
     this.keepTime();
+    this.disturbed = true;
   }
 
   content(): number[] {
@@ -132,6 +136,10 @@ export interface Job {
   ended: 'well' | 'badly' | null;
 }
 
+export function devOfJob(id: string): string {
+  return /vd[a-z]/.exec(id)?.[0] ?? '';
+}
+
 export interface Device {
   root: string;
   ioStatus: 'ok' | 'failed';
@@ -179,6 +187,7 @@ export class SimulatedQemu {
     if (kind === 'image' && copy?.failing === true) throw new Failed(`${copy.name} can't be opened`);
     const kept = kind === 'image' ? [...(copy?.bitmaps ?? [])] : [];
     copy?.bitmaps.clear();
+    if (copy !== null) copy.disturbed = false;
     this.nodes.set(name, {
       kind,
       below,

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { diskNames, epochName } from '../../src/graph/names.ts';
 import type { Side } from '../../src/protection/model.ts';
-import { withSeal } from '../../src/protection/record.ts';
+import { withSeal, withSealsOf } from '../../src/protection/record.ts';
 import type { Step, StepArguments, StepName } from '../../src/protection/steps.ts';
 import { parseImageUri, sameStorage, type Image } from '../../src/storage/image.ts';
 import type { SimulatedDomain } from './simulated-domain.ts';
@@ -294,7 +294,7 @@ const executors: Executors = {
     const persistent = domain.persistent.get(dev);
     if (persistent !== undefined && sameStorage(persistent, image)) domain.define(dev, to);
   },
-  record: (domain, { record }) => domain.save(record),
+  record: (domain, { record }) => domain.save(withSealsOf(domain.record, record)),
   defineSource: (domain, { dev, image }) => {
     if (domain.xmlFails) {
       domain.xmlFailed.add(dev);
@@ -313,6 +313,7 @@ const executors: Executors = {
 
 function isTouched(domain: SimulatedDomain, dev: string, side: Side, image: Image, sealed: string | null): boolean {
   if (sealed === null || domain.copyOf(image).fingerprint === sealed) return false;
+  assert.ok(domain.copyOf(image).disturbed, `somebody is said to have written to the ${side} of ${dev}`);
   Object.assign(domain.memoryOf(dev), { touched: [side], atStop: null });
   return true;
 }

@@ -39,9 +39,7 @@ import {
 } from './surgery.ts';
 
 export function planDisk(o: Observation, disk: DiskObservation): DiskPlan {
-  if (disk.orphans.length > 0) {
-    return disk.mayRetry ? steps({ step: 'closeOrphans', dev: disk.record.dev, nodes: disk.orphans }) : nothing;
-  }
+  if (disk.orphans.length > 0) return disk.mayRetry ? steps(...closeOrphans(disk)) : nothing;
   if (disk.graph === null) return planAbsent(o, disk);
   const present: PresentDisk = { ...disk, graph: disk.graph };
   const verifying = planVerify(o, present);
@@ -57,6 +55,12 @@ export function planDisk(o: Observation, disk: DiskObservation): DiskPlan {
     case 'parked':
       return planParked(o, present);
   }
+}
+
+function closeOrphans({ record, orphans }: DiskObservation): DiskStep[] {
+  const { dev } = record;
+  const closed = orphans.includes(diskNames(dev).mirror) ? [seal(record, 'mirror')] : [];
+  return [{ step: 'closeOrphans', dev, nodes: orphans }, ...closed];
 }
 
 /**
@@ -305,8 +309,10 @@ function planCrashed(o: Observation, disk: PresentDisk, primary: PrimaryNodes, f
   const { graph, record, mayRetry } = disk;
   const { dev, mirror } = record;
   if (!mayRetry || o.migrating) return nothing;
-  if (!graph.mirrorOpen)
-    return steps({ step: 'openMirror', dev, image: mirror.image, sizeBytes: graph.sizeBytes, sealed: null });
+  if (!graph.mirrorOpen) {
+    const sealed = mirror.sealed ?? null;
+    return steps({ step: 'openMirror', dev, image: mirror.image, sizeBytes: graph.sizeBytes, sealed });
+  }
   const bitmap = newBitmap(o, graph);
   const { data: from } = primary;
   const image = record.primary.image;

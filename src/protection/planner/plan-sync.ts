@@ -112,16 +112,18 @@ export function planSync(disk: PresentDisk, route: SyncRoute): DiskPlan {
 }
 
 /**
- * Opens a stale copy again. If it is to be brought up to date by a delta, it must be as it was when it was closed: what somebody
- * wrote to it since no bitmap knows, and it gets everything.
+ * Opens a stale copy again. If it is to be brought up to date by a delta, or is called whole, it must be as it was when it was closed: what
+ * somebody wrote to it since no bitmap knows, and it gets everything.
  */
 export function reopen(
   { record, touched }: PresentDisk,
   side: Side,
   opening: (sealed: string | null) => DiskStep[],
 ): DiskPlan {
-  const copy = record[side];
-  const byDelta = record.track?.base === 'whole';
-  if (!byDelta || !touched.includes(side)) return steps(...opening(byDelta ? (copy.sealed ?? null) : null));
-  return steps({ step: 'recordDisk', record: { ...record, track: null, [side]: { ...copy, consistentAsOf: null } } });
+  const { [side]: copy, track } = record;
+  const byDelta = track?.base === 'whole';
+  if (!byDelta && copy.consistentAsOf === null) return steps(...opening(null));
+  if (!touched.includes(side)) return steps(...opening(copy.sealed ?? null));
+  const mixture = { ...copy, consistentAsOf: null };
+  return steps({ step: 'recordDisk', record: { ...record, track: byDelta ? null : track, [side]: mixture } });
 }

@@ -310,6 +310,8 @@ export function adoptRebuilt(o: Observation, disk: PresentDisk, primary: Primary
       recorded: true,
       persist: to,
       root: primary.top,
+      // libvirt has closed it.
+      after: [seal(record, 'mirror')],
     };
   }
   return {

@@ -272,6 +272,17 @@ describe('plan', () => {
       ['from an image of which the primary is no part is left alone', { record: stopped, graph: { ...graph.plain, primary: { ...primaryNodes, images: ['/new/vda'] } }, liveImage: newImage }, ''],
     ]);
 
+    it('has a mirror that is whole as of a crash only if that is as it was then', () => {
+      const { onlyPrimary } = record;
+      const mirror = { ...onlyPrimary.mirror, consistentAsOf: '2026-01-01T00:00:00.000Z', sealed: '18 4096 then' };
+      const closed: DiskParts = { ...crashed, record: { ...onlyPrimary, mirror, track: null }, graph: graph.plain };
+      assert.equal(argumentsOf('openMirror', closed).sealed, '18 4096 then');
+      const touched: DiskParts = { ...closed, atStop: null, touched: ['mirror'] };
+      const mixed = recorded(touched);
+      assert.equal(mixed.mirror.consistentAsOf, null);
+      assert.equal(argumentsOf('openMirror', { ...touched, record: mixed }).sealed, null);
+    });
+
     it('is copied in full if that was asked for, though both were identical', () => {
       const asked = recorded(withIntent(opened, { kind: 'resync' }));
       assert.equal(planned({ ...opened, record: asked }), 'record track startFullSync');
