@@ -174,8 +174,9 @@ function keepPair(disk: PresentDisk, primary: PrimaryNodes): DiskPlan {
   const present = moved ? onImage(record, liveImage) : record;
   const becomesWhole = !record.primary.current || !record.mirror.current;
   return steps(
-    // A stop flushes what the job has written, and swallows it if that failed with the connection.
-    ...(becomesWhole ? [{ step: 'requireConnected' as const, dev }] : []),
+    // A stop flushes what the job has written, and swallows it if that failed with the connection; and a flush through a connection
+    // that was made since the look says nothing of what came before it.
+    ...(becomesWhole || epochs.flushed.length > 0 ? [{ step: 'requireConnected' as const, dev }] : []),
     ...(recorded
       ? []
       : [

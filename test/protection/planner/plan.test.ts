@@ -213,7 +213,7 @@ describe('plan', () => {
     table([
       ['is left alone', {}, ''],
       ['begins a new epoch when the last one is old', { epochs: { rotate: true, flushed: [] } }, 'addEpoch'],
-      ['drops epochs that both copies have flushed', { epochs: { rotate: false, flushed: ['cdp-epoch-1'] } }, 'dropEpoch'],
+      ['drops epochs that both copies have flushed', { epochs: { rotate: false, flushed: ['cdp-epoch-1'] } }, 'requireConnected dropEpoch'],
       ['is recorded when a crash came before that', { record: record.onlyPrimary }, 'requireConnected record note note'],
       ['loses bitmaps that a crash left', { graph: { ...graph.pair, tracking: [{ name: 'cdp-track-1', on: 'primary', dirtyBytes: 0 }] } }, 'untrack'],
       ['puts the XML right', { xmlBehind: true }, 'defineSource'],
