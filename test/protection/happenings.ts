@@ -285,7 +285,9 @@ function eventOf(
     case 'stale copy is written to': {
       const known = record['side' in happening ? happening.side : 'mirror'];
       const isOpen = [...(qemu?.nodes.values() ?? [])].some((node) => node.copy === copy);
-      return only(!known.current && known.sealed === copy.fingerprint && !isOpen, () => copy.spoil());
+      // Between the end of QEMU's own writes and the seal nobody can tell.
+      const isSealed = known.sealed === copy.fingerprint && agent.idle;
+      return only(!known.current && isSealed && !isOpen, () => copy.spoil());
     }
     case 'mirror server crashes':
     case 'mirror server restarts':
