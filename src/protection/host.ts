@@ -106,6 +106,10 @@ export class Host {
         const protector = this.protectorOf(start.uuid);
         if (protector !== null) await startFailed(protector, start);
       },
+      ended: async (uuid) => {
+        const protector = this.protectorOf(uuid);
+        if (protector !== null) await this.#missed(protector);
+      },
     });
     this.#guard = new StartGuard({
       storePath: config().store,
@@ -389,13 +393,18 @@ export class Host {
       // An event may have told of a start or a stop meanwhile.
       if (protector.live === live) {
         protector.detach({ migrated });
-        await protector.missed(await lastStart(this.config().store, record.uuid));
+        // Whether a start that is watched has failed before the guest ran is found out there.
+        if (!this.#starts.isAwaited(record.uuid)) await this.#missed(protector);
       }
     }
     this.#settleRestore(record);
     if (ref === null) return this.#follow(record);
     await (ref.id >= 0 ? this.#attach(ref) : this.#follow(ref));
     this.#seen(ref);
+  }
+
+  async #missed(protector: Protector): Promise<void> {
+    await protector.missed(await lastStart(this.config().store, protector.record.uuid));
   }
 
   async #attach(ref: DomainRef, booted = false): Promise<void> {

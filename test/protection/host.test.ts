@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import winston from 'winston';
 import { parseConfig } from '../../src/config/config.ts';
-import { lifecycleEvent, startedDetail } from '../../src/libvirt/constants.ts';
+import { lifecycleEvent, shutoffReason, startedDetail } from '../../src/libvirt/constants.ts';
 import { eventKinds } from '../../src/libvirt/events.ts';
 import { procedures } from '../../src/libvirt/procedures.ts';
 import { LibvirtSession } from '../../src/libvirt/session.ts';
@@ -34,8 +34,13 @@ describe('a run that ended before anybody looked at it', () => {
   let daemon: FakeDaemon;
   let session: LibvirtSession;
   let host: Host;
+  let failedStarts: number;
+  /** Of being shut off, as libvirt gives it. */
+  let reason: number;
 
   beforeEach(async () => {
+    failedStarts = 0;
+    reason = 1;
     folder = await mkdtemp(join(tmpdir(), 'virt-cdp-host-'));
     daemon = await FakeDaemon.start();
     const off = { name, uuid, id: -1 };
@@ -44,7 +49,7 @@ describe('a run that ended before anybody looked at it', () => {
     daemon.on(procedures.isPersistent, (call) => call.answer(procedures.isPersistent, true));
     daemon.on(procedures.xml, (call) => call.answer(procedures.xml, xml));
     daemon.on(procedures.defineXml, (call) => call.answer(procedures.defineXml, off));
-    daemon.on(procedures.state, (call) => call.answer(procedures.state, { state: 5, reason: 1 }));
+    daemon.on(procedures.state, (call) => call.answer(procedures.state, { state: 5, reason }));
     const store = await RecordStore.open(folder, domainRecordSchema);
     await store.save(uuid, stopped);
     await mkdir(join(folder, 'starts'));
@@ -59,7 +64,7 @@ describe('a run that ended before anybody looked at it', () => {
       config: () => ({ ...parseConfig('', 'none'), store: folder, socket: join(folder, 'socket') }),
       shown: () => undefined,
       seen: () => undefined,
-      startFailed: nothing,
+      startFailed: () => Promise.resolve(void (failedStarts += 1)),
       helpless: nothing,
       afterStep: () => undefined,
     });
@@ -97,5 +102,27 @@ describe('a run that ended before anybody looked at it', () => {
     await theHookSees('second start');
     await daemon.listen();
     await until(() => isMirrorCurrent() === false);
+  });
+
+  /** The hook asks before it notes the start; libvirt is out of reach until the domain is off again. */
+  async function startUnseen(): Promise<void> {
+    host.answerHook('prepare', xml);
+    await daemon.die();
+    await theHookSees('second start');
+    await daemon.listen();
+  }
+
+  it('has made it stale also if its start was watched', async () => {
+    await startUnseen();
+    await until(() => isMirrorCurrent() === false);
+    assert.equal(failedStarts, 0);
+  });
+
+  it('was none if libvirt says that its start failed: both copies are current still', async () => {
+    reason = shutoffReason.failed;
+    await startUnseen();
+    await until(() => failedStarts === 1);
+    await host.looked(uuid);
+    assert.equal(isMirrorCurrent(), true);
   });
 });

@@ -26,6 +26,8 @@ export interface StartWatchParts {
   session: LibvirtSession;
   log: Log;
   failed: (start: FailedStart) => Promise<void>;
+  /** The guest may have run, and nobody saw it. */
+  ended: (uuid: string) => Promise<void>;
 }
 
 /**
@@ -66,6 +68,11 @@ export class StartWatch {
     this.#awaited.delete(uuid);
   }
 
+  /** What becomes of its start is not known yet. */
+  isAwaited(uuid: string): boolean {
+    return this.#awaited.has(uuid);
+  }
+
   close(): void {
     this.#closed = true;
     this.#awaited.clear();
@@ -76,22 +83,25 @@ export class StartWatch {
     for (const endMs = Date.now() + watchMs; Date.now() < endMs;) {
       await new Promise((resolve) => setTimeout(resolve, pollMs).unref());
       if (this.#closed || !isAwaited()) return;
-      if (!(await this.#isFailed(uuid))) continue;
-      if (isAwaited())
-        await this.#parts.failed({ uuid, stillSo: async () => (await this.#isFailed(uuid)) && isAwaited() });
+      const reason = await this.#offFor(uuid);
+      if (reason === null) continue;
+      const isFailed = async (): Promise<boolean> => (await this.#offFor(uuid)) === shutoffReason.failed;
+      if (!isAwaited()) break;
+      if (reason !== shutoffReason.failed) await this.#parts.ended(uuid);
+      else await this.#parts.failed({ uuid, stillSo: async () => (await isFailed()) && isAwaited() });
       break;
     }
     if (isAwaited()) this.settle(uuid);
   }
 
-  /** A libvirt that can't be asked now is asked again; a domain that is gone was never one to start. */
-  async #isFailed(uuid: string): Promise<boolean> {
+  /** Why it is shut off (shutoffReason); null if it is not. A libvirt that can't be asked now is asked again; a domain that is gone was never one to start. */
+  async #offFor(uuid: string): Promise<number | null> {
     try {
       const { state, reason } = await this.#parts.session.client.state({ name: '', uuid, id: -1 }, stateDeadlineMs);
-      return state === domainRunState.shutoff && reason === shutoffReason.failed;
+      return state === domainRunState.shutoff ? reason : null;
     } catch (error) {
       if (isLibvirtError(error, libvirtErrorCode.noDomain)) this.settle(uuid);
-      return false;
+      return null;
     }
   }
 }
