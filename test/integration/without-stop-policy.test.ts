@@ -1,17 +1,23 @@
 import assert from 'node:assert/strict';
+import { constants, existsSync, readFileSync } from 'node:fs';
+import { open } from 'node:fs/promises';
+import { join } from 'node:path';
 import type { Guest } from '../lab/guest.ts';
+import { run } from '../lab/run.ts';
 import type { NbdServer } from '../lab/storage.ts';
+import { waitFor } from '../lab/wait.ts';
 import { assertIdentical, assertNothingLost, goesOn } from './copies-hold.ts';
-import { events, roots, setScene, status, waitDisk, waitState } from './scene.ts';
+import { events, patienceMs, roots, setScene, status, waitDisk, waitState } from './scene.ts';
 
 const sizeBytes = 32 << 20;
 
 /** Slow enough to be met at it. */
 const copyBytesPerS = 8 << 20;
+const config = { resync: { max_bytes_per_s: copyBytesPerS }, mirror: { timeout_ms: 1000 } };
 
 describe('a guest that is told of I/O errors', function () {
   this.timeout(150_000);
-  const scene = setScene({ config: { resync: { max_bytes_per_s: copyBytesPerS }, mirror: { timeout_ms: 1000 } } });
+  const scene = setScene({ config });
   let guest: Guest;
   let primary: NbdServer;
   let mirror: NbdServer;
@@ -166,5 +172,46 @@ describe('a guest that is told of I/O errors', function () {
     for (const { file } of [primary, mirror])
       assert.deepEqual((await guest.witness.checkCopy(file, 'vda')).missing, []);
     await assertIdentical(primary.file, mirror.file);
+  });
+
+  it('has a save cancelled that would leave it on a primary which an agent that died was about to leave', async () => {
+    const { agent, lab } = scene;
+    const failing = await lab.nbd({ name: 'old2', sizeBytes });
+    const other = await lab.nbd({ name: 'old2-mirror', sizeBytes });
+    const image = { format: 'raw' as const, nbd: failing.address };
+    const disks = [{ dev: 'vda', bus: 'virtio' as const, image, stopPolicy: false }];
+    const old2 = await scene.residentGuest({ name: 'old2', disks, cmdline: 'witness.rate=50' });
+    await agent.mustCdp('protect', 'old2', '--disk', 'vda', '--mirror', other.uri);
+    const { uuid } = await waitState(agent, 'old2', 'protected').then(() => status(agent, 'old2'));
+    await goesOn(old2);
+    await agent.kill('SIGKILL');
+    failing.failAll();
+    const isToBeLeft = (): boolean =>
+      readFileSync(join(agent.storeDir, 'domains', `${uuid}.json`), 'utf8').includes('"kind": "failover"');
+    // Its first step may be another disk's.
+    while (!isToBeLeft()) {
+      const dying = await lab.agent({ config, env: { VIRT_CDP_TEST_DIE_AFTER_STEPS: '1' } });
+      await waitFor('the agent to die', () => !existsSync(`/proc/${dying.pid}`), patienceMs);
+    }
+
+    const pipe = lab.path('old2-save');
+    await run('mkfifo', [pipe]);
+    const reader = await open(pipe, constants.O_RDWR | constants.O_NONBLOCK);
+    const saved = lab.libvirtd.virsh('save', 'old2', pipe);
+    await old2.waitState('paused (saving)', patienceMs);
+    await agent.start();
+    await waitFor(
+      'the save to be cancelled',
+      async () => {
+        await reader.read({ buffer: Buffer.alloc(1 << 16) }).catch(() => undefined);
+        return (await events(agent, 'old2', 'migration-cancelled')).length > 0;
+      },
+      patienceMs,
+    );
+    await reader.close();
+    assert.notEqual((await saved).code, 0);
+    await waitState(agent, 'old2', 'failed-over');
+    await goesOn(old2);
+    assert.deepEqual((await old2.witness.checkCopy(other.file, 'vda')).missing, []);
   });
 });
