@@ -66,6 +66,8 @@ export class DomainMemory {
       this.isStopped = true;
       for (const memory of this.all()) memory.hang = null;
     }
+    // A device that is plugged in next counts nothing of what the guest wrote through this one.
+    if (event.event === 'DEVICE_DELETED') for (const memory of this.all()) memory.atStop = null;
     if (event.event === 'SHUTDOWN' && event.data['guest'] === true) this.#shutdownAtMs = Date.now();
     // libvirt makes a reboot of a power-off: the same QEMU goes on.
     if (event.event === 'RESET' || event.event === 'RESUME') this.#shutdownAtMs = null;

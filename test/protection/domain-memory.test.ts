@@ -70,3 +70,12 @@ describe('what QEMU tells of a mirror that fails', () => {
     assert.deepEqual(told, ['write: Input/output error']);
   });
 });
+
+describe('that the copies are identical', () => {
+  it('is forgotten when a device is unplugged: the next one has counted none of its writes', () => {
+    const memory = new DomainMemory();
+    memory.of('vda').atStop = { clean: true, primary: null };
+    memory.learn({ event: 'DEVICE_DELETED', timeMs: Date.now(), data: {} }, [diskSeen()], () => undefined);
+    assert.equal(memory.of('vda').atStop, null);
+  });
+});
