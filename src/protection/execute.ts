@@ -356,7 +356,9 @@ async function isTouched(
   { dev, side, image, sealed }: { dev: string; side: Side; image: Image; sealed: string | null },
 ): Promise<boolean> {
   if (sealed === null || (await fingerprint(image, toolDeadline))?.text === sealed) return false;
-  Object.assign(memoryOf(dev), { touched: { ...memoryOf(dev).touched, [side]: true }, atStop: null });
+  const memory = memoryOf(dev);
+  memory.touched[side] = true;
+  memory.atStop = null;
   note('copy-changed', dev, { copy: side });
   return true;
 }

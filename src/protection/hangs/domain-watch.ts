@@ -8,6 +8,7 @@ import type { Monitor } from '../../qmp/monitor.ts';
 import { kindOf } from '../../storage/image.ts';
 import type { Side } from '../model.ts';
 import type { DiskObservation } from '../observation.ts';
+import { isPairByJob } from '../planner/damage.ts';
 import type { Protector } from '../protector.ts';
 import { awaitedCopies } from './awaited.ts';
 import { copiesInUse, spareCopies, syncTarget } from './copies-in-use.ts';
@@ -235,8 +236,7 @@ export class DomainWatch {
     { answersOthers }: { answersOthers: boolean },
   ): Promise<void> {
     const { dev } = disk.record;
-    const now = this.#protector.observation?.disks.find(({ record }) => record.dev === dev);
-    if (now?.graph?.layout !== disk.graph?.layout) return;
+    if (this.#lastSeen(dev)?.graph?.layout !== disk.graph?.layout) return;
     const memory = this.#protector.memoryOf(dev);
     const stuckMs = this.#stuckMs(disk);
     const since = new Date(Date.now() - stuckMs).toISOString();
@@ -274,15 +274,18 @@ export class DomainWatch {
 
   /** Its guest waits for a mirror that is not whole yet, or that the record has left already, as long as the job is there. */
   #hasPairByJob(dev: string): boolean {
-    const { observation } = this.#protector;
-    const seen = observation?.disks.find(({ record }) => record.dev === dev)?.graph;
-    return seen?.layout === 'pair' && seen.pair?.engine === 'mirror';
+    const graph = this.#lastSeen(dev)?.graph ?? null;
+    return graph !== null && isPairByJob(graph);
   }
 
   /** Of errors, by the disk; the guest is not paused for them. */
   #isTold(dev: string): boolean {
-    const seen = this.#protector.observation?.disks.find(({ record }) => record.dev === dev);
+    const seen = this.#lastSeen(dev);
     return seen !== undefined && seen.withoutStopPolicy !== null;
+  }
+
+  #lastSeen(dev: string): DiskObservation | undefined {
+    return this.#protector.observation?.disks.find(({ record }) => record.dev === dev);
   }
 
   /** What a yank does, without QEMU's help, for the copies on one server. Not if QEMU has more connections to it than theirs. */

@@ -1,3 +1,4 @@
+import type { DiskGraph } from '../../graph/view.ts';
 import type { DiskObservation } from '../observation.ts';
 
 /** Which copy of a disk is damaged, as far as can be told. */
@@ -10,6 +11,11 @@ export type Damage =
   | 'unknown'
   /** The primary's storage is full: the administrator makes room, the data are not in danger. */
   | 'primary-full';
+
+/** A mirror job under the device writes to both copies, or copies the one onto the other. */
+export function isPairByJob({ layout, pair }: DiskGraph): boolean {
+  return layout === 'pair' && pair?.engine === 'mirror';
+}
 
 /** The pair's job has not copied everything yet, or nobody has recorded that it has: nothing counts on the mirror. */
 export function isFirstCopy({ graph, record, withoutStopPolicy }: DiskObservation): boolean {
@@ -37,8 +43,7 @@ export function damageOf(disk: DiskObservation): Damage {
 /** Through a mirror job the guest is shown the primary's errors alone. */
 function healthOf(disk: DiskObservation): DiskObservation['health'] {
   const { graph, health, ioFailed } = disk;
-  const byPair = graph?.layout === 'pair' && graph.pair?.engine === 'mirror';
-  if (!byPair || !ioFailed || health.primary.is !== 'unknown') return health;
+  if (graph === null || !isPairByJob(graph) || !ioFailed || health.primary.is !== 'unknown') return health;
   return {
     ...health,
     primary: { is: 'failed', why: "the guest's I/O failed", noSpace: isFull(disk) },

@@ -3,7 +3,7 @@ import type { Observation } from '../observation.ts';
 import type { DiskRecord } from '../record.ts';
 import { nothing, steps, surgery, type DiskPlan } from './disk-plan.ts';
 import { speedStep } from './sync-speed.ts';
-import { beginPair, newBitmap, type DiskStep, type PresentDisk } from './surgery.ts';
+import { beginPair, newBitmap, openMirror, type DiskStep, type PresentDisk } from './surgery.ts';
 
 /**
  * Protects a disk whose guest is told of I/O errors. Nothing may be put under it that fails a request because of us: no park, no quorum, and
@@ -15,9 +15,7 @@ export function planPairByJob(o: Observation, disk: PresentDisk, primary: Primar
   if (o.migrating || (o.run !== 'running' && o.run !== 'suspended')) return nothing;
   if (graph.mirrorOpen && health.mirror.is === 'failed') return steps({ step: 'closeMirror', dev });
   if (!mayRetry) return nothing;
-  if (!graph.mirrorOpen) {
-    return steps({ step: 'openMirror', dev, image: mirror.image, sizeBytes: graph.sizeBytes, sealed: null });
-  }
+  if (!graph.mirrorOpen) return steps(openMirror(disk, null));
   if (track?.base === 'copying' && mirror.consistentAsOf === null && graph.tracking.length === 0)
     return surgery(beginPair(disk, primary));
   const why = "without error_policy='stop' only a mirror job can bring it up to date, and that copies everything";
@@ -38,8 +36,8 @@ export function planFirstCopy(o: Observation, disk: PresentDisk): DiskPlan | nul
   const { kind } = record.intent;
   const isWanted = kind !== 'hold' && kind !== 'remove' && kind !== 'resync' && o.record.policy !== 'strict';
   const isWell = pair !== null && pair.epochs.length > 0 && health.mirror.is !== 'failed';
-  if (isWanted && isWell && pair.inSync) return null;
-  if (!isWanted || !isWell || !pair.copying) return steps(...giveUpCopy(record));
+  if (!isWanted || !isWell || !(pair.inSync || pair.copying)) return steps(...giveUpCopy(record));
+  if (pair.inSync) return null;
   return syncJob === null ? nothing : steps(...speedStep(disk, syncJob));
 }
 

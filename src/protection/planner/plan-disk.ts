@@ -3,7 +3,7 @@ import type { PrimaryNodes } from '../../graph/view.ts';
 import type { Image } from '../../domain/image.ts';
 import { imageName, sameStorage, waitsWithoutEnd } from '../../storage/image.ts';
 import { probe, probeStorage, requireAnswer } from './asking.ts';
-import { damageOf, isFirstCopy } from './damage.ts';
+import { damageOf, isFirstCopy, isPairByJob } from './damage.ts';
 import type { DiskObservation, Observation } from '../observation.ts';
 import { nothing, steps, surgery, type DiskPlan } from './disk-plan.ts';
 import { currentCopy, type DiskRecord } from '../record.ts';
@@ -25,6 +25,7 @@ import {
   finishArming,
   giveBack,
   leavePair,
+  openMirror,
   onNewPrimary,
   newBitmap,
   onImage,
@@ -140,20 +141,16 @@ function planToMirror(o: Observation, disk: PresentDisk, primary: PrimaryNodes):
 
 /** The mirror failed. */
 function planWithoutMirror(o: Observation, disk: PresentDisk, primary: PrimaryNodes): DiskPlan {
-  if (leavesWithoutPause(disk)) return steps(...leavePair(o, disk, primary));
+  if (isPairByJob(disk.graph)) return steps(...leavePair(o, disk, primary));
   const stayParked = disk.record.intent.kind !== 'remove' && o.record.policy === 'strict' && disk.engine === 'quorum';
   return surgery(onlyIfAnswering(disk, 'primary', degrade(o, asPair(disk), primary, { stayParked })));
 }
 
 /** Both copies are well, and the guest is to go on with the primary alone. */
 function planToPrimary(o: Observation, disk: PresentDisk, primary: PrimaryNodes): DiskPlan {
-  return leavesWithoutPause(disk)
+  return isPairByJob(disk.graph)
     ? steps(requireAnswer(disk, 'primary'), ...leavePair(o, disk, primary))
     : surgery(onlyIfAnswering(disk, 'primary', degrade(o, asPair(disk), primary, { stayParked: false })));
-}
-
-function leavesWithoutPause({ graph }: PresentDisk): boolean {
-  return graph.layout === 'pair' && graph.pair?.engine === 'mirror';
 }
 
 /**
@@ -170,13 +167,13 @@ function keepPair(disk: PresentDisk, primary: PrimaryNodes): DiskPlan {
   const { graph, record, liveImage, epochs } = disk;
   const { dev } = record;
   const moved = liveImage !== null && !sameStorage(liveImage, record.primary.image);
-  const recorded = record.primary.current && record.mirror.current && record.track === null && !moved;
+  const isWhole = record.primary.current && record.mirror.current;
+  const recorded = isWhole && record.track === null && !moved;
   const present = moved ? onImage(record, liveImage) : record;
-  const becomesWhole = !record.primary.current || !record.mirror.current;
   return steps(
     // A stop flushes what the job has written, and swallows it if that failed with the connection; and a flush through a connection
     // that was made since the look says nothing of what came before it.
-    ...(becomesWhole || epochs.flushed.length > 0 ? [{ step: 'requireConnected' as const, dev }] : []),
+    ...(!isWhole || epochs.flushed.length > 0 ? [{ step: 'requireConnected' as const, dev }] : []),
     ...(recorded
       ? []
       : [
@@ -191,7 +188,7 @@ function keepPair(disk: PresentDisk, primary: PrimaryNodes): DiskPlan {
               engine: disk.engine,
             },
           },
-          ...(becomesWhole ? copied(record) : []),
+          ...(isWhole ? [] : copied(record)),
         ]),
     ...graph.tracking.map(({ on, name }) => untrack(dev, primary, on, name)),
     ...(epochs.rotate ? [{ step: 'addEpoch' as const, dev }] : []),
@@ -253,9 +250,7 @@ function planPrimary(o: Observation, disk: PresentDisk): DiskPlan {
         return planCrashed(o, disk, primary, disk.atStop.primary);
       return planSync(disk, {
         target: 'mirror',
-        opening: graph.mirrorOpen
-          ? null
-          : (sealed) => ({ step: 'openMirror', dev, image: record.mirror.image, sizeBytes: graph.sizeBytes, sealed }),
+        opening: graph.mirrorOpen ? null : (sealed) => openMirror(disk, sealed),
         closeSteps: [{ step: 'closeMirror', dev }, seal(record, 'mirror')],
         newBitmap: o,
         primary,
@@ -295,11 +290,9 @@ function planStarted(o: Observation, disk: PresentDisk, primary: PrimaryNodes, l
 /** The copies were identical when the domain stopped. If the guest has not written yet, they are armed as they are. */
 function planIdentical(disk: PresentDisk, primary: PrimaryNodes, fingerprint: string | null): DiskPlan {
   const { graph, record, mayRetry } = disk;
-  const { dev, mirror } = record;
+  const { mirror } = record;
   if (graph.mirrorOpen) return surgery(armIdentical(disk, primary, fingerprint));
-  return mayRetry
-    ? steps({ step: 'openMirror', dev, image: mirror.image, sizeBytes: graph.sizeBytes, sealed: mirror.sealed ?? null })
-    : nothing;
+  return mayRetry ? steps(openMirror(disk, mirror.sealed ?? null)) : nothing;
 }
 
 /**
@@ -310,10 +303,7 @@ function planCrashed(o: Observation, disk: PresentDisk, primary: PrimaryNodes, f
   const { graph, record, mayRetry } = disk;
   const { dev, mirror } = record;
   if (!mayRetry || o.migrating) return nothing;
-  if (!graph.mirrorOpen) {
-    const sealed = mirror.sealed ?? null;
-    return steps({ step: 'openMirror', dev, image: mirror.image, sizeBytes: graph.sizeBytes, sealed });
-  }
+  if (!graph.mirrorOpen) return steps(openMirror(disk, mirror.sealed ?? null));
   const bitmap = newBitmap(o, graph);
   const { data: from } = primary;
   const image = record.primary.image;

@@ -1,5 +1,5 @@
 import type { DiskObservation, Observation } from '../observation.ts';
-import { damageOf, isFirstCopy } from './damage.ts';
+import { damageOf, isFirstCopy, isPairByJob } from './damage.ts';
 import { mustNotWait } from './hang.ts';
 import { giveUpCopy } from './plan-by-job.ts';
 import { planDisk } from './plan-disk.ts';
@@ -51,8 +51,7 @@ function isOffItsXml({ record: { primary, mirror }, liveImage }: DiskObservation
 function leavesItsPrimary(disk: DiskObservation): boolean {
   const { graph, record } = disk;
   const { primary, mirror, intent } = record;
-  if (graph?.layout !== 'pair' || graph.pair?.engine !== 'mirror' || !graph.pair.inSync || !mirror.current)
-    return false;
+  if (graph === null || !isPairByJob(graph) || graph.pair?.inSync !== true || !mirror.current) return false;
   const damage = damageOf(disk);
   return damage === 'primary' || (damage === 'none' && (!primary.current || intent.kind === 'failover'));
 }
@@ -63,8 +62,7 @@ function withoutJobs(o: Observation, disk: DiskObservation): DiskStep[] {
   const { dev } = record;
   if (graph === null) return [];
   if (isFirstCopy(disk)) return giveUpCopy(record);
-  if (graph.layout === 'pair' && graph.pair?.engine === 'mirror' && graph.primary !== null)
-    return leavePair(o, { ...disk, graph }, graph.primary);
+  if (isPairByJob(graph) && graph.primary !== null) return leavePair(o, { ...disk, graph }, graph.primary);
   return [
     ...(graph.syncJob === null ? [] : [{ step: 'cancelSync', dev } as const]),
     ...(graph.instant ? [{ step: 'endInstant', dev, why: 'the domain is being saved or migrated' } as const] : []),

@@ -385,6 +385,12 @@ export function park(graph: DiskGraph, dev: string): Step[] {
   return graph.parkReady ? [] : [{ step: 'buildPark', dev, sizeBytes: graph.sizeBytes }];
 }
 
+/** `sealed` as of the step; null: its content does not matter. */
+export function openMirror({ graph, record }: PresentDisk, sealed: string | null): Step {
+  const { dev, mirror } = record;
+  return { step: 'openMirror', dev, image: mirror.image, sizeBytes: graph.sizeBytes, sealed };
+}
+
 /** The primary is closed, and from now on nobody should write to it. */
 export function closeForGood(record: DiskRecord, primary: PrimaryNodes): Step[] {
   return [{ step: 'closePrimary', dev: record.dev, nodes: primary.chain }, seal(record, 'primary')];

@@ -85,10 +85,11 @@ export class StartWatch {
       if (this.#closed || !isAwaited()) return;
       const reason = await this.#offFor(uuid);
       if (reason === null) continue;
-      const isFailed = async (): Promise<boolean> => (await this.#offFor(uuid)) === shutoffReason.failed;
       if (!isAwaited()) break;
-      if (reason !== shutoffReason.failed) await this.#parts.ended(uuid);
-      else await this.#parts.failed({ uuid, stillSo: async () => (await isFailed()) && isAwaited() });
+      const { failed } = shutoffReason;
+      if (reason !== failed) await this.#parts.ended(uuid);
+      else
+        await this.#parts.failed({ uuid, stillSo: async () => (await this.#offFor(uuid)) === failed && isAwaited() });
       break;
     }
     if (isAwaited()) this.settle(uuid);
